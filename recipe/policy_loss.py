@@ -1,0 +1,70 @@
+"""The loss that the FSDP actor runs: verl's, with the policy term weighted per response.
+
+verl's clipped surrogate is positively homogeneous in the advantage, loss(w * A) = w * loss(A), so
+multiplying the advantages by `agg_weight` and summing tokens is the weighted objective of
+`recipe.aggregation`, whatever the split over ranks, mini-batches and micro-batches. Entropy and
+KL terms keep verl's own aggregation, the token mean of the mini-batch.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
+from verl.workers.config import ActorConfig
+from verl.workers.utils.losses import ppo_loss
+
+WEIGHT_COLUMN = "agg_weight"
+PREFIX = "weighted:"
+
+
+def for_worker(config: ActorConfig) -> ActorConfig:
+    """The actor config under which `weighted_ppo_loss` runs the registered loss it names."""
+    mode = PREFIX + config.policy_loss.loss_mode
+    return replace(config, policy_loss=replace(config.policy_loss, loss_mode=mode))
+
+
+def weighted_ppo_loss(
+    config: ActorConfig, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """verl's `ppo_loss` with advantages multiplied by the weight of their response.
+
+    Args:
+        config: made by `for_worker`.
+        model_output: log-probs (and entropy) of a micro-batch, nested over its tokens.
+        data: the micro-batch, with nested `advantages` and the (N,) column `agg_weight`.
+        dp_group: data-parallel group, unused as in verl.
+
+    Returns:
+        The micro-batch's part of the loss and verl's own metrics.
+    """
+    weighted = data.copy()
+    weighted["advantages"] = times_weight(data["advantages"], data[WEIGHT_COLUMN])
+    return ppo_loss(config, model_output, weighted, dp_group)
+
+
+def times_weight(advantage_NT: Tensor, weight_N: Tensor) -> Tensor:
+    """Multiply the tokens of each response, a nested row, by the weight of the response."""
+    offsets = advantage_NT.offsets()
+    length_N = offsets.diff()
+    weight = weight_N.to(advantage_NT.dtype).repeat_interleave(length_N)
+    # Without the longest row, torch pads every row to the tokens of the whole micro-batch.
+    longest = int(length_N.max())
+    return torch.nested.nested_tensor_from_jagged(
+        advantage_NT.values() * weight, offsets, max_seqlen=longest
+    )
+
+
+def register_weighted(loss_mode: str) -> None:
+    """Register `weighted:<loss_mode>`: the loss summed over tokens, divided once by the rows."""
+    base = get_policy_loss_fn(loss_mode)
+
+    @register_policy_loss(PREFIX + loss_mode)
+    def token_sum(*, loss_agg_mode: str, config: ActorConfig, **columns: Any):
+        loss, metrics = base(loss_agg_mode="token-sum", config=config, **columns)
+        return loss / config.global_batch_info["global_batch_size"], metrics
+
+
+register_weighted("vanilla")

@@ -1,0 +1,33 @@
+"""Rollouts whose sampling seed is a function of the run, not of timing.
+
+verl's `full_determinism` gives every request of a server one seed, so the responses of a prompt
+coincide and no group has any variance. Here each request has its own.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+
+def request_seed(seed: int, step: int, index: str, prompt: str, sample: int) -> int:
+    """A 63-bit sampling seed, the same in every run with the same arguments."""
+    key = json.dumps([seed, step, index, prompt, sample])
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+class SeededSingleTurn(SingleTurnAgentLoop):
+    """verl's single-turn agent loop, with a seed for each request."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        """Sample one response; `kwargs` are the prompt's fields, as verl hands them on."""
+        seed = request_seed(
+            self.config.seed,
+            int(kwargs["global_steps"]),
+            str(kwargs["index"]),
+            json.dumps(list(kwargs["raw_prompt"])),
+            int(kwargs["session_id"]),
+        )
+        return await super().run({**sampling_params, "seed": seed}, **kwargs)

@@ -1,0 +1,105 @@
+"""verl's trainer with aggregation weights: a column of the batch, and metrics.
+
+The mixin goes in front of any of verl's trainers (sync, colocate_async, separate_async); the name
+of the mode stays verl's own, because verl keys behaviour on it.
+"""
+
+from functools import partial
+
+import ray
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.debug import marked_timer
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from recipe.aggregation import response_weights
+from recipe.diagnostics import diagnose
+from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.settings import AggregationSettings
+from recipe.worker import MeasuredActorWorker
+
+
+class AggregationMixin(PPOTrainer):
+    """Computes a weight per response after the advantages and has the actor train with it."""
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        for role, worker in self.role_worker_mapping.items():
+            if worker.__ray_actor_class__ is ActorRolloutRefWorker:
+                self.role_worker_mapping[role] = ray.remote(MeasuredActorWorker)
+
+    def on_init_end(self) -> None:
+        """Install the weighted loss in every actor worker."""
+        super().on_init_end()
+        actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+        self.actor_rollout_wg.set_loss_fn(partial(weighted_ppo_loss, config=for_worker(actor)))
+        self.settings = AggregationSettings.from_config(self.config)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = super()._compute_advantage(batch, metrics)
+        with marked_timer("aggregation", self.timing_raw):
+            return self._add_weights(batch, metrics)
+
+    def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Put the weight column into the batch and its diagnostics into the metrics."""
+        fields = ["uid", "advantages", "response_mask"]
+        data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
+        length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
+        group_N = group_ids(list(data["uid"]))
+        limit = self.config.data.max_response_length
+        truncated_N = torch.tensor([tag["response_len"] >= limit for tag in batch.tags])
+
+        counted_N = length_N > 0
+        if self.settings.mask_truncated:
+            counted_N &= ~truncated_N
+        if self.settings.drop_zero_groups:
+            counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
+
+        columns = length_N, advantage_N, group_N
+        rules = self.settings.rules()
+        weights = {name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()}
+        if counted_N.any():
+            counted = [column[counted_N] for column in (*columns, truncated_N)]
+            under = {name: weight_N[counted_N] for name, weight_N in weights.items()}
+            metrics |= diagnose(*counted, under, self.settings.rule)
+        column = TensorDict({WEIGHT_COLUMN: weights[self.settings.rule].float()}, len(batch))
+        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
+
+
+def per_response(mask_NT: torch.Tensor, advantage_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Length and advantage of each response, from nested token columns.
+
+    Returns:
+        length_N, the trained tokens; advantage_N, 0 where there are none.
+    """
+    row_T = torch.arange(mask_NT.size(0)).repeat_interleave(mask_NT.offsets().diff())
+    mask_T = mask_NT.values().bool()
+    length_N = torch.bincount(row_T[mask_T], minlength=mask_NT.size(0))
+    first_N = torch.zeros(mask_NT.size(0), dtype=torch.double)
+    first_N[row_T[mask_T]] = advantage_NT.values()[mask_T].double()
+    return length_N, first_N
+
+
+def group_ids(uids: list[str]) -> torch.Tensor:
+    """A dense integer per distinct uid, in order of appearance."""
+    index: dict[str, int] = {}
+    return torch.tensor([index.setdefault(uid, len(index)) for uid in uids])
+
+
+@ray.remote
+class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
+    """verl's task runner, with the mixin in front of the configured trainer."""
+
+    def run(self, config) -> None:
+        """Train; the trainer's mode keeps the name that verl gave it."""
+        from verl.trainer.ppo.v1 import trainer_base
+
+        mode = config.trainer.v1.trainer_mode
+        trainer = type("AggregationTrainer", (AggregationMixin, get_trainer_cls(mode)), {})
+        trainer_base.TRAINER_REGISTRY[mode] = trainer
+        super().run(config)

@@ -1,0 +1,71 @@
+"""verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+
+class MeasuredTrainingWorker(TrainingWorker):
+    """Adds `clip_hit` and, under AdamW, `update_norm` to the metrics of each optimizer step.
+
+    Rules differ in the norm of their gradient, so a fixed clip hits them differently, and only
+    the norm of the update compares their step sizes.
+    """
+
+    def train_batch(self, data: TensorDict) -> TensorDict:
+        """One optimizer step on a mini-batch."""
+        output = super().train_batch(data)
+        metrics = tu.get(output, "metrics")
+        metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
+        if isinstance(self.engine.optimizer, torch.optim.AdamW):
+            # verl skips the step of a gradient that is not finite.
+            stepped = math.isfinite(metrics["grad_norm"])
+            metrics["update_norm"] = self._update_norm() if stepped else 0.0
+        return output
+
+    @torch.no_grad()
+    def _update_norm(self) -> float:
+        """Euclidean norm of the last step's change, over the parameters of all ranks."""
+        square = torch.stack([delta.square().sum() for delta in adamw_changes(self.engine.optimizer)]).sum()
+        # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
+        shards = self.engine.device_mesh.get_group("fsdp")
+        torch.distributed.all_reduce(square, group=shards)
+        return square.sqrt().item()
+
+
+class MeasuredActorWorker(ActorRolloutRefWorker):
+    """Runs the measured training worker as its actor."""
+
+    actor_worker_cls = MeasuredTrainingWorker
+
+
+def adamw_changes(optimizer: torch.optim.AdamW) -> Iterator[torch.Tensor]:
+    """What the last step changed in this rank's part of each parameter, in float32.
+
+    Read off the optimizer's state, which needs no copy of the parameters (AdamW,
+    arXiv:1711.05101, algorithm 2):
+
+        change = -lr * (m_hat / (sqrt(v_hat) + eps) + weight_decay * theta_before)
+    """
+    for group in optimizer.param_groups:
+        lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if not state:
+                continue
+            theta, m, v = (local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+            step = float(state["step"])
+            m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+            adam = m_hat / (v_hat.sqrt() + group["eps"])
+            before = (theta + lr * adam) / (1 - lr * decay)
+            yield -lr * (adam + decay * before)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's shard, in float32."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().float()

@@ -1,0 +1,50 @@
+"""The receiver of a weight sync hands on copies, not views of the shared-memory segment.
+
+Upstream  verl 0.9.1, verl/workers/rollout/vllm_rollout/bucketed_weight_transfer.py:
+          BucketedWeightReceiver.receive_weights
+Why       it moves each tensor out of the segment with `.to(device)`, which on a CPU is no copy;
+          closing the segment then fails with "cannot close exported pointers exist".
+What      the callback gets copies. The receiver's own clean-up stays: it sends the last ack.
+Remove    once upstream copies when the device is a CPU.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+import wrapt
+
+from verl_patches.guard import expect
+
+MODULE = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+OnBucket = Callable[[list[tuple[str, torch.Tensor]], bool], None]
+
+
+def with_copies(on_bucket_received: OnBucket) -> OnBucket:
+    """The same callback, given tensors that own their memory."""
+
+    def receive(weights: list[tuple[str, torch.Tensor]], is_last: bool) -> None:
+        copies = [(name, weight.clone()) for name, weight in weights]
+        # The caller's list and its tensors are views of the segment: let go of them here.
+        weights.clear()
+        on_bucket_received(copies, is_last)
+
+    return receive
+
+
+def patch(module: ModuleType) -> None:
+    """Wrap the callback that `receive_weights` is given."""
+    receiver = module.BucketedWeightReceiver
+    expect(receiver.receive_weights, package="verl", release="0.9.1", sha256="229fcae433ae")
+
+    @wrapt.patch_function_wrapper(module, "BucketedWeightReceiver.receive_weights")
+    def receive_weights(wrapped, instance, args, kwargs):
+        def call(on_bucket_received: OnBucket):
+            return wrapped(with_copies(on_bucket_received))
+
+        return call(*args, **kwargs)
+
+
+def apply() -> None:
+    """Patch verl when it is imported."""
+    wrapt.register_post_import_hook(patch, MODULE)
