@@ -90,3 +90,15 @@ def length_by_group(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> d
         gap_P = (negative_tokens_P / negative_P - positive_tokens_P / positive_P) / mean_P
         metrics["length_gap"] = gap_P[mixed_P].mean().item()
     return metrics
+
+
+def by_verdict(length_N: Tensor, right_N: Tensor, counted_N: Tensor) -> dict[str, float]:
+    """Share of right responses, and mean length of right and of wrong ones.
+
+    Unlike the sign of the advantage, the verdict is defined in groups without variance too.
+    """
+    metrics = {"reward/right": right_N[counted_N].double().mean().item()}
+    for verdict, is_N in (("right", counted_N & right_N), ("wrong", counted_N & ~right_N)):
+        if is_N.any():
+            metrics[f"reward/length_{verdict}"] = length_N[is_N].double().mean().item()
+    return metrics

@@ -1,29 +1,170 @@
-"""Train: `python -m recipe.main +experiment=cpu_demo aggregation=balanced seed=0`."""
+"""Train one run.
 
+    python -m recipe.main +experiment=cpu_demo aggregation=balanced seed=0
+
+Writes OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]/ with config.yaml, metrics.jsonl, run.log,
+report.md, pictures and summary.json; prints one line a step.
+"""
+
+import io
 import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, TextIO
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe import embedded
+from recipe.checks import check
+from recipe.console import Progress, clock, held_out_accuracy, output_to
+from recipe.errors import UserError
+from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
+from recipe.processes import PeakMemory, no_leftovers, temporary_folder
+from recipe.report import write_report
 
 ROOT = Path(__file__).parents[1]
-OmegaConf.register_new_resolver("made", lambda task: "/tmp/walk/made", replace=True)
+INTERRUPTED = 130
+
+OmegaConf.register_new_resolver("made", embedded.folder, replace=True)
 
 
 @hydra.main(config_path=str(ROOT / "configs"), config_name="base", version_base=None)
 def main(config: DictConfig) -> None:
-    os.environ.update(OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env.env_vars))
-    os.environ["PYTHONPATH"] = str(ROOT)
-    import verl_patches  # noqa: F401
-    from verl.trainer.main_ppo import run_ppo
+    """Check the config, train, report."""
+    # Jobs are ended by SIGTERM: leave by the same way as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run(config, HydraConfig.get().overrides.task)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; nothing was left running", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """One run, from a composed config to its report."""
+    started = time.monotonic()
+    folder = run_folder(config, overrides)
+    with open_dict(config):
+        config.trainer.default_local_dir = str(folder / "checkpoints")
+        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
+    OmegaConf.resolve(config)
+    if "task" in config.data:
+        embedded.make(config.data.task)
+    check(config)
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        run_verl = prepare_verl(config)
+    open_folder(folder, config)
+    (folder / "run.log").write_text(said.getvalue())
+
+    print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
+    print(f"log: {folder / 'run.log'}")
+    with output_to(folder / "run.log") as terminal:
+        measured = train(run_verl, config, folder, terminal)
+
+    records = read_metrics(folder)
+    held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
+    summary = {
+        "experiment": config.experiment_name,
+        "rule": config.aggregation.rule,
+        "seed": config.seed,
+        "steps": records[-1][0],
+        "seconds": round(time.monotonic() - started, 1),
+        "val_start": held_out[0] if held_out else None,
+        "val_end": held_out[-1] if held_out else None,
+        **measured,
+        **provenance(),
+    }
+    written = write_report(folder, records, summary)
+    write_summary(folder, summary)
+    if held_out:
+        print(f"held-out prompts right: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end")
+    print(f"{summary['steps']} steps in {clock(summary['seconds'])}, "
+          f"peak memory {summary['peak_memory_gib']} GiB")  # fmt: skip
+    for path in [*written, folder / "summary.json"]:
+        print(f"wrote {path}")
+
+
+def train(
+    run_verl: Callable[[], None], config: DictConfig, folder: Path, terminal: TextIO
+) -> dict[str, Any]:
+    """Run verl's trainer, and watch.
+
+    Returns:
+        startup_seconds until the first validation, and peak_memory_gib over all processes.
+    """
+    with temporary_folder() as temporary, PeakMemory() as memory, no_leftovers():
+        ray_init = config.ray_kwargs.ray_init
+        with open_dict(ray_init):
+            ray_init.runtime_env.env_vars.update(environment(folder, temporary))
+            if "RAY_ADDRESS" not in os.environ:
+                ray_init["_temp_dir"] = str(temporary / "ray")
+        os.environ |= ray_init.runtime_env.env_vars
+        with Progress(folder / "metrics.jsonl", num_steps(config), terminal) as progress:
+            try:
+                run_verl()
+            except Exception as error:
+                # Whatever failed below says so in the log; here stands its last line.
+                raise UserError(
+                    f"training failed: {str(error).strip().splitlines()[-1]}. The whole story is "
+                    f"in {folder / 'run.log'}."
+                ) from error
+    return {
+        "startup_seconds": round(progress.startup_seconds, 1),
+        "peak_memory_gib": round(memory.gib, 2),
+    }
+
+
+def environment(folder: Path, temporary: Path) -> dict[str, str]:
+    """Environment of the driver and of every worker, beside what the cluster config sets."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "TMPDIR": str(temporary),
+        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
+        "WANDB_DIR": str(folder),
+        "VLLM_NO_USAGE_STATS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def prepare_verl(config: DictConfig) -> Callable[[], None]:
+    """Import verl under the platform of the config and validate it; returns what trains.
+
+    Raises:
+        UserError: verl's own validation refused the config.
+    """
+    os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
+    import verl_patches  # noqa: F401  (applies what the platform needs)
+    from verl.trainer.main_ppo import auto_set_device, run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    OmegaConf.resolve(config)
-    validate_config(config, need_reference_policy(config), need_critic(config))
     from recipe.trainer import AggregationTaskRunner
 
-    run_ppo(config, AggregationTaskRunner)
+    auto_set_device(config)
+    try:
+        validate_config(config, need_reference_policy(config), need_critic(config))
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"verl refuses this config: {error}") from None
+    return lambda: run_ppo(config, AggregationTaskRunner)
+
+
+def num_steps(config: DictConfig) -> int:
+    """Steps of the run, as verl counts them."""
+    import pyarrow.parquet as pq
+
+    if config.trainer.total_training_steps is not None:
+        return config.trainer.total_training_steps
+    rows = pq.read_metadata(config.data.train_files).num_rows
+    return rows // config.data.train_batch_size * config.trainer.total_epochs
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.aggregation import response_weights
-from recipe.diagnostics import diagnose
+from recipe.diagnostics import by_verdict, diagnose
 from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
 from recipe.settings import AggregationSettings
 from recipe.worker import MeasuredActorWorker
@@ -33,12 +34,16 @@ class AggregationMixin(PPOTrainer):
             if worker.__ray_actor_class__ is ActorRolloutRefWorker:
                 self.role_worker_mapping[role] = ray.remote(MeasuredActorWorker)
 
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.config.poll_interval
+        return buffer
+
     def on_init_end(self) -> None:
         """Install the weighted loss in every actor worker."""
         super().on_init_end()
         actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         self.actor_rollout_wg.set_loss_fn(partial(weighted_ppo_loss, config=for_worker(actor)))
-        self.settings = AggregationSettings.from_config(self.config)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
@@ -47,27 +52,30 @@ class AggregationMixin(PPOTrainer):
 
     def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put the weight column into the batch and its diagnostics into the metrics."""
-        fields = ["uid", "advantages", "response_mask"]
+        settings = AggregationSettings.from_config(self.config)
+        fields = ["uid", "advantages", "response_mask", "rm_scores"]
         data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
         length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
+        score_N = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
         group_N = group_ids(list(data["uid"]))
         limit = self.config.data.max_response_length
         truncated_N = torch.tensor([tag["response_len"] >= limit for tag in batch.tags])
 
         counted_N = length_N > 0
-        if self.settings.mask_truncated:
+        if settings.mask_truncated:
             counted_N &= ~truncated_N
-        if self.settings.drop_zero_groups:
+        if settings.drop_zero_groups:
             counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
 
         columns = length_N, advantage_N, group_N
-        rules = self.settings.rules()
+        rules = settings.rules()
         weights = {name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()}
+        metrics |= by_verdict(length_N, score_N > 0, length_N > 0)
         if counted_N.any():
             counted = [column[counted_N] for column in (*columns, truncated_N)]
             under = {name: weight_N[counted_N] for name, weight_N in weights.items()}
-            metrics |= diagnose(*counted, under, self.settings.rule)
-        column = TensorDict({WEIGHT_COLUMN: weights[self.settings.rule].float()}, len(batch))
+            metrics |= diagnose(*counted, under, settings.rule)
+        column = TensorDict({WEIGHT_COLUMN: weights[settings.rule].float()}, len(batch))
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
 
 

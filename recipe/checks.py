@@ -1,0 +1,177 @@
+"""What can be known to fail is said before Ray starts, in one paragraph."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, ListConfig
+
+from recipe.errors import UserError
+from recipe.settings import AggregationSettings
+
+PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
+COLUMNS = ("data_source", "prompt", "reward_model")
+# Measured on the CPU demo: one rank with its vLLM server, and the driver with Ray.
+GIB_PER_CPU_RANK, GIB_BESIDE = 3.5, 3.5
+
+
+def check(config: DictConfig) -> None:
+    """Everything below, cheapest first.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    check_packages(config)
+    check_aggregation(config)
+    check_batches(config)
+    check_data(config)
+    if config.trainer.device == "cpu":
+        check_cpu_machine(config)
+
+
+def check_packages(config: DictConfig) -> None:
+    """Every package a run imports is installed."""
+    wanted = [*PACKAGES, *(name for name in ("wandb",) if name in config.trainer.logger)]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"not installed here: {', '.join(missing)}. Run `make install` and use "
+            f".venv/bin/python, or on a CUDA machine install requirements/gpu.txt."
+        )
+
+
+def check_aggregation(config: DictConfig) -> None:
+    """The rule is known, and nothing beside it would silently mean something else."""
+    try:
+        AggregationSettings.from_config(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    actor = config.actor_rollout_ref.actor
+    refusals = {
+        "actor_rollout_ref.actor.loss_agg_mode": (
+            actor.loss_agg_mode != "token-mean",
+            f"is {actor.loss_agg_mode}, which only the entropy and KL terms would follow",
+        ),
+        "actor_rollout_ref.actor.loss_scale_factor": (
+            actor.loss_scale_factor is not None,
+            "is set, which only verl's own aggregation would follow",
+        ),
+        "actor_rollout_ref.actor.policy_loss.loss_mode": (
+            actor.policy_loss.loss_mode != "vanilla",
+            f"is {actor.policy_loss.loss_mode}, which is not shown to work with weighted responses",
+        ),
+        "algorithm.adv_estimator": (
+            config.algorithm.adv_estimator != "grpo",
+            f"is {config.algorithm.adv_estimator}, but a weight belongs to a response with one "
+            f"group-relative advantage",
+        ),
+        "distillation.enabled": (
+            bool(config.distillation.enabled),
+            "is true, and distillation brings a loss of its own",
+        ),
+        "algorithm.rollout_correction.bypass_mode": (
+            bool(config.algorithm.rollout_correction.bypass_mode),
+            "is true, which makes workers change the response mask after the weights are computed",
+        ),
+    }
+    for key, (refused, reason) in refusals.items():
+        if refused:
+            raise UserError(
+                f"{key} {reason}. Remove that override: the policy term follows aggregation.rule "
+                f"with GRPO advantages and verl's clipped (vanilla) loss."
+            )
+
+
+def check_batches(config: DictConfig) -> None:
+    """Groups exist, and batches divide into mini-batches and ranks."""
+    actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
+    train, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    if n < 2:
+        raise UserError(
+            f"actor_rollout_ref.rollout.n is {n}, but group-relative advantages need at least 2 "
+            f"responses per prompt. The experiments in configs/ use 8 or more."
+        )
+    if train % mini:
+        raise UserError(
+            f"data.train_batch_size is {train}, which mini-batches of "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} prompts do not divide. "
+            f"Use a multiple of {mini}, or a mini-batch size that divides {train}."
+        )
+    if (mini * n) % ranks:
+        raise UserError(
+            f"a mini-batch of {mini} prompts x {n} responses does not divide over {ranks} ranks "
+            f"(trainer.n_gpus_per_node x trainer.nnodes). Make {mini} x {n} a multiple of {ranks}."
+        )
+
+
+def check_data(config: DictConfig) -> None:
+    """Every data file is there and every row is in verl's schema."""
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        num_rows = 0
+        for file in files if isinstance(files, ListConfig | list) else [files]:
+            num_rows += check_file(Path(str(file)).expanduser(), f"data.{key}")
+        wanted = config.data.train_batch_size if key == "train_files" else 1
+        if num_rows < wanted:
+            raise UserError(f"data.{key} holds {num_rows} rows, but a step takes {wanted} prompts.")
+
+
+def check_file(path: Path, key: str) -> int:
+    """Check one parquet file and return its number of rows."""
+    if not path.is_file():
+        raise UserError(f"{key} names {path}, which is not a file. Check the path, or make the data.")
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} ({key}) cannot be read as parquet: {error}") from None
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise UserError(
+            f"{path} ({key}) has no column {', '.join(missing)}; found "
+            f"{', '.join(table.column_names)}. verl's schema needs {', '.join(COLUMNS)}."
+        )
+    for number, row in enumerate(table.select(COLUMNS).to_pylist()):
+        for column, problem in problems(row):
+            raise UserError(f"{path} ({key}), row {number}, column {column}: {problem}")
+    return table.num_rows
+
+
+def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(column, what is wrong) for each column of a row that is not in verl's schema."""
+    if not isinstance(row["data_source"], str):
+        yield "data_source", f"found {row['data_source']!r}, expected a string"
+    prompt = row["prompt"]
+    messages = prompt if isinstance(prompt, list) else []
+    if not messages or not all(
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        yield "prompt", f"found {prompt!r:.80}, expected a list of {{role, content}} messages"
+    reward = row["reward_model"]
+    truth = reward.get("ground_truth") if isinstance(reward, dict) else None
+    if not isinstance(truth, str) or not truth.strip():
+        yield "reward_model", f"ground_truth is {truth!r}, expected a string that is not empty"
+
+
+def check_cpu_machine(config: DictConfig) -> None:
+    """A compiler for vLLM's kernel, and memory for the ranks."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise UserError(
+            "no C++ compiler found (c++, g++ or clang++), and vLLM compiles a kernel at its first "
+            "request. Install one, e.g. the package g++."
+        )
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    need = GIB_BESIDE + GIB_PER_CPU_RANK * ranks
+    free = psutil.virtual_memory().available / 2**30
+    if free < need:
+        raise UserError(
+            f"{free:.1f} GiB of memory are free, but {ranks} CPU rank(s) need about {need:.1f} "
+            f"GiB. Close other programs, or use fewer ranks (trainer.n_gpus_per_node=1)."
+        )

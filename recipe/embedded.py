@@ -1,0 +1,36 @@
+"""The small model and task of the CPU demo, made once and kept in the user's cache folder."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from recipe.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("scripts/arithmetic.py", "scripts/tiny_model.py")
+
+
+def folder(task: str) -> str:
+    """Where the model and data of `task` are kept: named by a hash of all that made them."""
+    return "/tmp/walk/made"
+    made_by = [task, *(version(package) for package in ("torch", "transformers", "tokenizers"))]
+    made_by += [(ROOT / source).read_text() for source in SOURCES]
+    digest = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return "/tmp/walk/made"
+
+
+def make(task: str) -> None:
+    """Make the model and data of `task` unless they are there.
+
+    Raises:
+        UserError: making them failed; the script said why.
+    """
+    if Path(folder(task)).exists():
+        return
+    command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise UserError(f"making the small model failed, see above. Try it alone: {' '.join(command)}")

@@ -1,0 +1,91 @@
+"""The folder of a run: its name, its config, its summary."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.errors import UserError
+
+PACKAGES = ("verl", "ray", "torch", "transformers", "tensordict", "TransferQueue")
+NAMED = ("+experiment", "experiment", "aggregation", "seed", "output_root")
+
+
+def run_folder(config: DictConfig, overrides: list[str]) -> Path:
+    """`OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]`, with a hash of the overrides not in the name."""
+    others = sorted(o for o in overrides if o.split("=", 1)[0] not in NAMED)
+    name = f"{config.aggregation.rule}-s{config.seed}"
+    if others:
+        name += "-" + hashlib.sha256("\n".join(others).encode()).hexdigest()[:6]
+    return Path(config.output_root).absolute() / config.experiment_name / name
+
+
+def open_folder(folder: Path, config: DictConfig) -> None:
+    """Make the folder and write `config.yaml`.
+
+    An earlier run with the same config is moved aside: `NAME~1`, `NAME~2`, ...
+
+    Raises:
+        UserError: the folder holds a run with another resolved config.
+    """
+    resolved = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
+    saved = folder / "config.yaml"
+    if saved.exists():
+        if saved.read_text() != resolved:
+            changed = differing_keys(OmegaConf.load(saved), OmegaConf.create(resolved))
+            raise UserError(
+                f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "
+                f"and results of two configs are never mixed. Move that folder away, or name another "
+                f"place with output_root=..."
+            )
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    folder.mkdir(parents=True)
+    saved.write_text(resolved)
+
+
+def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
+    """Dotted keys whose values differ, at most `limit` of them."""
+    flat = [dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (one, other)]
+    keys = [k for k in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(k) != flat[1].get(k)]
+    return keys[:limit] + (["..."] if len(keys) > limit else [])
+
+
+def _leaves(node: Any, prefix: str = ""):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+def provenance() -> dict[str, Any]:
+    """What a result file says about how it was made: commit, command, versions."""
+    root = Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit or None,
+        "command": " ".join(["python", "-m", "recipe.main", *sys.argv[1:]]),
+        "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in PACKAGES},
+    }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`, whole or not at all."""
+    part = folder / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=2) + "\n")
+    part.rename(folder / "summary.json")
+
+
+def read_metrics(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """The (step, metrics) records of a run, in order."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(record["step"], record["data"]) for record in map(json.loads, lines)]

@@ -1,0 +1,161 @@
+"""The report of a run: a table and four pictures, from its metrics alone."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from recipe.aggregation import RULES
+from recipe.console import held_out_accuracy
+
+Records = list[tuple[int, dict[str, float]]]
+COLORS = {"positive": "tab:green", "negative": "tab:red"}
+
+
+def write_report(folder: Path, records: Records, summary: dict[str, Any]) -> list[Path]:
+    """Write `report.md` and its pictures; returns their paths, the report first."""
+    pictures = [
+        draw(folder / f"{name}.png", plot, records)
+        for name, plot in (
+            ("reward", plot_reward),
+            ("length", plot_length),
+            ("share", plot_share),
+            ("gradient", plot_gradient),
+        )
+    ]
+    report = folder / "report.md"
+    report.write_text(markdown(records, summary, pictures))
+    return [report, *pictures]
+
+
+def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]) -> str:
+    """The text of the report."""
+    first, last = steps_with(records, "critic/rewards/mean", ends_only=True)
+    rows = [
+        ("held-out prompts right", percent(summary["val_start"]), percent(summary["val_end"])),
+        *(
+            (label, number(first.get(key)), number(last.get(key)))
+            for label, key in (
+                ("sampled reward", "critic/rewards/mean"),
+                ("mean length, right", "reward/length_right"),
+                ("mean length, wrong", "reward/length_wrong"),
+                ("length gap (negative - positive, in group means)", "aggregation/length_gap"),
+                ("length variation within groups", "aggregation/length_variation"),
+                ("truncated, of positive", "aggregation/truncated_positive"),
+                ("truncated, of negative", "aggregation/truncated_negative"),
+                ("gradient norm", "actor/grad_norm"),
+                ("update norm", "actor/update_norm"),
+            )
+        ),
+    ]
+    shares = [
+        (f"{rule}{' (trained)' if rule == summary['rule'] else ''}", number(negative), number(1 - negative))
+        for rule in RULES
+        if (negative := mean(records, f"aggregation/share_negative/{rule}")) is not None
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return "\n".join(
+        [
+            f"# {summary['experiment']}: aggregation={summary['rule']}, seed {summary['seed']}",
+            "",
+            *table(("", "start", "end"), rows),
+            "",
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, {summary['startup_seconds']:.0f} s of "
+            f"them until the first step; peak memory {summary['peak_memory_gib']} GiB; gradient clipped in "
+            f"{percent(mean(records, 'actor/clip_hit'))} of the optimizer steps.",
+            "",
+            "Share of the objective by advantage sign, mean over the steps: what each rule would have "
+            "given the same responses.",
+            "",
+            *table(("rule", "negative", "positive"), shares),
+            "",
+            *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
+            f"Commit {summary['commit']}; `{summary['command']}`; {versions}.",
+            "",
+        ]
+    )
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def draw(path: Path, plot: Any, records: Records) -> Path:
+    """Draw one picture."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    plot(axes, records)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def plot_reward(axes: Axes, records: Records) -> None:
+    """Right responses: sampled in training, and on held-out prompts with the start value."""
+    line(axes, records, "reward/right", label="training prompts", alpha=0.5)
+    held_out = [(step, value) for step, data in records if (value := held_out_accuracy(data)) is not None]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", label="held-out prompts")
+        axes.axhline(held_out[0][1], linestyle=":", color="gray", label="held-out, start")
+    axes.set_ylabel("share of right responses")
+
+
+def plot_length(axes: Axes, records: Records) -> None:
+    """Mean length by advantage sign."""
+    for sign, color in COLORS.items():
+        line(axes, records, f"aggregation/length_{sign}", label=f"{sign} advantage", color=color)
+    axes.set_ylabel("mean response length (tokens)")
+
+
+def plot_share(axes: Axes, records: Records) -> None:
+    """Share of the objective that negative responses have under each rule."""
+    for rule in RULES:
+        line(axes, records, f"aggregation/share_negative/{rule}", label=rule)
+    axes.axhline(0.5, linestyle=":", color="gray")
+    axes.set_ylabel("negative share of the objective")
+
+
+def plot_gradient(axes: Axes, records: Records) -> None:
+    """Norm of the gradient before clipping, and of the update."""
+    line(axes, records, "actor/grad_norm", label="gradient norm")
+    line(axes, records, "actor/update_norm", label="update norm")
+    axes.set_yscale("log")
+    axes.set_ylabel("norm")
+
+
+def line(axes: Axes, records: Records, key: str, **style: Any) -> None:
+    """Draw a metric over the steps that have it."""
+    points = [(step, data[key]) for step, data in records if key in data]
+    if points:
+        axes.plot(*zip(*points, strict=True), **style)
+
+
+def steps_with(records: Records, key: str, *, ends_only: bool) -> list[dict[str, float]]:
+    """Records that have a metric."""
+    found = [data for _, data in records if key in data]
+    return [found[0], found[-1]] if ends_only else found
+
+
+def mean(records: Records, key: str) -> float | None:
+    """Mean of a metric over the steps that have it."""
+    values = [data[key] for _, data in records if key in data]
+    return sum(values) / len(values) if values else None
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """One decimal."""
+    return "-" if value is None else f"{value:.1%}"
