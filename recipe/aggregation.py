@@ -106,5 +106,5 @@ def response_weights(
     weight_N = torch.zeros(len(length_N), dtype=torch.double)
     if counted_N.any():
         part = [column[counted_N] for column in (length_N, advantage_N, group_N)]
-        weight_N[counted_N] = weights(*part) * (len(length_N) / counted_N.sum())
+        weight_N[counted_N] = weights(*part) * (len(length_N) / int(counted_N.sum()))
     return weight_N
