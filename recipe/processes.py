@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,18 +41,25 @@ def no_leftovers() -> Iterator[None]:
         yield
     finally:
         # A second Ctrl-C must not leave the half of it.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes = psutil.Process().children(recursive=True)
         shared = mapped_segments(processes)
         ray.shutdown()
-        _, alive = psutil.wait_procs(processes, timeout=10)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        end(processes)
         ownerless = shared - mapped_segments(psutil.process_iter())
         for segment in SHARED_MEMORY.iterdir():
             if segment.stat().st_ino in ownerless:
                 segment.unlink(missing_ok=True)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Ask these processes to end, and insist after a few seconds."""
+    for demand in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                demand(process)
+        _, processes = psutil.wait_procs(processes, timeout=3)
 
 
 def mapped_segments(processes: Iterable[psutil.Process]) -> set[int]:

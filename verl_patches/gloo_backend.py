@@ -7,6 +7,7 @@ What      the backend is `cpu:gloo` unless the caller names one.
 Remove    once upstream leaves out the second entry for the device "cpu".
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 import wrapt
@@ -16,21 +17,16 @@ from verl_patches.guard import expect
 MODULE = "verl.utils.distributed"
 
 
+def with_gloo(wrapped: Callable[..., None], instance: None, args: tuple, kwargs: dict) -> None:
+    """Call upstream with a backend it does not have to make up."""
+    wrapped(*args, **{"backend": "cpu:gloo", **kwargs})
+
+
 def patch(module: ModuleType) -> None:
-    """Give `initialize_global_process_group_ray` a default backend."""
-    expect(
-        module.initialize_global_process_group_ray,
-        package="verl",
-        release="0.9.1",
-        sha256="761a94d1a2e0",
-    )
-
-    @wrapt.patch_function_wrapper(module, "initialize_global_process_group_ray")
-    def initialize(wrapped, instance, args, kwargs):
-        def call(timeout_second=None, backend=None):
-            return wrapped(timeout_second, backend or "cpu:gloo")
-
-        return call(*args, **kwargs)
+    """Wrap `initialize_global_process_group_ray`."""
+    upstream = module.initialize_global_process_group_ray
+    expect(upstream, package="verl", release="0.9.1", sha256="761a94d1a2e0")
+    wrapt.wrap_function_wrapper(module, upstream.__name__, with_gloo)
 
 
 def apply() -> None:

@@ -10,6 +10,7 @@ Remove    once upstream copies when the device is a CPU.
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 import wrapt
@@ -32,17 +33,19 @@ def with_copies(on_bucket_received: OnBucket) -> OnBucket:
     return receive
 
 
+def hand_on_copies(
+    wrapped: Callable[[OnBucket], None], instance: Any, args: tuple, kwargs: dict
+) -> None:
+    """Call upstream with a callback that copies."""
+    [on_bucket_received] = [*args, *kwargs.values()]
+    wrapped(with_copies(on_bucket_received))
+
+
 def patch(module: ModuleType) -> None:
-    """Wrap the callback that `receive_weights` is given."""
-    receiver = module.BucketedWeightReceiver
-    expect(receiver.receive_weights, package="verl", release="0.9.1", sha256="229fcae433ae")
-
-    @wrapt.patch_function_wrapper(module, "BucketedWeightReceiver.receive_weights")
-    def receive_weights(wrapped, instance, args, kwargs):
-        def call(on_bucket_received: OnBucket):
-            return wrapped(with_copies(on_bucket_received))
-
-        return call(*args, **kwargs)
+    """Wrap `BucketedWeightReceiver.receive_weights`."""
+    upstream = module.BucketedWeightReceiver.receive_weights
+    expect(upstream, package="verl", release="0.9.1", sha256="229fcae433ae")
+    wrapt.wrap_function_wrapper(module, upstream.__qualname__, hand_on_copies)
 
 
 def apply() -> None:

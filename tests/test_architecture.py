@@ -1,0 +1,73 @@
+"""The arrows between the folders, and the size of their files."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"recipe", "verl_patches", "reward", "eval", "scripts", "tests", "benchmarks"}
+
+# What a file or folder may import of our own packages and of verl. Longest prefix wins.
+MAY_IMPORT = {
+    "recipe": {"recipe", "verl_patches", "verl"},
+    "recipe/aggregation.py": set(),
+    "recipe/diagnostics.py": set(),
+    "recipe/settings.py": {"recipe"},
+    "recipe/report.py": {"recipe"},
+    "recipe/console.py": {"recipe"},
+    "recipe/processes.py": {"recipe"},
+    "verl_patches": {"verl_patches", "verl"},
+    "reward": {"reward"},
+    "eval": {"eval", "reward"},
+    "scripts": {"scripts"},
+}
+PURE = ("recipe/aggregation.py", "recipe/diagnostics.py")
+
+
+def python_files() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [name for name in listed.stdout.split() if (ROOT / name).exists()]
+
+
+def imports(name: str) -> set[str]:
+    """Top-level packages a file imports, at any depth of nesting."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in python_files() if n.partition("/")[0] in OURS])
+def test_imports_follow_the_arrows(name):
+    prefixes = [p for p in MAY_IMPORT if name == p or name.startswith(p + "/")]
+    if prefixes:
+        allowed = MAY_IMPORT[max(prefixes, key=len)]
+        assert imports(name) & (OURS | {"verl"}) <= allowed
+    else:
+        assert name.startswith(("tests/", "benchmarks/"))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_pure_maths_needs_torch_alone(name):
+    assert imports(name) <= {"torch", "collections", "math"}
+
+
+def test_no_file_is_longer_than_350_lines():
+    long = {n: c for n in python_files() if (c := len((ROOT / n).read_text().splitlines())) > 350}
+    assert not long
+
+
+def test_no_tracked_file_names_a_path_of_somebodys_machine():
+    hit = subprocess.run(
+        ["git", "grep", "-nIE", r"/(home|root|work)/[a-z]", "--", ".", ":!tests/test_architecture.py"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert hit.stdout == ""

@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import verl_patches
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    base = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=base | environment, capture_output=True, text=True
+    )
+
+
+STATE = """
+import importlib.metadata, verl
+from verl.plugin.platform.platform_manager import PlatformRegistry
+import verl.utils.distributed as d
+from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver as r
+import vllm.model_executor.layers.utils as layers
+print("STATE", PlatformRegistry.get("cpu") is not None)
+print("STATE", importlib.metadata.version.__module__.startswith("verl_patches"))
+print("STATE", hasattr(d.initialize_global_process_group_ray, "__wrapped__"))
+print("STATE", hasattr(r.receive_weights, "__wrapped__"))
+print("STATE", layers.dispatch_cpu_unquantized_gemm.__module__.startswith("verl_patches"))
+"""
+
+
+def patched(done: subprocess.CompletedProcess) -> list[bool]:
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("STATE")]
+    return [line == "STATE True" for line in lines]
+
+
+def test_importing_verl_applies_every_patch_on_the_platform_cpu():
+    done = run_python(STATE, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="verl_patches")
+    assert patched(done) == [True] * 5
+
+
+def test_nothing_changes_on_another_platform():
+    """A CUDA machine loads the patches too. Here a stand-in for the distribution `vllm` is needed."""
+    vllm = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.24.0' if n == 'vllm' else v(n)"
+    done = run_python(vllm + STATE, VERL_PLATFORM="nvidia", VERL_USE_EXTERNAL_MODULES="verl_patches")
+    assert patched(done) == [False] * 5
+
+
+def test_a_failing_guard_ends_the_import_of_verl():
+    code = "import verl_patches.guard as g; g.version = lambda name: '9.9.9'; import verl_patches; verl_patches.apply_all()"
+    done = run_python(code, VERL_PLATFORM="")
+    assert done.returncode != 0
+    assert "UpstreamChanged" in done.stderr
+    assert "found 9.9.9" in done.stderr
+
+
+def test_every_patch_says_where_why_what_and_until_when():
+    for patch in verl_patches.PATCHES:
+        for word in ("Upstream", "Why", "What", "Remove"):
+            assert f"\n{word} " in patch.__doc__, (patch.__name__, word)
+
+
+def test_every_patch_has_a_test_and_a_row_in_the_readme():
+    readme = (ROOT / "verl_patches" / "README.md").read_text()
+    for patch in verl_patches.PATCHES:
+        name = patch.__name__.rpartition(".")[2]
+        assert f"`{name}`" in readme
+        assert (ROOT / "tests" / "verl_patches" / f"test_{name}.py").exists()
