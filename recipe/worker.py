@@ -19,19 +19,23 @@ class MeasuredTrainingWorker(TrainingWorker):
 
     def train_batch(self, data: TensorDict) -> TensorDict:
         """One optimizer step on a mini-batch."""
+        optimizer = self.engine.optimizer
+        # Read now: verl steps the learning-rate schedule before it returns.
+        lrs = [group["lr"] for group in optimizer.param_groups]
         output = super().train_batch(data)
         metrics = tu.get(output, "metrics")
         metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
-        if isinstance(self.engine.optimizer, torch.optim.AdamW):
+        if isinstance(optimizer, torch.optim.AdamW):
             # verl skips the step of a gradient that is not finite.
             stepped = math.isfinite(metrics["grad_norm"])
-            metrics["update_norm"] = self._update_norm() if stepped else 0.0
+            metrics["update_norm"] = self._update_norm(optimizer, lrs) if stepped else 0.0
         return output
 
     @torch.no_grad()
-    def _update_norm(self) -> float:
+    def _update_norm(self, optimizer: torch.optim.AdamW, lrs: list[float]) -> float:
         """Euclidean norm of the last step's change, over the parameters of all ranks."""
-        square = torch.stack([delta.square().sum() for delta in adamw_changes(self.engine.optimizer)]).sum()
+        squares = [change.square().sum() for change in adamw_changes(optimizer, lrs)]
+        square = torch.stack(squares).sum()
         # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
         shards = self.engine.device_mesh.get_group("fsdp")
         torch.distributed.all_reduce(square, group=shards)
@@ -44,16 +48,20 @@ class MeasuredActorWorker(ActorRolloutRefWorker):
     actor_worker_cls = MeasuredTrainingWorker
 
 
-def adamw_changes(optimizer: torch.optim.AdamW) -> Iterator[torch.Tensor]:
+def adamw_changes(optimizer: torch.optim.AdamW, lrs: list[float]) -> Iterator[torch.Tensor]:
     """What the last step changed in this rank's part of each parameter, in float32.
 
     Read off the optimizer's state, which needs no copy of the parameters (AdamW,
     arXiv:1711.05101, algorithm 2):
 
         change = -lr * (m_hat / (sqrt(v_hat) + eps) + weight_decay * theta_before)
+
+    Args:
+        optimizer: has made a step.
+        lrs: the learning rate of that step, for each parameter group.
     """
-    for group in optimizer.param_groups:
-        lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        decay, (beta1, beta2) = group["weight_decay"], group["betas"]
         for parameter in group["params"]:
             state = optimizer.state.get(parameter)
             if not state:

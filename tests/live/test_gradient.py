@@ -1,0 +1,184 @@
+"""The gradient does not depend on how a batch is split: on verl's FSDP2 engine, in Ray workers."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from gradient_worker import GradientWorker
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
+from tensordict import TensorDict
+from transformers import AutoModelForCausalLM
+from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+
+import recipe.main  # noqa: F401  (registers the config resolvers)
+from recipe import embedded
+from recipe.aggregation import RULES, response_weights
+from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.processes import no_leftovers, temporary_folder
+
+pytestmark = pytest.mark.live
+ROOT = Path(__file__).parents[2]
+NUM_PROMPTS, N = 4, 4
+ROWS = NUM_PROMPTS * N
+
+
+@pytest.fixture(scope="module")
+def config():
+    embedded.make("length_gap")
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("base", ["+experiment=cpu_demo"])
+    OmegaConf.resolve(config)
+    with open_dict(config):
+        config.actor_rollout_ref.actor.optim.clip_grad = 1e9
+        config.actor_rollout_ref.actor.optim.total_training_steps = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def workers(config):
+    """Actor worker groups of 1 and of 2 ranks, side by side."""
+    with temporary_folder() as temporary, no_leftovers():
+        environment = dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
+        environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+        ray.init(
+            num_cpus=16, num_gpus=3, include_dashboard=False, log_to_driver=False,
+            _temp_dir=str(temporary / "ray"), runtime_env={"env_vars": environment},
+        )  # fmt: skip
+        groups = {}
+        for ranks in (1, 2):
+            worker = RayClassWithInitArgs(
+                cls=ray.remote(GradientWorker), config=config.actor_rollout_ref, role="actor"
+            )
+            pool = RayResourcePool([ranks], use_gpu=True, name_prefix=f"r{ranks}", max_colocate_count=1)
+            groups[ranks] = RayWorkerGroup(pool, worker, device_name="cpu")
+        for group in groups.values():
+            group.init_model()
+            actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+            group.set_loss_fn(partial(weighted_ppo_loss, config=for_worker(actor)))
+        yield groups
+
+
+@pytest.fixture(scope="module")
+def batch(config):
+    """Sixteen responses in four groups, one aborted and one of padding, off-policy enough to clip."""
+    generator = torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(config.actor_rollout_ref.model.path)
+    prompt_N = torch.randint(3, 9, (NUM_PROMPTS,), generator=generator).repeat_interleave(N)
+    length_N = torch.randint(1, 24, (ROWS,), generator=generator)
+    counted_N = torch.ones(ROWS, dtype=torch.bool)
+    counted_N[[5, 14]] = False
+    reward_N = torch.randint(0, 2, (ROWS,), generator=generator).double()
+    group_N = torch.arange(NUM_PROMPTS).repeat_interleave(N)
+    advantage_N = reward_N - reward_N.view(NUM_PROMPTS, N).mean(1)[group_N]
+    rows = []
+    for i in range(ROWS):
+        total = int(prompt_N[i] + length_N[i])
+        ids = torch.randint(3, model.config.vocab_size, (total,), generator=generator)
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1]
+        log_prob = logits.log_softmax(-1).gather(-1, ids[1:, None])[prompt_N[i] - 1 :, 0]
+        noise = 0.2 * torch.randn(log_prob.shape, generator=generator)
+        mask = torch.full_like(log_prob, float(counted_N[i]))
+        rows.append(
+            {
+                "input_ids": ids,
+                "position_ids": torch.arange(total),
+                "prompts": ids[: prompt_N[i]],
+                "responses": ids[prompt_N[i] :],
+                "response_mask": mask.long(),
+                "loss_mask": mask.long(),
+                "old_log_probs": log_prob + noise,
+                "advantages": advantage_N[i].float() * mask,
+            }
+        )
+    columns = {
+        key: torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
+        for key in rows[0]
+    }
+    data = TensorDict(columns, batch_size=ROWS)
+    return data, (length_N * counted_N, advantage_N, group_N, counted_N), rows, model
+
+
+def weights(name, facts, limit=96.0):
+    rule = partial(RULES[name], limit=limit) if name == "constant" else RULES[name]
+    return response_weights(rule, *facts).float()
+
+
+def update(group, data, weight_N, order, lr=0.0):
+    """One `update_actor`, as the trainer calls it, on the rows in this order."""
+    group.set_lr(lr)
+    whole = data.copy()
+    whole[WEIGHT_COLUMN] = weight_N
+    shuffled = tu.index_select_tensor_dict(whole, order)
+    tu.assign_non_tensor(
+        shuffled, global_batch_size=ROWS, mini_batch_size=ROWS, epochs=1, seed=1,
+        dataloader_kwargs={"shuffle": False}, temperature=1.0, calculate_entropy=False,
+    )  # fmt: skip
+    return tu.get(group.update_actor(shuffled), "metrics")
+
+
+def reference_gradient(model, rows, weight_N):
+    """Autograd on the model by itself, row by row, from the definition of the objective."""
+    model.zero_grad()
+    for row, weight in zip(rows, weight_N, strict=True):
+        num_prompt = len(row["prompts"])
+        logits = model(row["input_ids"][None]).logits[0, :-1]
+        log_prob = logits.log_softmax(-1).gather(-1, row["input_ids"][1:, None])[:, 0]
+        ratio = (log_prob[num_prompt - 1 :] - row["old_log_probs"]).exp()
+        a = row["advantages"]
+        token_loss = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        (weight * (token_loss * row["response_mask"]).sum() / ROWS).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_gradient_is_the_same_however_the_batch_is_split(name, workers, batch):
+    data, facts, rows, model = batch
+    weight_N = weights(name, facts)
+    in_order = torch.arange(ROWS)
+    shuffled = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))
+
+    workers[1].set_micro_batches(False, ROWS)
+    update(workers[1], data, weight_N, in_order)
+    [one] = workers[1].take_gradient()
+
+    # A micro-batch of at most 40 tokens: several on each rank.
+    workers[2].set_micro_batches(True, 40)
+    update(workers[2], data, weight_N, shuffled)
+    two, same = workers[2].take_gradient()
+
+    assert torch.equal(two, same)
+    assert relative(two, one) < 1e-5
+    assert relative(one, reference_gradient(model, rows, weight_N)) < 1e-5
+
+
+def test_the_rules_differ_on_this_batch(workers, batch):
+    data, facts, _, _ = batch
+    gradients = {}
+    workers[1].set_micro_batches(False, ROWS)
+    for name in RULES:
+        update(workers[1], data, weights(name, facts), torch.arange(ROWS))
+        [gradients[name]] = workers[1].take_gradient()
+    for name in set(RULES) - {"balanced"}:
+        assert relative(gradients[name], gradients["balanced"]) > 1e-2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_update_norm_is_that_of_the_parameter_change(ranks, workers, batch):
+    data, facts, _, _ = batch
+    group = workers[ranks]
+    before = group.take_parameters()[0]
+    metrics = update(group, data, weights("token", facts), torch.arange(ROWS), lr=1e-2)
+    group.take_gradient()
+    change = (group.take_parameters()[0] - before).norm().item()
+    assert metrics["update_norm"] == pytest.approx([change], rel=1e-3)
+    assert metrics["clip_hit"] == [0.0]
