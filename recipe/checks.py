@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from recipe.errors import UserError
 from recipe.settings import AggregationSettings
+from reward.score import compute_score
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
 COLUMNS = ("data_source", "prompt", "reward_model")
@@ -28,7 +29,7 @@ def check(config: DictConfig) -> None:
     check_packages(config)
     check_aggregation(config)
     check_batches(config)
-    check_data(config)
+    check_rewards(config, check_data(config))
     if config.trainer.device == "cpu":
         check_cpu_machine(config)
 
@@ -109,22 +110,48 @@ def check_batches(config: DictConfig) -> None:
         )
 
 
-def check_data(config: DictConfig) -> None:
-    """Every data file is there and every row is in verl's schema."""
+def check_data(config: DictConfig) -> dict[str, str]:
+    """Every data file is there and every row is in verl's schema.
+
+    Returns:
+        For each data source one of its ground truths.
+    """
+    sources: dict[str, str] = {}
     for key in ("train_files", "val_files"):
         files = config.data[key]
-        num_rows = 0
+        rows = []
         for file in files if isinstance(files, ListConfig | list) else [files]:
-            num_rows += check_file(Path(str(file)).expanduser(), f"data.{key}")
+            rows += read_rows(Path(str(file)).expanduser(), f"data.{key}")
         wanted = config.data.train_batch_size if key == "train_files" else 1
-        if num_rows < wanted:
-            raise UserError(f"data.{key} holds {num_rows} rows, but a step takes {wanted} prompts.")
+        if len(rows) < wanted:
+            raise UserError(
+                f"data.{key} holds {len(rows)} rows, but a step takes {wanted} prompts."
+            )
+        sources |= {row["data_source"]: row["reward_model"]["ground_truth"] for row in rows}
+    return sources
 
 
-def check_file(path: Path, key: str) -> int:
-    """Check one parquet file and return its number of rows."""
+def check_rewards(config: DictConfig, sources: dict[str, str]) -> None:
+    """The project's reward function takes every data source.
+
+    verl logs what a reward function raises and drops the group, so an unknown source would train
+    on nothing.
+    """
+    if config.reward.custom_reward_function.path != "pkg://reward.score":
+        return
+    for source, ground_truth in sources.items():
+        try:
+            compute_score(source, "", ground_truth)
+        except ValueError as error:
+            raise UserError(f"the reward refuses the data: {error}") from None
+
+
+def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
+    """The rows of one parquet file, each in verl's schema."""
     if not path.is_file():
-        raise UserError(f"{key} names {path}, which is not a file. Check the path, or make the data.")
+        raise UserError(
+            f"{key} names {path}, which is not a file. Check the path, or make the data."
+        )
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:
@@ -135,10 +162,11 @@ def check_file(path: Path, key: str) -> int:
             f"{path} ({key}) has no column {', '.join(missing)}; found "
             f"{', '.join(table.column_names)}. verl's schema needs {', '.join(COLUMNS)}."
         )
-    for number, row in enumerate(table.select(COLUMNS).to_pylist()):
+    rows = table.select(COLUMNS).to_pylist()
+    for number, row in enumerate(rows):
         for column, problem in problems(row):
             raise UserError(f"{path} ({key}), row {number}, column {column}: {problem}")
-    return table.num_rows
+    return rows
 
 
 def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:

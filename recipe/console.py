@@ -81,8 +81,12 @@ class Progress:
             self.first_step, self.training_since = step, time.monotonic()
         parts = [f"step {step:>{len(str(self.num_steps))}}/{self.num_steps}"]
         if "reward/right" in data:
-            parts.append(f"reward {data['critic/rewards/mean']:+.2f}, {data['reward/right']:4.0%} right")
-            lengths = (f"{data.get(f'reward/length_{verdict}', 0):.0f}" for verdict in ("right", "wrong"))
+            parts.append(
+                f"reward {data['critic/rewards/mean']:+.2f}, {data['reward/right']:4.0%} right"
+            )
+            lengths = (
+                f"{data.get(f'reward/length_{verdict}', 0):.0f}" for verdict in ("right", "wrong")
+            )
             parts.append("length right/wrong " + "/".join(lengths))
             parts.append(f"{data['timing_s/step']:.1f} s")
             done = step - self.first_step
@@ -98,9 +102,7 @@ class Progress:
 def held_out_accuracy(data: dict[str, float]) -> float | None:
     """Share of right responses on the validation prompts, averaged over data sources."""
     values = [
-        value
-        for key, value in data.items()
-        if key.startswith("val-core/") and "/acc/mean@" in key
+        value for key, value in data.items() if key.startswith("val-core/") and "/acc/mean@" in key
     ]
     return sum(values) / len(values) if values else None
 

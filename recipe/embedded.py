@@ -32,4 +32,6 @@ def make(task: str) -> None:
         return
     command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        raise UserError(f"making the small model failed, see above. Try it alone: {' '.join(command)}")
+        raise UserError(
+            f"making the small model failed, see above. Try it alone: {' '.join(command)}"
+        )

@@ -86,7 +86,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     written = write_report(folder, records, summary)
     write_summary(folder, summary)
     if held_out:
-        print(f"held-out prompts right: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end")
+        print(
+            f"held-out prompts right: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end"
+        )
     print(f"{summary['steps']} steps in {clock(summary['seconds'])}, "
           f"peak memory {summary['peak_memory_gib']} GiB")  # fmt: skip
     for path in [*written, folder / "summary.json"]:
@@ -142,11 +144,11 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         UserError: verl's own validation refused the config.
     """
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
-    import verl_patches  # noqa: F401  (applies what the platform needs)
     from verl.trainer.main_ppo import auto_set_device, run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    import verl_patches  # noqa: F401  (applies what the platform needs)
     from recipe.trainer import AggregationTaskRunner
 
     auto_set_device(config)

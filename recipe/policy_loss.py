@@ -29,7 +29,7 @@ def for_worker(config: ActorConfig) -> ActorConfig:
 def weighted_ppo_loss(
     config: ActorConfig, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
 ) -> tuple[Tensor, dict[str, Any]]:
-    """verl's `ppo_loss` with advantages multiplied by the weight of their response.
+    """Verl's `ppo_loss` with advantages multiplied by the weight of their response.
 
     Args:
         config: made by `for_worker`.

@@ -54,7 +54,11 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
         ),
     ]
     shares = [
-        (f"{rule}{' (trained)' if rule == summary['rule'] else ''}", number(negative), number(1 - negative))
+        (
+            f"{rule}{' (trained)' if rule == summary['rule'] else ''}",
+            number(negative),
+            number(1 - negative),
+        )
         for rule in RULES
         if (negative := mean(records, f"aggregation/share_negative/{rule}")) is not None
     ]
@@ -102,7 +106,9 @@ def draw(path: Path, plot: Any, records: Records) -> Path:
 def plot_reward(axes: Axes, records: Records) -> None:
     """Right responses: sampled in training, and on held-out prompts with the start value."""
     line(axes, records, "reward/right", label="training prompts", alpha=0.5)
-    held_out = [(step, value) for step, data in records if (value := held_out_accuracy(data)) is not None]
+    held_out = [
+        (step, value) for step, data in records if (value := held_out_accuracy(data)) is not None
+    ]
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", label="held-out prompts")
         axes.axhline(held_out[0][1], linestyle=":", color="gray", label="held-out, start")

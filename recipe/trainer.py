@@ -69,7 +69,9 @@ class AggregationMixin(PPOTrainer):
 
         columns = length_N, advantage_N, group_N
         rules = settings.rules()
-        weights = {name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()}
+        weights = {
+            name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()
+        }
         metrics |= by_verdict(length_N, score_N > 0, length_N > 0)
         if counted_N.any():
             counted = [column[counted_N] for column in (*columns, truncated_N)]
@@ -79,7 +81,9 @@ class AggregationMixin(PPOTrainer):
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
 
 
-def per_response(mask_NT: torch.Tensor, advantage_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def per_response(
+    mask_NT: torch.Tensor, advantage_NT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Length and advantage of each response, from nested token columns.
 
     Returns:

@@ -1,6 +1,10 @@
 import os
 
+from pathlib import Path
+
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 # The suite runs on the CPU platform, in this process and in every process it starts.
 os.environ["VERL_PLATFORM"] = "cpu"
@@ -16,3 +20,16 @@ def pytest_addoption(parser):
 @pytest.fixture
 def renew_golden(request) -> bool:
     return request.config.getoption("--renew-golden")
+
+
+@pytest.fixture(scope="session")
+def composed():
+    """Compose a config as the command line does: `composed("data.train_batch_size=4")`."""
+    import recipe.main  # noqa: F401  (registers the config resolvers)
+
+    def run(*overrides: str, experiment: str = "cpu_demo") -> DictConfig:
+        folder = str(Path(__file__).parents[1] / "configs")
+        with initialize_config_dir(folder, version_base=None):
+            return compose("base", [f"+experiment={experiment}", *overrides])
+
+    return run

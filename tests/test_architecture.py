@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "recipe/aggregation.py": set(),
     "recipe/diagnostics.py": set(),
     "recipe/settings.py": {"recipe"},
+    "recipe/checks.py": {"recipe", "reward"},
     "recipe/report.py": {"recipe"},
     "recipe/console.py": {"recipe"},
     "recipe/processes.py": {"recipe"},

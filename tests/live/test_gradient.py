@@ -54,7 +54,9 @@ def workers(config):
             worker = RayClassWithInitArgs(
                 cls=ray.remote(GradientWorker), config=config.actor_rollout_ref, role="actor"
             )
-            pool = RayResourcePool([ranks], use_gpu=True, name_prefix=f"r{ranks}", max_colocate_count=1)
+            pool = RayResourcePool(
+                [ranks], use_gpu=True, name_prefix=f"r{ranks}", max_colocate_count=1
+            )
             groups[ranks] = RayWorkerGroup(pool, worker, device_name="cpu")
         for group in groups.values():
             group.init_model()

@@ -11,7 +11,11 @@ ROOT = Path(__file__).parents[2]
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     base = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=base | environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=base | environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -43,7 +47,9 @@ def test_importing_verl_applies_every_patch_on_the_platform_cpu():
 def test_nothing_changes_on_another_platform():
     """A CUDA machine loads the patches too. Here a stand-in for the distribution `vllm` is needed."""
     vllm = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.24.0' if n == 'vllm' else v(n)"
-    done = run_python(vllm + STATE, VERL_PLATFORM="nvidia", VERL_USE_EXTERNAL_MODULES="verl_patches")
+    done = run_python(
+        vllm + STATE, VERL_PLATFORM="nvidia", VERL_USE_EXTERNAL_MODULES="verl_patches"
+    )
     assert patched(done) == [False] * 5
 
 

@@ -1,0 +1,118 @@
+from types import SimpleNamespace
+
+import pandas as pd
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from recipe.checks import check
+from recipe.errors import UserError
+
+ROW = {
+    "data_source": "math_dapo",
+    "prompt": [{"role": "user", "content": "1 + 1"}],
+    "ability": "MATH",
+    "reward_model": {"ground_truth": "2", "style": "rule"},
+    "extra_info": {"index": "0"},
+}
+
+
+@pytest.fixture
+def config(composed, tmp_path):
+    """A composed demo config on data of four rows."""
+    path = write(tmp_path, [ROW] * 4)
+    sizes = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    return composed(*sizes, f"data.train_files={path}", f"data.val_files={path}")
+
+
+def write(folder, rows, name="data.parquet"):
+    path = folder / name
+    pd.DataFrame(rows).to_parquet(path)
+    return str(path)
+
+
+def refused(config, changes):
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value, force_add=True)
+    with pytest.raises(UserError) as error:
+        check(config)
+    return str(error.value)
+
+
+def test_the_demo_config_is_accepted(config):
+    check(config)
+
+
+ACTOR = "actor_rollout_ref.actor"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "allowed"),
+    [
+        ({"aggregation.rule": "tokens"}, "'tokens'", "balanced, constant, sequence, token"),
+        ({"actor_rollout_ref.rollout.n": 1}, "rollout.n is 1", "at least 2"),
+        ({"data.train_batch_size": 6}, "train_batch_size is 6", "multiple of 4"),
+        ({"trainer.n_gpus_per_node": 3}, "over 3 ranks", "multiple of 3"),
+        ({f"{ACTOR}.loss_agg_mode": "token-sum"}, "is token-sum", "aggregation.rule"),
+        ({f"{ACTOR}.loss_scale_factor": 9}, "loss_scale_factor is set", "aggregation.rule"),
+        ({f"{ACTOR}.policy_loss.loss_mode": "sapo"}, "is sapo", "(vanilla)"),
+        ({"algorithm.adv_estimator": "gae"}, "adv_estimator is gae", "GRPO"),
+        ({"algorithm.rollout_correction.bypass_mode": True}, "bypass_mode is true", "Remove"),
+        ({"data.train_files": "nowhere.parquet"}, "nowhere.parquet, which is not a file", "path"),
+        ({"data.train_batch_size": 8}, "holds 4 rows", "8 prompts"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_is_allowed(config, changes, found, allowed):
+    message = refused(config, changes)
+    assert found in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [
+        ("prompt", "1 + 1", "column prompt: found '1 + 1'"),
+        ("prompt", [{"role": "user"}], "column prompt: found [{'role': 'user'}]"),
+        ("reward_model", {"ground_truth": ""}, "column reward_model: ground_truth is ''"),
+        ("data_source", None, "column data_source: found None"),
+    ],
+)
+def test_a_malformed_row_is_named_with_its_column(config, tmp_path, column, value, found):
+    rows = [ROW, ROW, ROW | {column: value}, ROW]
+    if column == "prompt":
+        rows = [ROW | {column: value}] * 4
+    message = refused(config, {"data.train_files": write(tmp_path, rows, "bad.parquet")})
+    assert f"row {0 if column == 'prompt' else 2}, {found}" in message
+
+
+def test_a_missing_column_is_named_with_those_found(config, tmp_path):
+    rows = [{key: value for key, value in ROW.items() if key != "reward_model"}]
+    message = refused(config, {"data.val_files": write(tmp_path, rows, "bad.parquet")})
+    assert "has no column reward_model; found data_source, prompt" in message
+
+
+def test_a_file_that_is_no_parquet_is_refused(config, tmp_path):
+    path = tmp_path / "text.parquet"
+    path.write_text("not parquet")
+    assert "cannot be read as parquet" in refused(config, {"data.train_files": str(path)})
+
+
+def test_a_data_source_without_a_grader_is_refused(config, tmp_path):
+    path = write(tmp_path, [ROW | {"data_source": "poetry"}] * 4, "other.parquet")
+    assert "data_source is 'poetry'" in refused(config, {"data.train_files": path})
+
+
+def test_too_little_memory_is_refused(config, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 2**30))
+    assert "2.0 GiB of memory are free" in refused(config, {})
+
+
+def test_a_missing_package_is_named(config, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
+    assert "not installed here: wandb" in refused(config, {"trainer.logger": ["wandb"]})
+
+
+def test_a_missing_compiler_is_named(config, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "no C++ compiler" in refused(config, {})
