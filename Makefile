@@ -1,8 +1,10 @@
-# The verbs of this project; each works from a fresh clone with Python 3.11 or 3.12, make and a C++ compiler.
-PY := .venv/bin/python
+# The verbs of this project; each works from a fresh clone with Python 3.11 or 3.12, make and a C++
+# compiler. On a CUDA machine with requirements/gpu.txt: make gpu-smoke GPU_PYTHON=python
 PYTHON ?=
+GPU_PYTHON ?= python
+PY := .venv/bin/python
 
-.PHONY: install demo test check
+.PHONY: install demo lint check test gpu-smoke
 
 install: .venv/.installed
 
@@ -12,10 +14,15 @@ install: .venv/.installed
 demo: install
 	@$(PY) -m recipe.main +experiment=cpu_demo aggregation=balanced
 
-check: install
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/codespell
+lint: install
+	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --quiet --check . && .venv/bin/codespell
 	@.venv/bin/basedpyright --level error
-	@$(PY) -m pytest -q -m "not live"
+
+check: lint
+	@$(PY) -m pytest -q -m "not live and not slow and not gpu"
 
 test: install
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -m "not gpu"
+
+gpu-smoke:
+	@$(GPU_PYTHON) -m pytest -v -s -m gpu

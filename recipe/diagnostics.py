@@ -78,10 +78,9 @@ def length_by_group(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> d
     count_P, total_P = per_group(torch.ones_like(length_N)), per_group(length_N)
     mean_P = total_P / count_P
     deviation_P = (per_group((length_N - mean_P[group_N]) ** 2) / count_P).sqrt()
-    sides = [
-        (per_group(is_N), per_group(length_N * is_N)) for is_N in (advantage_N < 0, advantage_N > 0)
-    ]
-    (negative_P, negative_tokens_P), (positive_P, positive_tokens_P) = sides
+    is_negative_N, is_positive_N = advantage_N < 0, advantage_N > 0
+    negative_P, negative_tokens_P = per_group(is_negative_N), per_group(length_N * is_negative_N)
+    positive_P, positive_tokens_P = per_group(is_positive_N), per_group(length_N * is_positive_N)
     metrics = {
         "length_variation": (deviation_P / mean_P).mean().item(),
         "num_groups": num_groups,

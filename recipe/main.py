@@ -119,6 +119,7 @@ def train(
                     f"training failed: {str(error).strip().splitlines()[-1]}. The whole story is "
                     f"in {folder / 'run.log'}."
                 ) from error
+    assert progress.startup_seconds is not None, "verl trained without logging a step"
     return {
         "startup_seconds": round(progress.startup_seconds, 1),
         "peak_memory_gib": round(memory.gib, 2),
@@ -144,9 +145,10 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         UserError: verl's own validation refused the config.
     """
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
-    from verl.trainer.main_ppo import auto_set_device, run_ppo
+    from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
 
     import verl_patches  # noqa: F401  (applies what the platform needs)
     from recipe.trainer import AggregationTaskRunner

@@ -40,8 +40,8 @@ def open_folder(folder: Path, config: DictConfig) -> None:
             changed = differing_keys(OmegaConf.load(saved), OmegaConf.create(resolved))
             raise UserError(
                 f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "
-                f"and results of two configs are never mixed. Move that folder away, or name another "
-                f"place with output_root=..."
+                f"and results of two configs are never mixed. Move that folder away, or name "
+                f"another place with output_root=..."
             )
         number = 1
         while (aside := folder.with_name(f"{folder.name}~{number}")).exists():

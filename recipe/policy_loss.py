@@ -6,6 +6,7 @@ multiplying the advantages by `agg_weight` and summing tokens is the weighted ob
 KL terms keep verl's own aggregation, the token mean of the mini-batch.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,7 @@ def times_weight(advantage_NT: Tensor, weight_N: Tensor) -> Tensor:
 
 def register_weighted(loss_mode: str) -> None:
     """Register `weighted:<loss_mode>`: the loss summed over tokens, divided once by the rows."""
-    base = get_policy_loss_fn(loss_mode)
+    base: Callable[..., tuple[Tensor, dict[str, Any]]] = get_policy_loss_fn(loss_mode)
 
     @register_policy_loss(PREFIX + loss_mode)
     def token_sum(*, loss_agg_mode: str, config: ActorConfig, **columns: Any):

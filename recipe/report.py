@@ -35,7 +35,8 @@ def write_report(folder: Path, records: Records, summary: dict[str, Any]) -> lis
 
 def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]) -> str:
     """The text of the report."""
-    first, last = steps_with(records, "critic/rewards/mean", ends_only=True)
+    steps = [data for _, data in records if "critic/rewards/mean" in data]
+    first, last = steps[0], steps[-1]
     rows = [
         ("held-out prompts right", percent(summary["val_start"]), percent(summary["val_end"])),
         *(
@@ -54,27 +55,24 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
         ),
     ]
     shares = [
-        (
-            f"{rule}{' (trained)' if rule == summary['rule'] else ''}",
-            number(negative),
-            number(1 - negative),
-        )
+        (f"{rule} (trained)" if rule == summary["rule"] else rule, number(x), number(1 - x))
         for rule in RULES
-        if (negative := mean(records, f"aggregation/share_negative/{rule}")) is not None
+        if (x := mean(records, f"aggregation/share_negative/{rule}")) is not None
     ]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    clipped = percent(mean(records, "actor/clip_hit"))
     return "\n".join(
         [
             f"# {summary['experiment']}: aggregation={summary['rule']}, seed {summary['seed']}",
             "",
             *table(("", "start", "end"), rows),
             "",
-            f"{summary['steps']} steps in {summary['seconds']:.0f} s, {summary['startup_seconds']:.0f} s of "
-            f"them until the first step; peak memory {summary['peak_memory_gib']} GiB; gradient clipped in "
-            f"{percent(mean(records, 'actor/clip_hit'))} of the optimizer steps.",
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, "
+            f"{summary['startup_seconds']:.0f} s of them until the first step; peak memory "
+            f"{summary['peak_memory_gib']} GiB; gradient clipped in {clipped} of the updates.",
             "",
-            "Share of the objective by advantage sign, mean over the steps: what each rule would have "
-            "given the same responses.",
+            "Share of the objective by advantage sign, mean over the steps: what each rule would "
+            "have given the same responses.",
             "",
             *table(("rule", "negative", "positive"), shares),
             "",
@@ -106,9 +104,8 @@ def draw(path: Path, plot: Any, records: Records) -> Path:
 def plot_reward(axes: Axes, records: Records) -> None:
     """Right responses: sampled in training, and on held-out prompts with the start value."""
     line(axes, records, "reward/right", label="training prompts", alpha=0.5)
-    held_out = [
-        (step, value) for step, data in records if (value := held_out_accuracy(data)) is not None
-    ]
+    values = ((step, held_out_accuracy(data)) for step, data in records)
+    held_out = [(step, value) for step, value in values if value is not None]
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", label="held-out prompts")
         axes.axhline(held_out[0][1], linestyle=":", color="gray", label="held-out, start")
@@ -143,12 +140,6 @@ def line(axes: Axes, records: Records, key: str, **style: Any) -> None:
     points = [(step, data[key]) for step, data in records if key in data]
     if points:
         axes.plot(*zip(*points, strict=True), **style)
-
-
-def steps_with(records: Records, key: str, *, ends_only: bool) -> list[dict[str, float]]:
-    """Records that have a metric."""
-    found = [data for _, data in records if key in data]
-    return [found[0], found[-1]] if ends_only else found
 
 
 def mean(records: Records, key: str) -> float | None:

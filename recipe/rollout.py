@@ -30,4 +30,5 @@ class SeededSingleTurn(SingleTurnAgentLoop):
             json.dumps(list(kwargs["raw_prompt"])),
             int(kwargs["session_id"]),
         )
-        return await super().run({**sampling_params, "seed": seed}, **kwargs)
+        seeded = {**sampling_params, "seed": seed}
+        return await super().run(seeded, **kwargs)  # pyright: ignore[reportAbstractUsage]

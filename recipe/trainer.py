@@ -74,9 +74,15 @@ class AggregationMixin(PPOTrainer):
         }
         metrics |= by_verdict(length_N, score_N > 0, length_N > 0)
         if counted_N.any():
-            counted = [column[counted_N] for column in (*columns, truncated_N)]
             under = {name: weight_N[counted_N] for name, weight_N in weights.items()}
-            metrics |= diagnose(*counted, under, settings.rule)
+            metrics |= diagnose(
+                length_N[counted_N],
+                advantage_N[counted_N],
+                group_N[counted_N],
+                truncated_N[counted_N],
+                under,
+                settings.rule,
+            )
         column = TensorDict({WEIGHT_COLUMN: weights[settings.rule].float()}, len(batch))
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
 

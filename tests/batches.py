@@ -13,8 +13,11 @@ class Batch(NamedTuple):
     group_N: Tensor
 
 
+BINARY = st.sampled_from([0.0, 1.0])
+
+
 @st.composite
-def batches(draw, *, equal_lengths=False, rewards=st.sampled_from([0.0, 1.0])) -> Batch:
+def batches(draw, *, equal_lengths=False, rewards=BINARY) -> Batch:
     """Groups of 2 to 6 responses, group-relative advantages, rows in any order."""
     lengths, advantages, groups = [], [], []
     same = draw(st.integers(1, 50))
@@ -33,7 +36,7 @@ def batches(draw, *, equal_lengths=False, rewards=st.sampled_from([0.0, 1.0])) -
 
 
 def fixed_batch() -> Batch:
-    """Three groups of four: mixed, mixed with an advantage of exactly 0, and one without variance."""
+    """Three groups of four: mixed, mixed with an advantage of exactly 0, without variance."""
     return Batch(
         torch.tensor([5, 9, 2, 12, 3, 7, 7, 1, 4, 6, 8, 10]),
         torch.tensor([1.0, -1.0, 1.0, -1.0, 1.5, 0.0, -0.75, -0.75, 0.0, 0.0, 0.0, 0.0]).double(),

@@ -1,14 +1,15 @@
 import os
-
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-# The suite runs on the CPU platform, in this process and in every process it starts.
-os.environ["VERL_PLATFORM"] = "cpu"
-os.environ["VERL_ENGINE_DEVICE"] = "cuda"
+# Without CUDA the suite runs on the CPU platform, here and in every process it starts.
+if not torch.cuda.is_available():
+    os.environ["VERL_PLATFORM"] = "cpu"
+    os.environ["VERL_ENGINE_DEVICE"] = "cuda"
 os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_patches"
 os.environ["HF_HUB_OFFLINE"] = "1"
 

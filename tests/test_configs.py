@@ -44,6 +44,8 @@ def test_a_seed_reaches_every_place_that_draws(composed):
 
 
 def test_the_two_regimes_are_a_choice_of_data(composed):
-    tasks = [composed(f"data=arithmetic_{task}").data.task for task in ("length_gap", "length_spread")]
+    tasks = [
+        composed(f"data=arithmetic_{task}").data.task for task in ("length_gap", "length_spread")
+    ]
     assert tasks == ["length_gap", "length_spread"]
     assert embedded.folder(tasks[0]) != embedded.folder(tasks[1])

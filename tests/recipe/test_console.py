@@ -30,7 +30,9 @@ def test_one_line_a_step_as_the_metrics_appear(tmp_path):
     lines = terminal.getvalue().splitlines()[1:]
     assert len(lines) == 3
     assert "held-out prompts: 25.0% right" in lines[0]
-    assert lines[1].startswith("step  1/10  reward -0.25,  38% right  length right/wrong 20/41  2.5 s")
+    assert lines[1].startswith(
+        "step  1/10  reward -0.25,  38% right  length right/wrong 20/41  2.5 s"
+    )
     assert lines[1].endswith("left")
     assert "held-out" in lines[2]
     assert progress.startup_seconds > 0

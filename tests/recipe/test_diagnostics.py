@@ -43,7 +43,7 @@ def test_counts_lengths_and_truncation_of_a_batch_worked_out_by_hand():
 @settings(deadline=None)
 @given(batches())
 def test_the_sides_share_the_objective_equally_under_sequence_and_balanced(batch):
-    """Binary rewards: the advantages of a group sum to 0, and these rules keep each side's count."""
+    """Binary rewards: a group's advantages sum to 0, and these rules keep each side's count."""
     found = diagnosed(batch)
     if (batch.advantage_N != 0).any():
         for name in ("sequence", "balanced"):

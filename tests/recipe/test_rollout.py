@@ -33,5 +33,7 @@ def test_the_agent_loop_adds_the_seed_and_leaves_the_shared_parameters(monkeypat
     for sample in range(2):
         asyncio.run(loop.run(shared, session_id=sample, **fields))
     prompt = '[{"role": "user", "content": "x"}]'
-    assert [params["seed"] for params in seen] == [request_seed(5, 2, "9", prompt, s) for s in (0, 1)]
+    assert [params["seed"] for params in seen] == [
+        request_seed(5, 2, "9", prompt, s) for s in (0, 1)
+    ]
     assert shared == {"temperature": 1.0}

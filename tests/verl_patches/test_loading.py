@@ -12,11 +12,8 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     base = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=base | environment,
-        capture_output=True,
-        text=True,
-    )
+        cwd=ROOT, env=base | environment, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 STATE = """
@@ -44,18 +41,28 @@ def test_importing_verl_applies_every_patch_on_the_platform_cpu():
     assert patched(done) == [True] * 5
 
 
+VLLM_INSTALLED = """
+import importlib.metadata as metadata
+lookup = metadata.version
+metadata.version = lambda name: "0.24.0" if name == "vllm" else lookup(name)
+"""
+
+
 def test_nothing_changes_on_another_platform():
-    """A CUDA machine loads the patches too. Here a stand-in for the distribution `vllm` is needed."""
-    vllm = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.24.0' if n == 'vllm' else v(n)"
-    done = run_python(
-        vllm + STATE, VERL_PLATFORM="nvidia", VERL_USE_EXTERNAL_MODULES="verl_patches"
-    )
-    assert patched(done) == [False] * 5
+    """A CUDA machine loads the patches too. A distribution named `vllm` is feigned here."""
+    environment = {"VERL_PLATFORM": "nvidia", "VERL_USE_EXTERNAL_MODULES": "verl_patches"}
+    assert patched(run_python(VLLM_INSTALLED + STATE, **environment)) == [False] * 5
 
 
-def test_a_failing_guard_ends_the_import_of_verl():
-    code = "import verl_patches.guard as g; g.version = lambda name: '9.9.9'; import verl_patches; verl_patches.apply_all()"
-    done = run_python(code, VERL_PLATFORM="")
+OTHER_VERSION = """
+import verl_patches, verl_patches.guard
+verl_patches.guard.version = lambda name: "9.9.9"
+verl_patches.apply_all()
+"""
+
+
+def test_a_failing_guard_ends_the_process():
+    done = run_python(OTHER_VERSION)
     assert done.returncode != 0
     assert "UpstreamChanged" in done.stderr
     assert "found 9.9.9" in done.stderr

@@ -19,9 +19,7 @@ def test_weights_sent_over_shared_memory_outlive_the_segment(tmp_path):
     def receive():
         try:
             receiver = BucketedWeightReceiver(handle, torch.device("cpu"), use_shm=True)
-            receiver.receive_weights(
-                on_bucket_received=lambda weights, is_last: kept.update(weights)
-            )
+            receiver.receive_weights(lambda weights, is_last: kept.update(weights))
         except BaseException as error:
             failures.append(error)
             raise

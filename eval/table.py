@@ -1,0 +1,104 @@
+"""The table of finished runs, one row per experiment and rule.
+
+python -m eval.table outputs/cpu_demo                    # print it
+python -m eval.table benchmarks/results --into README.md # write it between the markers there
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+BEGIN, END = "<!-- results:begin (python -m eval.table) -->", "<!-- results:end -->"
+HEAD = (
+    "experiment",
+    "rule",
+    "seeds",
+    "held-out right, start",
+    "end",
+    "gain in points",
+    "minutes",
+    "commit",
+)
+
+
+def read_summaries(folder: Path) -> list[dict[str, Any]]:
+    """Every summary below `folder`: `summary.json` of a run, or a committed copy of one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    paths = sorted(folder.glob("**/*.json"))
+    summaries = [json.loads(path.read_text()) for path in paths]
+    summaries = [summary for summary in summaries if "val_end" in summary]
+    if not summaries:
+        raise ValueError(f"no run summary below {folder}; a finished run writes summary.json.")
+    return summaries
+
+
+def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row per experiment and rule: means over seeds, and the lowest and highest gain."""
+    cells = defaultdict(list)
+    for summary in summaries:
+        cells[summary["experiment"], summary["rule"]].append(summary)
+    table = []
+    for (experiment, rule), runs in sorted(cells.items()):
+        gains = [100 * (run["val_end"] - run["val_start"]) for run in runs]
+        spread = f" ({min(gains):+.1f} to {max(gains):+.1f})" if len(runs) > 1 else ""
+        table.append(
+            (
+                experiment,
+                rule,
+                str(len({run["seed"] for run in runs})),
+                f"{mean(run['val_start'] for run in runs):.1%}",
+                f"{mean(run['val_end'] for run in runs):.1%}",
+                f"{mean(gains):+.1f}{spread}",
+                f"{mean(run['seconds'] for run in runs) / 60:.1f}",
+                ", ".join(sorted({str(run["commit"]) for run in runs})),
+            )
+        )
+    return table
+
+
+def markdown(table: Iterable[tuple[str, ...]]) -> str:
+    """The table in Markdown."""
+    lines = [HEAD, ("---",) * len(HEAD), *table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def put_between_markers(text: str, table: str) -> str:
+    """`text` with what stands between the markers replaced.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(
+            f"the file has no markers {BEGIN} ... {END}; put them where the table goes."
+        )
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Print the table, or write it into a file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where to look for summaries")
+    parser.add_argument("--into", type=Path, help="a Markdown file with markers")
+    arguments = parser.parse_args()
+    try:
+        table = markdown(rows(read_summaries(arguments.folder)))
+        if arguments.into:
+            text = put_between_markers(arguments.into.read_text(), table)
+            arguments.into.write_text(text)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

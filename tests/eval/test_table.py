@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.table import BEGIN, END, markdown, put_between_markers, read_summaries, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def summary(seed, start, end, rule="balanced"):
+    return {
+        "experiment": "cpu_demo", "rule": rule, "seed": seed, "seconds": 120,
+        "val_start": start, "val_end": end, "commit": "abc",
+    }  # fmt: skip
+
+
+def test_a_row_holds_means_over_seeds_and_the_range_of_gains():
+    runs = [summary(0, 0.25, 0.5), summary(1, 0.35, 0.5), summary(0, 0.3, 0.4, "token")]
+    assert rows(runs) == [
+        ("cpu_demo", "balanced", "2", "30.0%", "50.0%", "+20.0 (+15.0 to +25.0)", "2.0", "abc"),
+        ("cpu_demo", "token", "1", "30.0%", "40.0%", "+10.0", "2.0", "abc"),
+    ]
+
+
+def test_summaries_are_found_and_other_files_are_not(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary(0, 0, 1)))
+    (tmp_path / "other.json").write_text("{}")
+    assert len(read_summaries(tmp_path)) == 1
+    with pytest.raises(ValueError, match="no run summary below"):
+        read_summaries(tmp_path / "nowhere")
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    assert put_between_markers(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    with pytest.raises(ValueError, match="no markers"):
+        put_between_markers("a", "new")
+
+
+def test_the_readme_shows_the_committed_results():
+    table = markdown(rows(read_summaries(ROOT / "benchmarks" / "results")))
+    readme = (ROOT / "README.md").read_text()
+    assert put_between_markers(readme, table) == readme
