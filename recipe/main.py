@@ -6,6 +6,7 @@ Writes OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]/ with config.yaml, metrics.jsonl
 report.md, pictures and summary.json; prints one line a step.
 """
 
+import importlib
 import io
 import os
 import signal
@@ -145,12 +146,13 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         UserError: verl's own validation refused the config.
     """
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
+    # Hydra has imported verl before the environment said what to load with it.
+    importlib.import_module("verl_patches")
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
-    import verl_patches  # noqa: F401  (applies what the platform needs)
     from recipe.trainer import AggregationTaskRunner
 
     auto_set_device(config)
