@@ -26,7 +26,7 @@ from recipe.checks import check
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.errors import UserError
 from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
-from recipe.processes import PeakMemory, no_leftovers, temporary_folder
+from recipe.processes import Watch, temporary_folder
 from recipe.report import write_report
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def train(
     Returns:
         startup_seconds until the first validation, and peak_memory_gib over all processes.
     """
-    with temporary_folder() as temporary, PeakMemory() as memory, no_leftovers():
+    with temporary_folder() as temporary, Watch() as watch:
         ray_init = config.ray_kwargs.ray_init
         with open_dict(ray_init):
             ray_init.runtime_env.env_vars.update(environment(folder, temporary))
@@ -123,7 +123,7 @@ def train(
     assert progress.startup_seconds is not None, "verl trained without logging a step"
     return {
         "startup_seconds": round(progress.startup_seconds, 1),
-        "peak_memory_gib": round(memory.gib, 2),
+        "peak_memory_gib": round(watch.peak_gib, 2),
     }
 
 

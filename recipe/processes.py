@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 4.0
 
 
 @contextmanager
@@ -32,25 +32,59 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def no_leftovers() -> Iterator[None]:
-    """Shut Ray down, then end what it left and remove the segments it shared."""
-    import ray
+class Watch:
+    """Follows this process and its descendants, and cleans up after them when it closes.
 
-    try:
-        yield
-    finally:
+    Ray and vLLM processes die before or after their parents, so the descendants at the end are
+    not all there were: they are sampled while the run goes on.
+    """
+
+    def __enter__(self) -> "Watch":
+        """Begin to follow."""
+        self.peak_gib = 0.0
+        self.seen: set[psutil.Process] = set()
+        self.shared: set[tuple[Path, int]] = set()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Shut Ray down, then end what it left and remove the segments it shared."""
+        import ray
+
         # A second Ctrl-C must not leave the half of it.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        processes = psutil.Process().children(recursive=True)
-        shared = mapped_segments(processes)
+        self.stop.set()
+        self.thread.join()
+        self._sample()
         ray.shutdown()
-        end(processes)
-        ownerless = shared - mapped_segments(psutil.process_iter())
-        for segment in SHARED_MEMORY.iterdir():
-            if segment.stat().st_ino in ownerless:
-                segment.unlink(missing_ok=True)
+        end([process for process in self.seen if process.is_running()])
+        still_mapped = mapped_inodes(psutil.process_iter())
+        for segment, inode in self.shared:
+            if inode not in still_mapped and segment.exists() and segment.stat().st_ino == inode:
+                segment.unlink()
         signal.signal(signal.SIGINT, interrupt)
+
+    def _follow(self) -> None:
+        while not self.stop.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        """Note descendants, their shared segments, and the proportional memory of all.
+
+        A page shared by k processes counts 1/k in each.
+        """
+        me = psutil.Process()
+        descendants = me.children(recursive=True)
+        self.seen |= set(descendants)
+        inodes = mapped_inodes(descendants)
+        for segment in SHARED_MEMORY.iterdir():
+            with suppress(FileNotFoundError):
+                if (inode := segment.stat().st_ino) in inodes:
+                    self.shared.add((segment, inode))
+        kib = sum(proportional_kib(process.pid) for process in (me, *descendants))
+        self.peak_gib = max(self.peak_gib, kib / 2**20)
 
 
 def end(processes: list[psutil.Process]) -> None:
@@ -62,7 +96,7 @@ def end(processes: list[psutil.Process]) -> None:
         _, processes = psutil.wait_procs(processes, timeout=3)
 
 
-def mapped_segments(processes: Iterable[psutil.Process]) -> set[int]:
+def mapped_inodes(processes: Iterable[psutil.Process]) -> set[int]:
     """Inodes of the files under /dev/shm that these processes have mapped.
 
     By inode, because a semaphore is mapped under another name than it is opened by.
@@ -75,32 +109,6 @@ def mapped_segments(processes: Iterable[psutil.Process]) -> set[int]:
             continue
         found |= {int(inode) for inode in re.findall(rf" (\d+)\s+{SHARED_MEMORY}/", maps)}
     return found
-
-
-class PeakMemory:
-    """The largest memory of this process and its descendants, sampled while it is open.
-
-    Counts the proportional set size: a page shared by k processes counts 1/k in each.
-    """
-
-    def __enter__(self) -> "PeakMemory":
-        """Begin to sample."""
-        self.gib = 0.0
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        self.stop.set()
-        self.thread.join()
-
-    def _sample(self) -> None:
-        me = psutil.Process()
-        while not self.stop.wait(SAMPLE_SECONDS):
-            kib = sum(proportional_kib(p.pid) for p in (me, *me.children(recursive=True)))
-            self.gib = max(self.gib, kib / 2**20)
 
 
 def proportional_kib(pid: int) -> int:

@@ -121,8 +121,10 @@ def plot_length(axes: Axes, records: Records) -> None:
 
 def plot_share(axes: Axes, records: Records) -> None:
     """Share of the objective that negative responses have under each rule."""
-    for rule in RULES:
-        line(axes, records, f"aggregation/share_negative/{rule}", label=rule)
+    # Rules that agree lie on each other: thinner and thinner, all stay visible.
+    for rank, rule in enumerate(RULES):
+        width = 1.5 * (len(RULES) - rank)
+        line(axes, records, f"aggregation/share_negative/{rule}", label=rule, linewidth=width)
     axes.axhline(0.5, linestyle=":", color="gray")
     axes.set_ylabel("negative share of the objective")
 

@@ -19,7 +19,7 @@ import recipe.main  # noqa: F401  (registers the config resolvers)
 from recipe import embedded
 from recipe.aggregation import RULES, response_weights
 from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
-from recipe.processes import no_leftovers, temporary_folder
+from recipe.processes import Watch, temporary_folder
 
 # Also part of `make gpu-smoke`, where there is one GPU or more.
 CPU = not torch.cuda.is_available()
@@ -46,7 +46,7 @@ def config():
 @pytest.fixture(scope="module")
 def workers(config):
     """Actor worker groups of 1 and of 2 ranks, side by side."""
-    with temporary_folder() as temporary, no_leftovers():
+    with temporary_folder() as temporary, Watch():
         environment = dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
         environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
         ray.init(

@@ -2,12 +2,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from multiprocessing import shared_memory
 from pathlib import Path
 
 import psutil
 
-from recipe.processes import mapped_segments, no_leftovers, proportional_kib, temporary_folder
+from recipe import processes
+from recipe.processes import Watch, mapped_inodes, proportional_kib, temporary_folder
 
 # A child that shares memory by name and never cleans up, as a killed vLLM server does.
 CHILD = """
@@ -26,7 +28,7 @@ def start_child() -> tuple[subprocess.Popen, Path]:
 
 
 def test_processes_and_segments_of_a_run_are_gone_after_it():
-    with no_leftovers():
+    with Watch():
         child, segment = start_child()
         assert segment.exists()
     assert not psutil.pid_exists(child.pid)
@@ -35,7 +37,7 @@ def test_processes_and_segments_of_a_run_are_gone_after_it():
 
 def test_they_are_gone_after_an_error_too():
     try:
-        with no_leftovers():
+        with Watch():
             child, segment = start_child()
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -48,7 +50,7 @@ def test_a_segment_that_somebody_else_still_uses_stays():
     child, segment = start_child()
     mine = shared_memory.SharedMemory(name=segment.name)
     try:
-        with no_leftovers():
+        with Watch():
             pass
         assert not psutil.pid_exists(child.pid)
         assert segment.exists()
@@ -57,10 +59,33 @@ def test_a_segment_that_somebody_else_still_uses_stays():
         segment.unlink(missing_ok=True)
 
 
+def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch):
+    """Ray may end a worker, and so orphan what it started, before the run is over."""
+    monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
+    with Watch():
+        child, segment = start_child()
+        time.sleep(0.5)
+        child.kill()
+        child.wait()
+        assert segment.exists()
+    assert not segment.exists()
+
+
+def test_the_peak_is_of_all_processes_together(monkeypatch):
+    monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
+    code = "x = bytearray(300 * 2**20); input()"
+    with Watch() as watch:
+        pipe = subprocess.PIPE
+        children = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe) for _ in range(2)]
+        time.sleep(1.5)
+    assert watch.peak_gib > 0.58 + proportional_kib(os.getpid()) / 2**20 - 0.1
+    assert all(not psutil.pid_exists(child.pid) for child in children)
+
+
 def test_a_semaphore_is_found_though_it_is_mapped_under_another_name():
     semaphore = multiprocessing.get_context("spawn").Semaphore()
     inodes = {path.stat().st_ino for path in Path("/dev/shm").glob("sem.mp-*")}
-    assert mapped_segments([psutil.Process()]) & inodes
+    assert mapped_inodes([psutil.Process()]) & inodes
     del semaphore
 
 
