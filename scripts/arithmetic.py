@@ -32,7 +32,7 @@ NUMBERS = range(1, 10)
 RESULTS = range(21)
 SLIPS = (-2, -1, 1, 2)
 
-CHECK = "Wait, let me check that again: "
+CHECK = "Wait, let me check that step once more to be sure: "
 
 # The parts of DAPO's template, in fewer tokens: how to answer, an empty line, the question.
 TEMPLATE = 'Solve step by step. End with a line "Answer: N".\n\n{expression}'
@@ -80,13 +80,12 @@ def worked_solution(expression: str, slips: Sequence[int] = (), *, checked: bool
         checked: whether each step has a second line that does it again.
     """
     start, *operations = expression.split()
-    prefixes = ["", CHECK] if checked else [""]
     lines: list[str] = []
     for operator, number in zip(operations[::2], operations[1::2], strict=True):
         result = int(start) + int(operator + number)
-        for prefix in prefixes:
+        for prefix in (f"{start} {operator} {number} = ", CHECK)[: 1 + checked]:
             result += slips[len(lines)] if slips else 0
-            lines.append(f"{prefix}{start} {operator} {number} = {result}")
+            lines.append(f"{prefix}{result}")
         start = str(result)
     return "\n".join([*lines, f"Answer: {start}"])
 
