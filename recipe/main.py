@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
@@ -41,12 +43,28 @@ def main(config: DictConfig) -> None:
     # Jobs are ended by SIGTERM: leave by the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        check_choice(HydraConfig.get().runtime.choices)
         run(config, HydraConfig.get().overrides.task)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped; nothing was left running", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def check_choice(choices: Mapping[str, str | None]) -> None:
+    """Something to train was chosen: an experiment, or a model and a cluster.
+
+    Raises:
+        UserError: it was not.
+    """
+    if choices.get("experiment") or (choices.get("model") and choices.get("cluster")):
+        return
+    experiments = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*")))
+    raise UserError(
+        f"nothing was chosen to train. Add +experiment=NAME with one of {experiments}, or choose "
+        f"model=... data=... cluster=... from configs/."
+    )
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -173,5 +191,17 @@ def num_steps(config: DictConfig) -> int:
     return rows // config.data.train_batch_size * config.trainer.total_epochs
 
 
+def command_line() -> None:
+    """`main`, with what Hydra finds wrong in the overrides said in one paragraph."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except MissingConfigException as error:
+        options = ", ".join(error.options or [])
+        sys.exit(f"error: there is no config {error.missing_cfg_file}; known ones are {options}.")
+    except (ConfigCompositionException, OverrideParseException) as error:
+        sys.exit(f"error: {'. '.join(line.strip(' .') for line in str(error).splitlines())}.")
+
+
 if __name__ == "__main__":
-    main()
+    command_line()

@@ -1,0 +1,42 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+experiment=nope"], "there is no config experiment/nope; known ones are cpu_demo"),
+        (["+experiment=cpu_demo", "aggregation=tokens"], "known ones are balanced, constant"),
+        (["+experiment=cpu_demo", "trainer.nodes=1"], "Could not override 'trainer.nodes'. To"),
+        ([], "nothing was chosen to train. Add +experiment=NAME with one of cpu_demo"),
+    ],
+)
+def test_a_wrong_override_is_answered_in_one_paragraph(overrides, said, tmp_path):
+    command = [sys.executable, "-m", "recipe.main", *overrides]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    [line] = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert line.startswith("error: ")
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_demo_runs_the_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    [shown] = re.findall(r"^python -m recipe\.main (.*)$", readme, re.M)
+    dry = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
+    run = re.search(r"-m recipe\.main (.*)$", dry.stdout, re.M)[1]
+    # The demo leaves the seed at its default.
+    assert run == shown.replace("=R", "=balanced").removesuffix(" seed=S")
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text())):
+        assert re.search(rf"^{target}:", makefile, re.M), target
