@@ -20,8 +20,8 @@ COLUMNS = ("data_source", "prompt", "reward_model")
 GIB_PER_CPU_RANK, GIB_BESIDE = 3.5, 3.5
 
 
-def check(config: DictConfig) -> None:
-    """Everything below, cheapest first.
+def check_settings(config: DictConfig) -> None:
+    """All that needs no data.
 
     Raises:
         UserError: the first thing found wrong.
@@ -29,7 +29,6 @@ def check(config: DictConfig) -> None:
     check_packages(config)
     check_aggregation(config)
     check_batches(config)
-    check_rewards(config, check_data(config))
     if config.trainer.device == "cpu":
         check_cpu_machine(config)
 
@@ -110,29 +109,33 @@ def check_batches(config: DictConfig) -> None:
         )
 
 
-def check_data(config: DictConfig) -> dict[str, str]:
-    """Every data file is there and every row is in verl's schema.
+def check_data(config: DictConfig) -> None:
+    """Every data file is there, every row is in verl's schema and has a reward.
 
-    Returns:
-        For each data source one of its ground truths.
+    Raises:
+        UserError: the first row, or file, that is not so.
     """
     sources: dict[str, str] = {}
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        rows = []
-        for file in files if isinstance(files, ListConfig | list) else [files]:
-            rows += read_rows(Path(str(file)).expanduser(), f"data.{key}")
-        wanted = config.data.train_batch_size if key == "train_files" else 1
+    for key, wanted in (("train_files", config.data.train_batch_size), ("val_files", 1)):
+        rows = [row for path in data_files(config, key) for row in read_rows(path, f"data.{key}")]
         if len(rows) < wanted:
             raise UserError(
-                f"data.{key} holds {len(rows)} rows, but a step takes {wanted} prompts."
+                f"data.{key} holds {len(rows)} rows, but a step takes {wanted} prompts. Give more "
+                f"data, or lower data.train_batch_size."
             )
         sources |= {row["data_source"]: row["reward_model"]["ground_truth"] for row in rows}
-    return sources
+    check_rewards(config, sources)
+
+
+def data_files(config: DictConfig, key: str) -> list[Path]:
+    """The files that `data.train_files` or `data.val_files` names: one, or a list."""
+    files = config.data[key]
+    names = files if isinstance(files, ListConfig | list) else [files]
+    return [Path(str(name)).expanduser() for name in names]
 
 
 def check_rewards(config: DictConfig, sources: dict[str, str]) -> None:
-    """The project's reward function takes every data source.
+    """The project's reward function takes every data source, given with one of its answers.
 
     verl logs what a reward function raises and drops the group, so an unknown source would train
     on nothing.

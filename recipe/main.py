@@ -12,19 +12,21 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 import hydra
+import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverrideParseException
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
-from recipe.checks import check
+from recipe.checks import check_data, check_settings, data_files
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.errors import UserError
 from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
@@ -75,9 +77,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         config.trainer.default_local_dir = str(folder / "checkpoints")
         config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
     OmegaConf.resolve(config)
+    check_settings(config)
     if "task" in config.data:
         embedded.make(config.data.task)
-    check(config)
+    check_data(config)
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)
@@ -133,10 +136,10 @@ def train(
             try:
                 run_verl()
             except Exception as error:
-                # Whatever failed below says so in the log; here stands its last line.
+                traceback.print_exc()
+                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 raise UserError(
-                    f"training failed: {str(error).strip().splitlines()[-1]}. The whole story is "
-                    f"in {folder / 'run.log'}."
+                    f"training failed: {reason}. The whole story is in {folder / 'run.log'}."
                 ) from error
     assert progress.startup_seconds is not None, "verl trained without logging a step"
     return {
@@ -183,12 +186,10 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
 
 def num_steps(config: DictConfig) -> int:
     """Steps of the run, as verl counts them."""
-    import pyarrow.parquet as pq
-
     if config.trainer.total_training_steps is not None:
         return config.trainer.total_training_steps
-    rows = pq.read_metadata(config.data.train_files).num_rows
-    return rows // config.data.train_batch_size * config.trainer.total_epochs
+    num_rows = sum(pq.read_metadata(path).num_rows for path in data_files(config, "train_files"))
+    return num_rows // config.data.train_batch_size * config.trainer.total_epochs
 
 
 def command_line() -> None:

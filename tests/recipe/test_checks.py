@@ -5,7 +5,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.checks import check
+from recipe.checks import check_data, check_settings
 from recipe.errors import UserError
 
 ROW = {
@@ -35,12 +35,14 @@ def refused(config, changes):
     for key, value in changes.items():
         OmegaConf.update(config, key, value, force_add=True)
     with pytest.raises(UserError) as error:
-        check(config)
+        check_settings(config)
+        check_data(config)
     return str(error.value)
 
 
 def test_the_demo_config_is_accepted(config):
-    check(config)
+    check_settings(config)
+    check_data(config)
 
 
 ACTOR = "actor_rollout_ref.actor"
