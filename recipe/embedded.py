@@ -13,13 +13,18 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ("scripts/arithmetic.py", "scripts/tiny_model.py")
 
 
+def cache() -> Path:
+    """This project's part of the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "balanced-aggregation"
+
+
 def folder(task: str) -> str:
     """Where the model and data of `task` are kept: named by a hash of all that made them."""
     made_by = [task, *(version(package) for package in ("torch", "transformers", "tokenizers"))]
     made_by += [(ROOT / source).read_text() for source in SOURCES]
     digest = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return str(cache / "balanced-aggregation" / f"{task}-{digest}")
+    return str(cache() / f"{task}-{digest}")
 
 
 def make(task: str) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ from recipe.checks import check_data, check_settings, data_files
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.errors import UserError
 from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
-from recipe.processes import Watch, temporary_folder
+from recipe.processes import Watch, only_local_run, temporary_folder
 from recipe.report import write_report
 
 ROOT = Path(__file__).parents[1]
@@ -84,13 +84,13 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)
-    open_folder(folder, config)
-    (folder / "run.log").write_text(said.getvalue())
-
-    print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
-    print(f"log: {folder / 'run.log'}")
-    with output_to(folder / "run.log") as terminal:
-        measured = train(run_verl, config, folder, terminal)
+    with only_local_run(embedded.cache() / "run.lock") if owns_ray() else nullcontext():
+        open_folder(folder, config)
+        (folder / "run.log").write_text(said.getvalue())
+        print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
+        print(f"log: {folder / 'run.log'}")
+        with output_to(folder / "run.log") as terminal:
+            measured = train(run_verl, config, folder, terminal)
 
     records = read_metrics(folder)
     held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
@@ -129,7 +129,7 @@ def train(
         ray_init = config.ray_kwargs.ray_init
         with open_dict(ray_init):
             ray_init.runtime_env.env_vars.update(environment(folder, temporary))
-            if "RAY_ADDRESS" not in os.environ:
+            if owns_ray():
                 ray_init["_temp_dir"] = str(temporary / "ray")
         os.environ |= ray_init.runtime_env.env_vars
         with Progress(folder / "metrics.jsonl", num_steps(config), terminal) as progress:
@@ -146,6 +146,11 @@ def train(
         "startup_seconds": round(progress.startup_seconds, 1),
         "peak_memory_gib": round(watch.peak_gib, 2),
     }
+
+
+def owns_ray() -> bool:
+    """Whether Ray starts with this run, rather than being a cluster that it joins."""
+    return "RAY_ADDRESS" not in os.environ
 
 
 def environment(folder: Path, temporary: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ Ray ends its workers with SIGKILL, so what they share by name (vLLM's message qu
 stays behind unless somebody removes it. Everything here goes by process, never by name.
 """
 
+import fcntl
 import re
 import shutil
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from recipe.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLE_SECONDS = 4.0
@@ -30,6 +33,28 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_local_run(lock: Path) -> Iterator[None]:
+    """Hold `lock` while this machine's own Ray runs.
+
+    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
+    started on its own has the same: two runs would send each other their weights.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another run trains on this machine, and two would mix up their weights. Wait "
+                "for it or stop it, or give both to one Ray cluster (RAY_ADDRESS)."
+            ) from None
+        yield
 
 
 class Watch:

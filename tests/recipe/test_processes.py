@@ -7,9 +7,17 @@ from multiprocessing import shared_memory
 from pathlib import Path
 
 import psutil
+import pytest
 
 from recipe import processes
-from recipe.processes import Watch, mapped_inodes, proportional_kib, temporary_folder
+from recipe.errors import UserError
+from recipe.processes import (
+    Watch,
+    mapped_inodes,
+    only_local_run,
+    proportional_kib,
+    temporary_folder,
+)
 
 # A child that shares memory by name and never cleans up, as a killed vLLM server does.
 CHILD = """
@@ -94,6 +102,16 @@ def test_memory_of_a_process_is_counted_and_of_a_gone_one_is_zero():
     child = subprocess.Popen(["true"])
     child.wait()
     assert proportional_kib(child.pid) == 0
+
+
+def test_a_second_local_run_is_refused_until_the_first_is_over(tmp_path):
+    lock = tmp_path / "cache" / "run.lock"
+    with only_local_run(lock):
+        with pytest.raises(UserError, match="another run trains on this machine"):
+            with only_local_run(lock):
+                pass
+    with only_local_run(lock):
+        pass
 
 
 def test_a_temporary_folder_has_a_short_path_and_goes():

@@ -1,0 +1,107 @@
+import ast
+import operator
+from random import Random
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward.score import compute_score
+from scripts import arithmetic
+
+TASKS = sorted(arithmetic.TASKS)
+
+
+def value(expression: str) -> int:
+    """What Python's own grammar says an expression is worth."""
+    signs = {ast.Add: operator.add, ast.Sub: operator.sub}
+
+    def visit(node):
+        if isinstance(node, ast.BinOp):
+            return signs[type(node.op)](visit(node.left), visit(node.right))
+        return node.value
+
+    return visit(ast.parse(expression, mode="eval").body)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return arithmetic.draw_expressions(seed=0)
+
+
+def test_train_and_validation_share_no_expression(splits):
+    train, val = set(splits["train"]), set(splits["val"])
+    assert (len(train), len(val)) == (len(splits["train"]), len(splits["val"])) == (8192, 256)
+    assert not train & val
+
+
+def test_expressions_are_the_same_for_the_same_seed_only(splits):
+    assert arithmetic.draw_expressions(seed=0) == splits
+    assert arithmetic.draw_expressions(seed=1) != splits
+
+
+def test_worked_solutions_without_slips_end_in_the_true_answer(splits):
+    for expression in splits["val"]:
+        for checked in (False, True):
+            solution = arithmetic.worked_solution(expression, checked=checked)
+            assert solution.splitlines()[-1] == f"Answer: {value(expression)}"
+            assert arithmetic.is_right(solution, expression)
+
+
+@given(st.data())
+def test_a_slip_shifts_the_answer_by_what_it_adds(data):
+    expression = "3 + 8 - 2 + 5"
+    slips = data.draw(st.lists(st.sampled_from([-2, -1, 0, 1, 2]), min_size=6, max_size=6))
+    solution = arithmetic.worked_solution(expression, slips, checked=True)
+    assert solution.splitlines()[-1] == f"Answer: {value(expression) + sum(slips)}"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_project_reward_agrees_with_the_check_of_the_warm_start(task, splits):
+    random = Random(1)
+    verdicts = set()
+    for expression in splits["val"]:
+        solution = arithmetic.draw_solution(arithmetic.TASKS[task], expression, random)
+        score = compute_score("math_dapo", solution, str(value(expression)))
+        assert bool(score["acc"]) == arithmetic.is_right(solution, expression)
+        verdicts.add(score["acc"])
+    assert verdicts == {0.0, 1.0}
+
+
+def lengths_by_verdict(task):
+    random = Random(2)
+    found = {True: [], False: []}
+    expressions = arithmetic.draw_expressions(0)["train"][:4000]
+    for expression in expressions:
+        solution = arithmetic.draw_solution(arithmetic.TASKS[task], expression, random)
+        # Lines per step: expressions of all sizes slip, longer ones more often.
+        num_steps = len(arithmetic.results(expression))
+        lines = len(solution.splitlines()) / num_steps
+        found[arithmetic.is_right(solution, expression)].append(lines)
+    return [sum(found[verdict]) / len(found[verdict]) for verdict in (False, True)]
+
+
+def test_in_the_solutions_of_length_gap_wrong_ones_are_longer():
+    wrong, right = lengths_by_verdict("length_gap")
+    assert wrong > 1.2 * right
+
+
+def test_in_the_solutions_of_length_spread_length_says_little_about_right_and_wrong():
+    wrong, right = lengths_by_verdict("length_spread")
+    assert wrong == pytest.approx(right, rel=0.15)
+
+
+def test_rows_are_in_the_schema_of_dapo_math_17k(tmp_path):
+    path = tmp_path / "val.parquet"
+    arithmetic.write_parquet("val", ["3 + 8 - 2"], path)
+    table = pq.read_table(path)
+    assert table.column_names == ["data_source", "prompt", "ability", "reward_model", "extra_info"]
+    [row] = table.to_pylist()
+    [message] = row["prompt"]
+    assert message["role"] == "user"
+    assert message["content"].endswith("3 + 8 - 2")
+    assert "Answer:" in message["content"]
+    assert row["reward_model"] == {"ground_truth": "9", "style": "rule-lighteval/MATH_v2"}
+    assert (row["data_source"], row["ability"]) == ("math_dapo", "MATH")
+    assert isinstance(row["extra_info"]["index"], str)
