@@ -25,4 +25,4 @@ test: install
 	@$(PY) -m pytest -q -m "not gpu"
 
 gpu-smoke:
-	@$(GPU_PYTHON) -m pytest -v -s -m gpu
+	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu

@@ -31,7 +31,8 @@ def read_summaries(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is none.
     """
-    paths = sorted(folder.glob("**/*.json"))
+    # A run that was moved aside is named NAME~1, NAME~2, ...
+    paths = [path for path in sorted(folder.glob("**/*.json")) if "~" not in path.parent.name]
     summaries = [json.loads(path.read_text()) for path in paths]
     summaries = [summary for summary in summaries if "val_end" in summary]
     if not summaries:
@@ -40,19 +41,30 @@ def read_summaries(folder: Path) -> list[dict[str, Any]]:
 
 
 def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One row per experiment and rule: means over seeds, and the lowest and highest gain."""
-    cells = defaultdict(list)
+    """One row per experiment, rule and set of overrides: means over seeds, range of gains.
+
+    Raises:
+        ValueError: a seed appears twice in a row.
+    """
+    cells = defaultdict(dict)
     for summary in summaries:
-        cells[summary["experiment"], summary["rule"]].append(summary)
+        if summary["val_end"] is None:
+            continue
+        overrides = " ".join(summary.get("overrides", []))
+        key = (summary["experiment"], summary["rule"], overrides)
+        if summary["seed"] in cells[key]:
+            raise ValueError(f"two runs of {' '.join(key)} have seed {summary['seed']}; keep one.")
+        cells[key][summary["seed"]] = summary
     table = []
-    for (experiment, rule), runs in sorted(cells.items()):
+    for (experiment, rule, overrides), by_seed in sorted(cells.items()):
+        runs = list(by_seed.values())
         gains = [100 * (run["val_end"] - run["val_start"]) for run in runs]
         spread = f" ({min(gains):+.1f} to {max(gains):+.1f})" if len(runs) > 1 else ""
         table.append(
             (
-                experiment,
+                f"{experiment} {overrides}".strip(),
                 rule,
-                str(len({run["seed"] for run in runs})),
+                str(len(runs)),
                 f"{mean(run['val_start'] for run in runs):.1%}",
                 f"{mean(run['val_end'] for run in runs):.1%}",
                 f"{mean(gains):+.1f}{spread}",

@@ -29,6 +29,7 @@ def check_settings(config: DictConfig) -> None:
     check_packages(config)
     check_aggregation(config)
     check_batches(config)
+    check_trainer(config)
     if config.trainer.device == "cpu":
         check_cpu_machine(config)
 
@@ -48,7 +49,7 @@ def check_aggregation(config: DictConfig) -> None:
     """The rule is known, and nothing beside it would silently mean something else."""
     try:
         AggregationSettings.from_config(config)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     actor = config.actor_rollout_ref.actor
     refusals = {
@@ -73,6 +74,10 @@ def check_aggregation(config: DictConfig) -> None:
             bool(config.distillation.enabled),
             "is true, and distillation brings a loss of its own",
         ),
+        "actor_rollout_ref.actor.strategy": (
+            actor.strategy not in ("fsdp", "fsdp2"),
+            f"is {actor.strategy}, and the actor's measurements are written for fsdp and fsdp2",
+        ),
         "algorithm.rollout_correction.bypass_mode": (
             bool(config.algorithm.rollout_correction.bypass_mode),
             "is true, which makes workers change the response mask after the weights are computed",
@@ -82,8 +87,31 @@ def check_aggregation(config: DictConfig) -> None:
         if refused:
             raise UserError(
                 f"{key} {reason}. Remove that override: the policy term follows aggregation.rule "
-                f"with GRPO advantages and verl's clipped (vanilla) loss."
+                f"with GRPO advantages and verl's clipped (vanilla) loss in an FSDP actor."
             )
+
+
+def check_trainer(config: DictConfig) -> None:
+    """The trainer writes what the report reads, and does what its settings say."""
+    trainer = config.trainer
+    if "file" not in trainer.logger:
+        raise UserError(
+            f"trainer.logger is {list(trainer.logger)}, but the progress line and the report read "
+            f"what `file` writes. Add it: trainer.logger=[console,file,...]."
+        )
+    if trainer.val_only or trainer.resume_mode != "disable":
+        key, value = (
+            ("val_only", True) if trainer.val_only else ("resume_mode", trainer.resume_mode)
+        )
+        raise UserError(
+            f"trainer.{key} is {value}, but a run here trains from its start: an earlier one in "
+            f"its folder is moved aside. Remove that override."
+        )
+    if trainer.v1.trainer_mode == "separate_async":
+        raise UserError(
+            "trainer.v1.trainer_mode is separate_async, whose actor workers are not measured yet. "
+            "Use sync or colocate_async."
+        )
 
 
 def check_batches(config: DictConfig) -> None:

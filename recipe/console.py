@@ -45,6 +45,7 @@ class Progress:
         self.offset = 0
         self.started = time.monotonic()
         self.startup_seconds: float | None = None
+        self.failure: Exception | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -55,16 +56,25 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Print what is left and end."""
+        """Print what is left and end.
+
+        Raises:
+            Exception: what went wrong while following; the run itself went on.
+        """
         self.stop.set()
         self.thread.join()
+        if self.failure:
+            raise self.failure
 
     def _follow(self) -> None:
         last = False
-        while not last:
-            last = self.stop.wait(POLL_SECONDS)
-            for record in self._new_records():
-                self.terminal.write(self._line(record["step"], record["data"]) + "\n")
+        try:
+            while not last:
+                last = self.stop.wait(POLL_SECONDS)
+                for record in self._new_records():
+                    self.terminal.write(self._line(record["step"], record["data"]) + "\n")
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            self.failure = error
 
     def _new_records(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():

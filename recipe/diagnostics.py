@@ -1,9 +1,9 @@
 """What an aggregation rule does to a train batch, as numbers.
 
-Computed on the driver over whole groups of counted responses (axis `_N`; `_P` is the prompts). A
-response's share of the objective is w_i * length_i * |A_i|, normalised over the batch. Keys avoid
-the letters "max" and "min": verl picks the reducer of a metric from them. A quantity that a batch
-does not define, such as the length of positive responses where there are none, is left out.
+Computed on the driver over whole groups (axis `_N`: responses, `_P`: prompts). A response's share
+of the objective is w_i * length_i * |A_i|, normalised over the batch. Keys avoid "max", "min",
+"sum" and "total": verl picks the reducer of a metric from them. A quantity that a batch does not
+define, such as the length of positive responses where there are none, is left out.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ def diagnose(
     length_N: Tensor,
     advantage_N: Tensor,
     group_N: Tensor,
-    truncated_N: Tensor,
     weights: Mapping[str, Tensor],
     chosen: str,
 ) -> dict[str, float]:
@@ -26,7 +25,6 @@ def diagnose(
         length_N: trained tokens of each response, > 0.
         advantage_N: one group-relative advantage per response.
         group_N: integer id of the response's prompt.
-        truncated_N: bool, whether the response reached the length limit.
         weights: weight_N under each rule, by name.
         chosen: the rule that trains.
     """
@@ -36,7 +34,6 @@ def diagnose(
         metrics[f"tokens_{sign}"] = int(length_N[is_sign_N].sum())
         if is_sign_N.any():
             metrics[f"length_{sign}"] = length_N[is_sign_N].double().mean().item()
-            metrics[f"truncated_{sign}"] = truncated_N[is_sign_N].double().mean().item()
     for name, weight_N in weights.items():
         shares = share_by_sign(length_N, advantage_N, weight_N)
         metrics |= {f"share_{sign}/{name}": share for sign, share in shares.items()}
@@ -93,13 +90,25 @@ def length_by_group(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> d
     return metrics
 
 
-def by_verdict(length_N: Tensor, right_N: Tensor, counted_N: Tensor) -> dict[str, float]:
-    """Share of right responses, and mean length of right and of wrong ones.
+def by_verdict(
+    length_N: Tensor, score_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
+) -> dict[str, float]:
+    """Share of right responses, lengths by verdict, truncation by sign: of all with a length.
 
-    Unlike the sign of the advantage, the verdict is defined in groups without variance too.
+    Whatever the settings leave out of the objective is in here, padding is not. A score above 0
+    counts as right, as it does for the project's graders; unlike the sign of the advantage, that
+    is defined in groups without variance too.
     """
-    metrics = {"reward/right": right_N[counted_N].double().mean().item()}
-    for verdict, is_N in (("right", counted_N & right_N), ("wrong", counted_N & ~right_N)):
+    there_N, right_N = length_N > 0, score_N > 0
+    metrics: dict[str, float] = {}
+    means = {
+        "reward/right": (there_N, right_N),
+        "reward/length_right": (there_N & right_N, length_N),
+        "reward/length_wrong": (there_N & ~right_N, length_N),
+        "aggregation/truncated_positive": (there_N & (advantage_N > 0), truncated_N),
+        "aggregation/truncated_negative": (there_N & (advantage_N < 0), truncated_N),
+    }
+    for key, (is_N, value_N) in means.items():
         if is_N.any():
-            metrics[f"reward/length_{verdict}"] = length_N[is_N].double().mean().item()
+            metrics[key] = value_N[is_N].double().mean().item()
     return metrics

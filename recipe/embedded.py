@@ -10,7 +10,7 @@ from pathlib import Path
 from recipe.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("scripts/arithmetic.py", "scripts/tiny_model.py")
+SOURCES = ("scripts/arithmetic.py", "scripts/tiny_tokenizer.py", "scripts/tiny_model.py")
 
 
 def cache() -> Path:

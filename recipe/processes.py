@@ -78,8 +78,9 @@ class Watch:
         """Shut Ray down, then end what it left and remove the segments it shared."""
         import ray
 
-        # A second Ctrl-C must not leave the half of it.
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A second Ctrl-C or SIGTERM must not leave the half of it.
+        stops = (signal.SIGINT, signal.SIGTERM)
+        handlers = [signal.signal(stop, signal.SIG_IGN) for stop in stops]
         self.stop.set()
         self.thread.join()
         self._sample()
@@ -89,7 +90,8 @@ class Watch:
         for segment, inode in self.shared:
             if inode not in still_mapped and segment.exists() and segment.stat().st_ino == inode:
                 segment.unlink()
-        signal.signal(signal.SIGINT, interrupt)
+        for stop, handler in zip(stops, handlers, strict=True):
+            signal.signal(stop, handler)
 
     def _follow(self) -> None:
         while not self.stop.wait(SAMPLE_SECONDS):

@@ -68,7 +68,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             *table(("", "start", "end"), rows),
             "",
             f"{summary['steps']} steps in {summary['seconds']:.0f} s, "
-            f"{summary['startup_seconds']:.0f} s of them until the first step; peak memory "
+            f"{summary['startup_seconds']:.0f} s of them until the first record; peak memory "
             f"{summary['peak_memory_gib']} GiB; gradient clipped in {clipped} of the updates.",
             "",
             "Share of the objective by advantage sign, mean over the steps: what each rule would "

@@ -1,7 +1,7 @@
 """verl's trainer with aggregation weights: a column of the batch, and metrics.
 
-The mixin goes in front of any of verl's trainers (sync, colocate_async, separate_async); the name
-of the mode stays verl's own, because verl keys behaviour on it.
+The mixin goes in front of verl's trainers sync and colocate_async; the name of the mode stays
+verl's own, because verl keys behaviour on it.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
+from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -58,6 +59,9 @@ class AggregationMixin(PPOTrainer):
         length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
         score_N = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
         group_N = group_ids(list(data["uid"]))
+        if not self.config.algorithm.use_kl_in_reward:
+            # Equal scores have advantage 0, but for the rounding of their mean.
+            advantage_N = advantage_N.where(varies_within(score_N, group_N), 0.0)
         limit = self.config.data.max_response_length
         truncated_N = torch.tensor([tag["response_len"] >= limit for tag in batch.tags])
 
@@ -72,14 +76,13 @@ class AggregationMixin(PPOTrainer):
         weights = {
             name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()
         }
-        metrics |= by_verdict(length_N, score_N > 0, length_N > 0)
+        metrics |= by_verdict(length_N, score_N, advantage_N, truncated_N)
         if counted_N.any():
             under = {name: weight_N[counted_N] for name, weight_N in weights.items()}
             metrics |= diagnose(
                 length_N[counted_N],
                 advantage_N[counted_N],
                 group_N[counted_N],
-                truncated_N[counted_N],
                 under,
                 settings.rule,
             )
@@ -87,9 +90,7 @@ class AggregationMixin(PPOTrainer):
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
 
 
-def per_response(
-    mask_NT: torch.Tensor, advantage_NT: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
     """Length and advantage of each response, from nested token columns.
 
     Returns:
@@ -103,7 +104,18 @@ def per_response(
     return length_N, first_N
 
 
-def group_ids(uids: list[str]) -> torch.Tensor:
+def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
+    """Whether the response's group holds scores that differ."""
+    highest, lowest = (
+        torch.zeros(int(group_N.max()) + 1).scatter_reduce(
+            0, group_N, score_N, how, include_self=False
+        )
+        for how in ("amax", "amin")
+    )
+    return (highest > lowest)[group_N]
+
+
+def group_ids(uids: list[str]) -> Tensor:
     """A dense integer per distinct uid, in order of appearance."""
     index: dict[str, int] = {}
     return torch.tensor([index.setdefault(uid, len(index)) for uid in uids])

@@ -1,6 +1,5 @@
 """verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -22,13 +21,18 @@ class MeasuredTrainingWorker(TrainingWorker):
         optimizer = self.engine.optimizer
         # Read now: verl steps the learning-rate schedule before it returns.
         lrs = [group["lr"] for group in optimizer.param_groups]
+        steps_before = num_steps(optimizer)
         output = super().train_batch(data)
+        # Ranks without outputs, as under sequence parallelism, hold shards all the same; and verl
+        # skips the step of a gradient that is not finite.
+        stepped = isinstance(optimizer, torch.optim.AdamW) and num_steps(optimizer) > steps_before
+        norm = self._update_norm(optimizer, lrs) if stepped else 0.0
+        if output is None:
+            return output
         metrics = tu.get(output, "metrics")
         metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
         if isinstance(optimizer, torch.optim.AdamW):
-            # verl skips the step of a gradient that is not finite.
-            stepped = math.isfinite(metrics["grad_norm"])
-            metrics["update_norm"] = self._update_norm(optimizer, lrs) if stepped else 0.0
+            metrics["update_norm"] = norm
         return output
 
     @torch.no_grad()
@@ -46,6 +50,11 @@ class MeasuredActorWorker(ActorRolloutRefWorker):
     """Runs the measured training worker as its actor."""
 
     actor_worker_cls = MeasuredTrainingWorker
+
+
+def num_steps(optimizer: torch.optim.Optimizer) -> int:
+    """Steps an optimizer has made, by the state of its parameters; 0 before the first."""
+    return max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
 
 
 def adamw_changes(optimizer: torch.optim.AdamW, lrs: list[float]) -> Iterator[torch.Tensor]:

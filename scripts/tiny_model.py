@@ -17,7 +17,6 @@ reinforcement learning to start from, with room to rise.
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -30,22 +29,14 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple, TextIO
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from scripts import arithmetic
+from scripts.tiny_tokenizer import END, MAX_POSITIONS, build_tokenizer
 
-PAD, START, END, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unknown|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MAX_POSITIONS = 512
 MAX_RESPONSE_TOKENS = 96
 NO_LABEL = -100
 
@@ -73,37 +64,6 @@ class Response(NamedTuple):
 
     length: int
     right: bool
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of words for the texts of the task and of characters for all else.
-
-    Each digit is a token. Each sentence of the template is one, since a prompt costs what its
-    tokens cost. Every ASCII text comes back from its tokens unchanged.
-    """
-    sentences = re.split(r"(\n\n|(?<=\.) )", arithmetic.TEMPLATE.format(expression=""))
-    words = re.findall(r" ?\w+", arithmetic.CHECK)
-    signs = [" + ", " - ", " = ", ": "]
-    pieces = {*sentences, *words, *signs, "Answer", "system", "user", "assistant"} - {""}
-    longest_first = sorted(pieces, key=lambda piece: (-len(piece), piece))
-    characters = ["\n", "\t", *map(chr, range(ord(" "), 127))]
-    vocabulary = dict.fromkeys([PAD, START, END, UNKNOWN, *longest_first, *characters])
-
-    ids = {token: i for i, token in enumerate(vocabulary)}
-    backend = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    pattern = "|".join([*map(re.escape, longest_first), r"[\s\S]"])
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        eos_token=END,
-        unk_token=UNKNOWN,
-        additional_special_tokens=[START],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:

@@ -122,10 +122,25 @@ def update(group, data, weight_N, order, lr=0.0):
     whole[WEIGHT_COLUMN] = weight_N
     shuffled = tu.index_select_tensor_dict(whole, order)
     tu.assign_non_tensor(
-        shuffled, global_batch_size=ROWS, mini_batch_size=ROWS, epochs=1, seed=1,
+        shuffled, global_batch_size=ROWS, mini_batch_size=len(order), epochs=1, seed=1,
         dataloader_kwargs={"shuffle": False}, temperature=1.0, calculate_entropy=False,
     )  # fmt: skip
     return tu.get(group.update_actor(shuffled), "metrics")
+
+
+def test_gradients_of_two_mini_batches_add_up_at_fixed_parameters(workers, batch):
+    """Weights belong to whole groups, so it does not matter which rows share an update."""
+    data, facts, _, _ = batch
+    weight_N = weights("balanced", facts)
+    workers[1].set_micro_batches(False, 4)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))
+    halves = []
+    for half in order.split(ROWS // 2):
+        update(workers[1], data, weight_N, half)
+        halves += workers[1].take_gradient()
+    update(workers[1], data, weight_N, torch.arange(ROWS))
+    [one] = workers[1].take_gradient()
+    assert relative(halves[0] + halves[1], one) < 1e-5
 
 
 def reference_gradient(model, rows, weight_N):

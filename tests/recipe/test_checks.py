@@ -60,6 +60,12 @@ ACTOR = "actor_rollout_ref.actor"
         ({f"{ACTOR}.policy_loss.loss_mode": "sapo"}, "is sapo", "(vanilla)"),
         ({"algorithm.adv_estimator": "gae"}, "adv_estimator is gae", "GRPO"),
         ({"algorithm.rollout_correction.bypass_mode": True}, "bypass_mode is true", "Remove"),
+        ({f"{ACTOR}.strategy": "megatron"}, "strategy is megatron", "FSDP actor"),
+        ({"trainer.logger": ["console"]}, "logger is ['console']", "[console,file,...]"),
+        ({"trainer.resume_mode": "auto"}, "resume_mode is auto", "moved aside"),
+        ({"trainer.val_only": True}, "val_only is True", "Remove"),
+        ({"trainer.v1.trainer_mode": "separate_async"}, "separate_async", "colocate_async"),
+        ({"aggregation.rules": "token"}, "unexpected keyword argument 'rules'", ""),
         ({"data.train_files": "nowhere.parquet"}, "nowhere.parquet, which is not a file", "path"),
         ({"data.train_batch_size": 8}, "holds 4 rows", "8 prompts"),
     ],
@@ -112,7 +118,7 @@ def test_too_little_memory_is_refused(config, monkeypatch):
 
 def test_a_missing_package_is_named(config, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
-    assert "not installed here: wandb" in refused(config, {"trainer.logger": ["wandb"]})
+    assert "not installed here: wandb" in refused(config, {"trainer.logger": ["file", "wandb"]})
 
 
 def test_a_missing_compiler_is_named(config, monkeypatch):

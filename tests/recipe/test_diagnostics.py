@@ -11,8 +11,7 @@ from recipe.diagnostics import by_verdict, diagnose
 
 def diagnosed(batch, chosen="balanced"):
     weights = {name: rule(*batch) for name, rule in RULES.items()}
-    truncated_N = batch.length_N >= 9
-    return diagnose(*batch, truncated_N, weights, chosen)
+    return diagnose(*batch, weights, chosen)
 
 
 def test_counts_lengths_and_truncation_of_a_batch_worked_out_by_hand():
@@ -25,8 +24,6 @@ def test_counts_lengths_and_truncation_of_a_batch_worked_out_by_hand():
         "tokens_negative": 29,
         "length_positive": 10 / 3,
         "length_negative": 29 / 4,
-        "truncated_positive": 0,
-        "truncated_negative": 2 / 4,
         "num_groups": 3,
         "num_zero_groups": 1,
         # (10.5 - 3.5) / 7 in group 0, (4 - 3) / 4.5 in group 1.
@@ -63,27 +60,40 @@ def test_shares_of_every_rule_sum_to_one_and_the_chosen_one_is_named():
 def test_share_under_token_is_length_times_advantage_in_units_of_the_group():
     batch = fixed_batch()
     part = [column[:4] for column in batch]
-    found = diagnose(*part, part[0] > 99, {"token": RULES["token"](*part)}, "token")
+    found = diagnose(*part, {"token": RULES["token"](*part)}, "token")
     assert found["aggregation/share_positive"] == pytest.approx((5 + 2) / (5 + 9 + 2 + 12))
 
 
-def test_no_key_names_the_reducers_max_or_min():
-    assert not [key for key in diagnosed(fixed_batch()) if "max" in key or "min" in key]
+def test_no_key_names_one_of_verls_reducers():
+    keys = [*diagnosed(fixed_batch()), *verdicts(fixed_batch())]
+    assert not [key for key in keys for word in ("max", "min", "sum", "total") if word in key]
 
 
 def test_an_undefined_quantity_is_left_out():
     batch = fixed_batch()
     part = [column[8:] for column in batch]
-    found = diagnose(*part, part[0] > 99, {"token": RULES["token"](*part)}, "token")
+    found = diagnose(*part, {"token": RULES["token"](*part)}, "token")
     assert "aggregation/length_positive" not in found
     assert "aggregation/length_gap" not in found
 
 
+def verdicts(batch):
+    return by_verdict(batch.length_N, batch.advantage_N, batch.advantage_N, batch.length_N >= 9)
+
+
 def test_verdicts_leave_padding_out():
     length_N = torch.tensor([4, 8, 6, 0])
-    right_N = torch.tensor([True, False, True, False])
-    assert by_verdict(length_N, right_N, length_N > 0) == {
+    score_N = torch.tensor([1.0, -1.0, 1.0, 0.0])
+    found = by_verdict(length_N, score_N, score_N, length_N >= 8)
+    assert found == {
         "reward/right": pytest.approx(2 / 3),
         "reward/length_right": 5.0,
         "reward/length_wrong": 8.0,
+        "aggregation/truncated_positive": 0.0,
+        "aggregation/truncated_negative": 1.0,
     }
+
+
+def test_a_batch_of_padding_has_no_verdicts():
+    nothing = torch.zeros(3)
+    assert by_verdict(nothing, nothing, nothing, nothing > 0) == {}

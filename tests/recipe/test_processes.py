@@ -81,11 +81,13 @@ def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch):
 
 def test_the_peak_is_of_all_processes_together(monkeypatch):
     monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
-    code = "x = bytearray(300 * 2**20); input()"
+    code = "x = bytearray(300 * 2**20); print(flush=True); import time; time.sleep(600)"
     with Watch() as watch:
         pipe = subprocess.PIPE
-        children = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe) for _ in range(2)]
-        time.sleep(1.5)
+        children = [subprocess.Popen([sys.executable, "-c", code], stdout=pipe) for _ in range(2)]
+        for child in children:
+            child.stdout.readline()
+        time.sleep(1)
     assert watch.peak_gib > 0.58 + proportional_kib(os.getpid()) / 2**20 - 0.1
     assert all(not psutil.pid_exists(child.pid) for child in children)
 

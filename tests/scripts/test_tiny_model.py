@@ -8,14 +8,14 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipe import embedded
-from scripts import arithmetic, tiny_model
+from scripts import arithmetic, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny_model.build_tokenizer()
+    return tiny_tokenizer.build_tokenizer()
 
 
 @pytest.mark.parametrize("task", sorted(arithmetic.TASKS))

@@ -1,0 +1,104 @@
+"""The weight column, on batches that TransferQueue only seems to hold."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
+
+from recipe import trainer
+from recipe.aggregation import RULES
+from recipe.policy_loss import WEIGHT_COLUMN
+
+LIMIT = 12
+# Two mixed groups, one without variance, and a row of padding; the last of group b is truncated.
+UIDS = ["a", "b", "a", "b", "c", "c", "pad"]
+LENGTHS = [3, 4, 5, 12, 6, 8, 1]
+SCORES = [1.0, 1.0, -1.0, -1.0, 0.3, 0.3, 0.0]
+ADVANTAGES = [1.0, 1.0, -1.0, -1.0, 0.03, 0.03, 0.0]
+
+
+def nested(rows):
+    return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+
+
+@pytest.fixture
+def add_weights(monkeypatch):
+    """Run the mixin on the batch; returns (weight_N, metrics)."""
+    data = {
+        "uid": UIDS,
+        "advantages": nested([[a] * n for a, n in zip(ADVANTAGES, LENGTHS, strict=True)]),
+        "response_mask": nested(
+            [[float(uid != "pad")] * n for uid, n in zip(UIDS, LENGTHS, strict=True)]
+        ),
+        "rm_scores": nested([[0.0] * (n - 1) + [s] for s, n in zip(SCORES, LENGTHS, strict=True)]),
+    }
+    put = {}
+
+    def run(**settings):
+        monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: data)
+        monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
+        base = {"rule": "balanced", "constant_length": LIMIT}
+        mixin = SimpleNamespace(
+            config=OmegaConf.create(
+                {
+                    "aggregation": base | settings,
+                    "algorithm": {"use_kl_in_reward": False},
+                    "data": {"max_response_length": LIMIT},
+                }
+            )
+        )
+        tags = [{"response_len": length} for length in LENGTHS]
+        keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
+        metrics = {}
+        meta = KVBatchMeta(partition_id="train", keys=keys, tags=tags)
+        trainer.AggregationMixin._add_weights(mixin, meta, metrics)
+        return put[WEIGHT_COLUMN], metrics
+
+    return run
+
+
+def expected(weights, num_counted):
+    return torch.tensor(weights) * len(UIDS) / num_counted
+
+
+def test_padding_has_weight_zero_and_the_others_make_up_for_it(add_weights):
+    weight_N, metrics = add_weights()
+    torch.testing.assert_close(
+        weight_N, expected([1 / 3, 1 / 4, 1 / 5, 1 / 12, 1 / 7, 1 / 7, 0], 6)
+    )
+    assert weight_N.shape == (len(UIDS),)
+    assert metrics["aggregation/num_groups"] == 3
+
+
+def test_a_group_of_equal_scores_has_no_sign_whatever_the_rounding(add_weights):
+    """Their mean is rounded, so verl's advantages are not exactly 0."""
+    metrics = add_weights()[1]
+    assert metrics["aggregation/num_zero_groups"] == 1
+    assert metrics["aggregation/num_positive"] == 2
+
+
+def test_mask_truncated_leaves_them_out_of_weights_and_lengths_but_reports_them(add_weights):
+    weight_N, metrics = add_weights(mask_truncated=True, rule="token")
+    torch.testing.assert_close(weight_N, expected([1 / 4, 1 / 4, 1 / 4, 0, 1 / 7, 1 / 7, 0], 5))
+    assert metrics["aggregation/truncated_negative"] == 1 / 2
+
+
+def test_drop_zero_groups_leaves_them_out_of_the_number_of_responses(add_weights):
+    weight_N, metrics = add_weights(drop_zero_groups=True)
+    torch.testing.assert_close(weight_N, expected([1 / 3, 1 / 4, 1 / 5, 1 / 12, 0, 0, 0], 4))
+    assert metrics["aggregation/num_groups"] == 2
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_weighs_all_that_counts(add_weights, rule):
+    weight_N, _ = add_weights(rule=rule)
+    assert (weight_N[:-1] > 0).all()
+
+
+def test_lengths_and_advantages_come_from_trained_tokens_only():
+    mask = nested([[0.0, 1.0, 1.0], [0.0]])
+    length_N, advantage_N = trainer.per_response(mask, nested([[9.0, 2.0, 2.0], [7.0]]))
+    assert length_N.tolist() == [2, 0]
+    assert advantage_N.tolist() == [2.0, 0.0]
