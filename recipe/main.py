@@ -189,6 +189,8 @@ def environment(folder: Path, temporary: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "TMPDIR": str(temporary),
+        # Kept, or vLLM would compile its kernel anew for every run.
+        "TORCHINDUCTOR_CACHE_DIR": str(embedded.cache() / "torchinductor"),
         "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         "WANDB_DIR": str(folder),
         "VLLM_NO_USAGE_STATS": "1",
