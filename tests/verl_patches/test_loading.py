@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import verl_patches
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,7 @@ def patched(done: subprocess.CompletedProcess) -> list[bool]:
     return [line == "STATE True" for line in lines]
 
 
+@pytest.mark.slow
 def test_importing_verl_applies_every_patch_on_the_platform_cpu():
     done = run_python(STATE, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="verl_patches")
     assert patched(done) == [True] * 5
@@ -48,6 +51,7 @@ metadata.version = lambda name: "0.24.0" if name == "vllm" else lookup(name)
 """
 
 
+@pytest.mark.slow
 def test_nothing_changes_on_another_platform():
     """A CUDA machine loads the patches too. A distribution named `vllm` is feigned here."""
     environment = {"VERL_PLATFORM": "nvidia", "VERL_USE_EXTERNAL_MODULES": "verl_patches"}
@@ -61,6 +65,7 @@ verl_patches.apply_all()
 """
 
 
+@pytest.mark.slow
 def test_a_failing_guard_ends_the_process():
     done = run_python(OTHER_VERSION)
     assert done.returncode != 0
