@@ -24,12 +24,17 @@ def readme_command(rule: str, seed: int) -> list[str]:
     return [sys.executable, "-m", "recipe.main", *shlex.split(arguments)]
 
 
+def names(folder: str, of_the_stack: str) -> set[str]:
+    """Entries of a folder that Ray, vLLM, torch or this project would make."""
+    return {name for name in os.listdir(folder) if re.match(of_the_stack, name)}
+
+
 def traces() -> dict[str, set[str]]:
     """What a run could leave outside its output folder and the user's cache."""
     status = ["git", "status", "--porcelain", "--untracked-files=all"]
     return {
-        "shared memory": set(os.listdir("/dev/shm")),
-        "temporary files": set(os.listdir("/tmp")),
+        "shared memory": names("/dev/shm", r"psm_|sem\.|torch_|verl_|plasma"),
+        "temporary files": names("/tmp", r"ba-|ray|rl-colocate|vllm|torchinductor|[0-9a-f-]{36}$"),
         "clone": set(
             subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
         ),
@@ -143,8 +148,8 @@ def test_the_weights_reach_the_actor(finished):
 def test_a_finished_run_leaves_nothing_behind(finished):
     outputs, _, before = finished
     assert processes_of(outputs) == []
-    for where, names in traces().items():
-        assert not {name for name in names - before[where] if "pytest" not in name}, where
+    for where, found in traces().items():
+        assert not found - before[where], where
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +175,8 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing_behind(interrupted):
     assert said.splitlines()[-1] == "stopped; nothing was left running"
     assert "Traceback" not in said
     assert processes_of(outputs) == []
-    for where, names in traces().items():
-        assert not {name for name in names - before[where] if "pytest" not in name}, where
+    for where, found in traces().items():
+        assert not found - before[where], where
 
 
 def test_the_first_responses_depend_on_the_seed_alone(finished, interrupted):
