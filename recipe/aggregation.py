@@ -4,7 +4,9 @@ Every rule is one weight per response; the loss of a batch of N responses is
 
     L = (1/N) * sum_i w_i * sum_t mask_it * loss_it          w_i = 1 / (reference length of i)
 
-and the rules differ in the reference length alone. Axis `_N`: the responses of a train batch.
+and the rules differ in the reference length alone. A rule is a function of the responses' lengths,
+advantages and groups; what else it needs (a limit, a learned scalar) is an argument with a default.
+Axes: `_N` the responses of a train batch, `_P` its groups. Groups are numbered from 0.
 """
 
 from collections.abc import Callable
@@ -81,30 +83,80 @@ def balanced_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> 
     return 1.0 / mean_within(length_N, 3 * group_N + sign_N)
 
 
-def mean_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:
-    """Mean of `value_N` over the responses with the same bucket id, given back per response."""
-    _, index_N = bucket_N.unique(return_inverse=True)
-    total = torch.bincount(index_N, weights=value_N.double())
-    return (total / torch.bincount(index_N))[index_N]
-
-
-def response_weights(
-    weights: Rule, length_N: Tensor, advantage_N: Tensor, group_N: Tensor, counted_N: Tensor
+@rule("lambda")
+def lambda_weights(
+    length_N: Tensor,
+    advantage_N: Tensor,
+    group_N: Tensor,
+    exponent: float | Tensor = 0.0,
+    spread: float = 1 / 9,
 ) -> Tensor:
-    """Weights of a train batch of which only some responses count.
+    """lambda-GRPO (arXiv:2510.06870): a learned preference for short or long responses.
 
-    Padding, aborted and dropped rows get weight 0 and enter no group. The others are multiplied
-    by N / num_counted, so dividing by all N rows in the loss is a mean over the counted ones.
+    With z the standardised length within the group (standard deviation over G, not G - 1),
+
+        h_i = 1 + spread * z_i        f_i = G * softmax_over_group(h_i ** exponent)
+        w_i = f_i / mean length of the group
+
+    so exponent 0 is `token`, below 0 favours short and above 0 long responses. The paper does not
+    say what happens at h <= 0; no group of G responses gets there while
+    spread * sqrt(G - 1) < 1, because |z| <= sqrt(G - 1) (Samuelson's inequality).
 
     Args:
-        weights: a rule of `RULES`, or one with its limit bound.
-        length_N: trained tokens of each response; > 0 where counted.
-        advantage_N: one group-relative advantage per response.
-        group_N: integer id of the response's prompt.
+        length_N: trained tokens of each response, > 0.
+        advantage_N: unused.
+        group_N: number of the response's group.
+        exponent: the learned scalar; a 0-dimensional tensor to differentiate by it.
+        spread: how far the lengths move h from 1, `r` in the paper.
+
+    Raises:
+        ValueError: an h is not positive, so its power is undefined.
+    """
+    mean_N = mean_within(length_N, group_N)
+    deviation_N = length_N - mean_N
+    std_N = mean_within(deviation_N**2, group_N).sqrt()
+    h_N = 1 + spread * deviation_N / std_N.where(std_N > 0, 1.0)
+    if (h_N <= 0).any():
+        raise ValueError(
+            f"lambda-GRPO is undefined where 1 + spread * z <= 0, found {h_N.amin():.3g} with "
+            f"spread={spread:.3g}; use a spread below 1 / sqrt(responses per group - 1)"
+        )
+    power_N = h_N**exponent
+    # The same for all of a group, so the softmax does not change; its exponential stays finite.
+    zero_P = torch.zeros_like(torch.bincount(group_N), dtype=torch.double)
+    highest_P = zero_P.scatter_reduce(0, group_N, power_N.detach(), "amax")
+    score_N = (power_N - highest_P[group_N]).exp()
+    return score_N / mean_within(score_N, group_N) / mean_N
+
+
+def mean_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:
+    """Mean of `value_N` over the responses with the same bucket number, given back per response."""
+    count = torch.bincount(bucket_N)
+    total = torch.zeros(len(count), dtype=torch.double).scatter_add(0, bucket_N, value_N.double())
+    return (total / count)[bucket_N]
+
+
+def value_and_slope(weights: Rule, exponent: float, *columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of a rule with a learned scalar, and their derivative by that scalar.
+
+    Returns:
+        weight_N, slope_N.
+    """
+    at = torch.tensor(exponent, dtype=torch.double)
+    return torch.func.jvp(lambda x: weights(*columns, exponent=x), (at,), (torch.ones_like(at),))
+
+
+def over_all_rows(weight_C: Tensor, counted_N: Tensor) -> Tensor:
+    """Weights of a train batch of which only some responses count.
+
+    Padding, aborted and dropped rows get weight 0. The others are multiplied by N / num_counted,
+    so dividing by all N rows in the loss is a mean over the counted ones.
+
+    Args:
+        weight_C: a rule's weights, made from the counted responses alone.
         counted_N: bool, whether the response is part of the objective.
     """
-    weight_N = torch.zeros(len(length_N), dtype=torch.double)
-    if counted_N.any():
-        part = [column[counted_N] for column in (length_N, advantage_N, group_N)]
-        weight_N[counted_N] = weights(*part) * (len(length_N) / int(counted_N.sum()))
+    weight_N = torch.zeros(len(counted_N), dtype=torch.double)
+    if len(weight_C):
+        weight_N[counted_N] = weight_C * (len(counted_N) / len(weight_C))
     return weight_N

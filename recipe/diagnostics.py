@@ -1,12 +1,14 @@
 """What an aggregation rule does to a train batch, as numbers.
 
-Computed on the driver over whole groups (axis `_N`: responses, `_P`: prompts). A response's share
-of the objective is w_i * length_i * |A_i|, normalised over the batch. Keys avoid "max", "min",
-"sum" and "total": verl picks the reducer of a metric from them. A quantity that a batch does not
-define, such as the length of positive responses where there are none, is left out.
+Computed on the driver over whole groups (axes: `_N` responses, `_P` groups, numbered from 0,
+`_T` the tokens of all responses in a row). A response's share of the objective is
+w_i * length_i * |A_i|, normalised over the batch. Keys avoid "max", "min", "sum" and "total": verl
+picks the reducer of a metric from them. A quantity that a batch does not define, such as the
+length of positive responses where there are none, is left out.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,76 +20,168 @@ def diagnose(
     group_N: Tensor,
     weights: Mapping[str, Tensor],
     chosen: str,
+    prefix_P: Tensor | None = None,
 ) -> dict[str, float]:
     """Metrics of a batch under its rule and, counterfactually, under every other.
 
     Args:
         length_N: trained tokens of each response, > 0.
         advantage_N: one group-relative advantage per response.
-        group_N: integer id of the response's prompt.
-        weights: weight_N under each rule, by name.
+        group_N: number of the response's group.
+        weights: weight_N under each rule, by name; `sequence` among them.
         chosen: the rule that trains.
+        prefix_P: tokens that all responses of a group begin with, from `common_prefix`.
     """
     metrics: dict[str, float] = {}
     for sign, is_sign_N in (("positive", advantage_N > 0), ("negative", advantage_N < 0)):
         metrics[f"num_{sign}"] = int(is_sign_N.sum())
-        metrics[f"tokens_{sign}"] = int(length_N[is_sign_N].sum())
-        if is_sign_N.any():
-            metrics[f"length_{sign}"] = length_N[is_sign_N].double().mean().item()
-    for name, weight_N in weights.items():
-        shares = share_by_sign(length_N, advantage_N, weight_N)
-        metrics |= {f"share_{sign}/{name}": share for sign, share in shares.items()}
-        if name == chosen:
-            metrics |= {f"share_{sign}": share for sign, share in shares.items()}
-    metrics |= length_by_group(length_N, advantage_N, group_N)
+        tokens = int((length_N * is_sign_N).sum())
+        metrics[f"tokens_{sign}"] = tokens
+        if metrics[f"num_{sign}"]:
+            metrics[f"length_{sign}"] = tokens / metrics[f"num_{sign}"]
+    groups = group_lengths(length_N, advantage_N, group_N)
+    metrics |= {"num_groups": int(groups.exists_P.sum()), "num_zero_groups": groups.num_zero()}
+    for name, value_P in (("gap", groups.gap_P), ("variation", groups.variation_P)):
+        metrics |= spread_over_groups(f"length_{name}", value_P)
+    under = {
+        name: under_rule(length_N, advantage_N, weight_N) for name, weight_N in weights.items()
+    }
+    if prefix_P is not None:
+        metrics |= spread_over_groups("prefix_length", prefix_P.where(groups.exists_P, torch.nan))
+        for name, weight_N in weights.items():
+            push_P = prefix_push(advantage_N, group_N, weight_N)
+            felt_P = groups.mixed_P & (prefix_P > 0)
+            if felt_P.any():
+                under[name]["prefix_push"] = push_P[felt_P].mean().item()
+    for name, found in under.items():
+        if "coupling" in found:
+            found["coupling"] -= under["sequence"]["coupling"]
+        metrics |= {f"{key}/{name}": value for key, value in found.items()}
+    metrics |= under[chosen]
     return {f"aggregation/{key}": float(value) for key, value in metrics.items()}
 
 
-def share_by_sign(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[str, float]:
-    """How a rule divides the objective between positive and negative responses.
-
-    Empty if no response has an advantage: then there is nothing to divide.
-    """
-    share_N = weight_N * length_N * advantage_N.abs()
-    total = share_N.sum()
-    if total == 0:
-        return {}
-    positive = (share_N[advantage_N > 0].sum() / total).item()
-    return {"positive": positive, "negative": 1.0 - positive}
-
-
-def length_by_group(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> dict[str, float]:
-    """The two quantities that, by arXiv:2605.04077, decide between token and sequence aggregation.
+def under_rule(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[str, float]:
+    """How a rule divides the objective among the responses.
 
     Returns:
-        length_gap: mean over groups with both signs of (mean negative - mean positive length),
-            in units of the group's mean length.
-        length_variation: mean over groups of the lengths' standard deviation over their mean.
-        num_groups, num_zero_groups: groups, and those in which every advantage is 0.
+        pg_loss_expected: the policy loss at ratio 1, -(1/N) * sum_i w_i * length_i * A_i: what
+            the first update of an on-policy batch measures.
+        share_positive, share_negative: of the objective, by advantage sign.
+        coupling: log(share_positive / share_negative), if there are both.
+        effective_responses: 1 / sum of squared shares, N' if N' responses share alike.
+        All but the first are missing if no response has an advantage.
     """
-    _, group_N = group_N.unique(return_inverse=True)
-    length_N = length_N.double()
-    num_groups = int(group_N.max()) + 1
-
-    def per_group(value_N: Tensor) -> Tensor:
-        return torch.bincount(group_N, weights=value_N.double(), minlength=num_groups)
-
-    count_P, total_P = per_group(torch.ones_like(length_N)), per_group(length_N)
-    mean_P = total_P / count_P
-    deviation_P = (per_group((length_N - mean_P[group_N]) ** 2) / count_P).sqrt()
-    is_negative_N, is_positive_N = advantage_N < 0, advantage_N > 0
-    negative_P, negative_tokens_P = per_group(is_negative_N), per_group(length_N * is_negative_N)
-    positive_P, positive_tokens_P = per_group(is_positive_N), per_group(length_N * is_positive_N)
-    metrics = {
-        "length_variation": (deviation_P / mean_P).mean().item(),
-        "num_groups": num_groups,
-        "num_zero_groups": int((negative_P + positive_P == 0).sum()),
+    signed_N = weight_N * length_N * advantage_N
+    found = {"pg_loss_expected": -signed_N.mean().item()}
+    mass_N = signed_N.abs()
+    mass = mass_N.sum().item()
+    if mass == 0:
+        return found
+    positive = signed_N.clamp(min=0).sum().item() / mass
+    found |= {
+        "share_positive": positive,
+        "share_negative": 1 - positive,
+        "effective_responses": mass**2 / mass_N.square().sum().item(),
     }
-    mixed_P = (negative_P > 0) & (positive_P > 0)
-    if mixed_P.any():
-        gap_P = (negative_tokens_P / negative_P - positive_tokens_P / positive_P) / mean_P
-        metrics["length_gap"] = gap_P[mixed_P].mean().item()
-    return metrics
+    if 0 < positive < 1:
+        found["coupling"] = torch.logit(torch.tensor(positive, dtype=torch.double)).item()
+    return found
+
+
+class GroupLengths(NamedTuple):
+    """Lengths within each group."""
+
+    exists_P: Tensor
+    """Whether a group of this number has a response."""
+    mixed_P: Tensor
+    """Whether it has advantages of both signs."""
+    gap_P: Tensor
+    """Mean negative minus mean positive length, in units of the mean; NaN where not mixed."""
+    variation_P: Tensor
+    """Standard deviation (over G) of the lengths over their mean; NaN where there is no group."""
+    zero_P: Tensor
+    """Whether all its advantages are 0."""
+
+    def num_zero(self) -> int:
+        """Groups that give no policy gradient."""
+        return int(self.zero_P.sum())
+
+
+def group_lengths(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> GroupLengths:
+    """The two quantities that, by arXiv:2605.04077, decide between token and sequence aggregation.
+
+    Advantages of exactly 0 count in the mean length and in neither sign.
+    """
+    length_N = length_N.double()
+    is_negative_N, is_positive_N = advantage_N < 0, advantage_N > 0
+    count_P = torch.bincount(group_N)
+    mean_P = per_group(length_N, group_N) / count_P
+    squares_P = per_group((length_N - mean_P[group_N]) ** 2, group_N)
+    negative_P, positive_P = per_group(is_negative_N, group_N), per_group(is_positive_N, group_N)
+    mean_negative_P = per_group(length_N * is_negative_N, group_N) / negative_P
+    mean_positive_P = per_group(length_N * is_positive_N, group_N) / positive_P
+    return GroupLengths(
+        exists_P=count_P > 0,
+        mixed_P=(negative_P > 0) & (positive_P > 0),
+        gap_P=(mean_negative_P - mean_positive_P) / mean_P,
+        variation_P=(squares_P / count_P).sqrt() / mean_P,
+        zero_P=(count_P > 0) & (negative_P + positive_P == 0),
+    )
+
+
+def per_group(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """Sum of `value_N` over the responses of each group."""
+    return torch.bincount(group_N, weights=value_N.double())
+
+
+def spread_over_groups(key: str, value_P: Tensor) -> dict[str, float]:
+    """Mean, 10th and 90th percentile of a quantity over the groups that define it (not NaN)."""
+    value_P = value_P.double()
+    value_P = value_P[~value_P.isnan()]
+    if not len(value_P):
+        return {}
+    low, high = value_P.quantile(torch.tensor([0.1, 0.9], dtype=torch.double)).tolist()
+    return {key: value_P.mean().item(), f"{key}_p10": low, f"{key}_p90": high}
+
+
+def prefix_push(advantage_N: Tensor, group_N: Tensor, weight_N: Tensor) -> Tensor:
+    """W_g = (1/G) * sum_i w_i * A_i (arXiv:2601.05002, proposition 1), at ratio 1.
+
+    The gradient of a token that all responses of the group share is W times that of its log-prob,
+    whatever follows: the tokens of a common opening are pushed up (W > 0) or down by nothing but
+    how the rule's weights go with the advantages.
+    """
+    return per_group(weight_N * advantage_N, group_N) / torch.bincount(group_N)
+
+
+def common_prefix(token_T: Tensor, begin_N: Tensor, length_N: Tensor, group_N: Tensor) -> Tensor:
+    """Number of tokens that all responses of each group begin with.
+
+    Args:
+        token_T: token ids of all responses in a row.
+        begin_N: where in it each response begins.
+        length_N: its tokens.
+        group_N: number of its group.
+    """
+    row_N = torch.arange(len(group_N))
+    zero_P = torch.zeros_like(torch.bincount(group_N))
+    leader_P = zero_P.scatter_reduce(0, group_N, row_N, "amin", include_self=False)
+    prefix_P = zero_P.scatter_reduce(0, group_N, length_N, "amin", include_self=False)
+    # Each row is compared with its group's first, in blocks, until its group has parted.
+    compared, width = 0, 4
+    while len(row_N := row_N[prefix_P[group_N[row_N]] > compared]):
+        group = group_N[row_N]
+        position = compared + torch.arange(width)
+        own, its = (
+            token_T[(begin_N[rows, None] + position).clamp(max=len(token_T) - 1)]
+            for rows in (row_N, leader_P[group])
+        )
+        same = (own == its).long().cumprod(-1).sum(-1)
+        parted = same < width
+        prefix_P.scatter_reduce_(0, group[parted], compared + same[parted], "amin")
+        compared, width = compared + width, min(2 * width, 256)
+    return prefix_P
 
 
 def by_verdict(

@@ -14,10 +14,13 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
+from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 WEIGHT_COLUMN = "agg_weight"
+SLOPE_COLUMN = "agg_slope"
+SLOPE_METRIC = "scalar_slope"
 PREFIX = "weighted:"
 
 
@@ -35,15 +38,26 @@ def weighted_ppo_loss(
     Args:
         config: made by `for_worker`.
         model_output: log-probs (and entropy) of a micro-batch, nested over its tokens.
-        data: the micro-batch, with nested `advantages` and the (N,) column `agg_weight`.
+        data: the micro-batch, with nested `advantages`, the (N,) column `agg_weight` and, under a
+            rule with a learned scalar, `agg_slope`, the derivative of the weight by that scalar.
         dp_group: data-parallel group, unused as in verl.
 
     Returns:
-        The micro-batch's part of the loss and verl's own metrics.
+        The micro-batch's part of the loss and verl's own metrics; with `agg_slope` also its part
+        of the loss's derivative by the scalar, summed over micro-batches like the loss.
     """
-    weighted = data.copy()
-    weighted["advantages"] = times_weight(data["advantages"], data[WEIGHT_COLUMN])
-    return ppo_loss(config, model_output, weighted, dp_group)
+    weighted, weight_N = data.copy(), data[WEIGHT_COLUMN]
+    if SLOPE_COLUMN not in data:
+        weighted["advantages"] = times_weight(data["advantages"], weight_N)
+        return ppo_loss(config, model_output, weighted, dp_group)
+    # The loss depends on the learned scalar through the weights alone: w(x) = w + x * dw/dx.
+    shift = torch.zeros((), device=weight_N.device, requires_grad=True)
+    weight_N = weight_N + shift * data[SLOPE_COLUMN]
+    weighted["advantages"] = times_weight(data["advantages"], weight_N)
+    loss, metrics = ppo_loss(config, model_output, weighted, dp_group)
+    [slope] = torch.autograd.grad(loss, shift, retain_graph=True)
+    metrics[SLOPE_METRIC] = Metric(value=slope, aggregation=AggregationType.SUM)
+    return loss, metrics
 
 
 def times_weight(advantage_NT: Tensor, weight_N: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """verl's trainer with aggregation weights: a column of the batch, and metrics.
 
-The mixin goes in front of verl's trainers sync and colocate_async; the name of the mode stays
-verl's own, because verl keys behaviour on it.
+The mixin goes in front of verl's trainers; the name of the mode stays verl's own, because verl keys
+behaviour on it.
 """
 
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -19,11 +21,18 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.aggregation import response_weights
-from recipe.diagnostics import by_verdict, diagnose
-from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.aggregation import over_all_rows, value_and_slope
+from recipe.diagnostics import by_verdict, common_prefix, diagnose
+from recipe.learned import LearnedScalar
+from recipe.policy_loss import (
+    SLOPE_COLUMN,
+    SLOPE_METRIC,
+    WEIGHT_COLUMN,
+    for_worker,
+    weighted_ppo_loss,
+)
 from recipe.settings import AggregationSettings
-from recipe.worker import MeasuredActorWorker
+from recipe.worker import measured
 
 
 class AggregationMixin(PPOTrainer):
@@ -32,13 +41,35 @@ class AggregationMixin(PPOTrainer):
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         for role, worker in self.role_worker_mapping.items():
-            if worker.__ray_actor_class__ is ActorRolloutRefWorker:
-                self.role_worker_mapping[role] = ray.remote(MeasuredActorWorker)
+            if issubclass(worker.__ray_actor_class__, ActorRolloutRefWorker):
+                self.role_worker_mapping[role] = ray.remote(measured(worker.__ray_actor_class__))
 
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self.config.poll_interval
         return buffer
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self.settings = AggregationSettings.from_config(self.config)
+        self.scalar = None
+        if self.settings.scalar is not None:
+            self.scalar = LearnedScalar(self.settings.scalar)
+            if self.global_steps > 0:
+                self.scalar.load(self._resumed_from())
+
+    def _resumed_from(self) -> Path:
+        trainer = self.config.trainer
+        if trainer.resume_mode == "resume_path":
+            return Path(trainer.resume_from_path)
+        return Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+
+    def _save_checkpoint(self) -> None:
+        # First, because verl's own part ends by declaring the checkpoint complete.
+        if self.scalar is not None:
+            folder = Path(self.config.trainer.default_local_dir)
+            self.scalar.save(folder / f"global_step_{self.global_steps}")
+        super()._save_checkpoint()
 
     def on_init_end(self) -> None:
         """Install the weighted loss in every actor worker."""
@@ -53,12 +84,11 @@ class AggregationMixin(PPOTrainer):
 
     def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put the weight column into the batch and its diagnostics into the metrics."""
-        settings = AggregationSettings.from_config(self.config)
-        fields = ["uid", "advantages", "response_mask", "rm_scores"]
+        fields = ["uid", "advantages", "response_mask", "rm_scores", "responses"]
         data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
         length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
         score_N = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
-        group_N = group_ids(list(data["uid"]))
+        group_N = group_numbers(list(data["uid"]))
         if not self.config.algorithm.use_kl_in_reward:
             # Equal scores have advantage 0, but for the rounding of their mean.
             advantage_N = advantage_N.where(varies_within(score_N, group_N), 0.0)
@@ -66,28 +96,35 @@ class AggregationMixin(PPOTrainer):
         truncated_N = torch.tensor([tag["response_len"] >= limit for tag in batch.tags])
 
         counted_N = length_N > 0
-        if settings.mask_truncated:
+        if self.settings.mask_truncated:
             counted_N &= ~truncated_N
-        if settings.drop_zero_groups:
+        if self.settings.drop_zero_groups:
             counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
 
-        columns = length_N, advantage_N, group_N
-        rules = settings.rules()
-        weights = {
-            name: response_weights(rule, *columns, counted_N) for name, rule in rules.items()
-        }
+        counted = [column[counted_N] for column in (length_N, advantage_N, group_N)]
+        rules = self.settings.rules(self.scalar and self.scalar.value)
+        weights = {name: rule(*counted) for name, rule in rules.items()}
+        columns = {WEIGHT_COLUMN: weights[self.settings.rule]}
+        if self.scalar is not None:
+            rule = rules[self.settings.rule]
+            columns[SLOPE_COLUMN] = value_and_slope(rule, self.scalar.value, *counted)[1]
+            metrics["aggregation/scalar"] = self.scalar.value
         metrics |= by_verdict(length_N, score_N, advantage_N, truncated_N)
         if counted_N.any():
-            under = {name: weight_N[counted_N] for name, weight_N in weights.items()}
-            metrics |= diagnose(
-                length_N[counted_N],
-                advantage_N[counted_N],
-                group_N[counted_N],
-                under,
-                settings.rule,
+            responses = data["responses"]
+            begin_N, tokens_N = responses.offsets()[:-1], responses.offsets().diff()
+            prefix_P = common_prefix(
+                responses.values(), begin_N[counted_N], tokens_N[counted_N], counted[2]
             )
-        column = TensorDict({WEIGHT_COLUMN: weights[settings.rule].float()}, len(batch))
-        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=column)
+            metrics |= diagnose(*counted, weights, self.settings.rule, prefix_P)
+        whole = {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
+        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=TensorDict(whole, len(batch)))
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = super()._update_actor(batch, metrics)
+        if self.scalar is not None:
+            self.scalar.step(metrics[f"actor/{SLOPE_METRIC}"])
+        return batch
 
 
 def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,10 +152,11 @@ def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
     return (highest > lowest)[group_N]
 
 
-def group_ids(uids: list[str]) -> Tensor:
-    """A dense integer per distinct uid, in order of appearance."""
-    index: dict[str, int] = {}
-    return torch.tensor([index.setdefault(uid, len(index)) for uid in uids])
+def group_numbers(uids: list[str]) -> Tensor:
+    """A number per distinct uid, from 0 in order of appearance."""
+    number: dict[str, int] = {}
+    numbers = (number.setdefault(uid, len(number)) for uid in uids)
+    return torch.from_numpy(np.fromiter(numbers, np.int64, len(uids)))
 
 
 @ray.remote

@@ -46,10 +46,10 @@ class MeasuredTrainingWorker(TrainingWorker):
         return square.sqrt().item()
 
 
-class MeasuredActorWorker(ActorRolloutRefWorker):
-    """Runs the measured training worker as its actor."""
-
-    actor_worker_cls = MeasuredTrainingWorker
+def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:
+    """One of verl's actor workers, with the measured training worker inside."""
+    inside = {"actor_worker_cls": MeasuredTrainingWorker}
+    return type(f"Measured{worker.__name__}", (worker,), inside)
 
 
 def num_steps(optimizer: torch.optim.Optimizer) -> int:

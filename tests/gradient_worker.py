@@ -3,15 +3,16 @@
 import torch
 from torch.distributed.tensor import DTensor
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.worker import MeasuredActorWorker
+from recipe.worker import measured
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
 
 
-class GradientWorker(MeasuredActorWorker):
+class GradientWorker(measured(ActorRolloutRefWorker)):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def set_lr(self, lr: float) -> None:
         for group in self.actor.engine.optimizer.param_groups:

@@ -17,7 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 import recipe.main  # noqa: F401  (registers the config resolvers)
 from recipe import embedded
-from recipe.aggregation import RULES, response_weights
+from recipe.aggregation import RULES, over_all_rows
 from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
 from recipe.processes import Watch, temporary_folder
 
@@ -111,8 +111,9 @@ def batch(config):
 
 
 def weights(name, facts, limit=96.0):
+    *columns, counted_N = facts
     rule = partial(RULES[name], limit=limit) if name == "constant" else RULES[name]
-    return response_weights(rule, *facts).float()
+    return over_all_rows(rule(*(column[counted_N] for column in columns)), counted_N).float()
 
 
 def update(group, data, weight_N, order, lr=0.0):

@@ -9,11 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import agg_loss
 
-from recipe.aggregation import RULES, constant_weights, response_weights, rule
+from recipe.aggregation import (
+    RULES,
+    constant_weights,
+    lambda_weights,
+    over_all_rows,
+    rule,
+    value_and_slope,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rules.json"
-LIMIT = 64.0
-BOUND = {**RULES, "constant": partial(constant_weights, limit=LIMIT)}
+LIMIT, EXPONENT = 64.0, -1.5
+BOUND = {
+    **RULES,
+    "constant": partial(constant_weights, limit=LIMIT),
+    "lambda": partial(lambda_weights, exponent=EXPONENT),
+}
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
@@ -40,6 +51,12 @@ def naive_loss(name: str, batch: Batch, loss_NT, mask_NT):
     total = 0.0
     for group in batch.group_N.unique():
         rows = batch.group_N == group
+        if name == "lambda":
+            length = batch.length_N[rows].double()
+            deviation = length.std(unbiased=False)
+            z = (length - length.mean()) / deviation if deviation > 0 else 0 * length
+            factor = len(length) * torch.softmax((1 + z / 9) ** EXPONENT, 0)
+            total += rows.sum() * (factor * masked[rows].sum(1)).sum() / length.sum()
         if name == "token":
             total += rows.sum() * masked[rows].sum() / mask_NT[rows].sum()
         if name == "balanced":
@@ -93,6 +110,52 @@ def test_an_advantage_of_exactly_zero_is_a_class_of_its_own_under_balanced():
 
 
 @settings(deadline=None)
+@given(batches(), st.floats(-3, 3))
+def test_the_slope_of_lambda_is_the_derivative_of_its_weights(batch, exponent):
+    """By the closed form f_i * (g_i' - mean_f g'), with g' = h^lambda * ln h."""
+    found_N, slope_N = value_and_slope(lambda_weights, exponent, *batch)
+    close(found_N, lambda_weights(*batch, exponent=exponent))
+    for group in batch.group_N.unique():
+        rows = batch.group_N == group
+        length = batch.length_N[rows].double()
+        deviation = length.std(unbiased=False)
+        h = 1 + (length - length.mean()) / (9 * deviation) if deviation > 0 else 0 * length + 1
+        change = h**exponent * h.log()
+        f = found_N[rows] * length.mean()
+        expected = f * (change - (f * change).mean()) / length.mean()
+        torch.testing.assert_close(slope_N[rows], expected, rtol=1e-9, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(batches())
+def test_lambda_of_zero_is_token_and_its_sign_prefers_short_or_long(batch):
+    close(lambda_weights(*batch, exponent=0.0), RULES["token"](*batch))
+    for exponent in (-1.0, 1.0):
+        factor = lambda_weights(*batch, exponent=exponent) / RULES["token"](*batch)
+        for group in batch.group_N.unique():
+            rows = batch.group_N == group
+            order = batch.length_N[rows].argsort(stable=True)
+            assert (exponent * factor[rows][order].diff() >= -1e-12).all()
+
+
+def lone_short(num):
+    """A group whose one short response is as many deviations below the mean as there can be."""
+    length_N = torch.tensor([1] + [1000] * (num - 1))
+    return Batch(length_N, torch.zeros(num).double(), torch.zeros(num, dtype=torch.long))
+
+
+def test_lambda_is_defined_for_every_group_of_up_to_81_and_refused_where_it_is_not():
+    """1 - sqrt(G - 1) / 9 > 0 up to G = 81."""
+    assert lambda_weights(*lone_short(81), exponent=-2.0).isfinite().all()
+    with pytest.raises(ValueError, match=r"undefined where 1 \+ spread \* z <= 0"):
+        lambda_weights(*lone_short(83))
+
+
+def test_a_large_exponent_does_not_overflow():
+    assert lambda_weights(*lone_short(81), exponent=-20.0).isfinite().all()
+
+
+@settings(deadline=None)
 @given(batches(), st.data())
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_rows_that_do_not_count_change_nothing(name, batch, data):
@@ -105,15 +168,18 @@ def test_rows_that_do_not_count_change_nothing(name, batch, data):
         torch.tensor(data.draw(st.lists(st.integers(0, 9), min_size=extra, max_size=extra))),
     )
     padded = Batch(*(torch.cat(pair) for pair in zip(batch, padding, strict=True)))
-    weight_N = response_weights(BOUND[name], *padded, padded.length_N > 0)
+    counted_N = padded.length_N > 0
+    weight_N = over_all_rows(BOUND[name](*(c[counted_N] for c in padded)), counted_N)
     assert (weight_N[num:] == 0).all()
     # The loss divides by all rows; the factor N / num_counted makes that a mean over the counted.
     close(weight_N[:num] / (num + extra), BOUND[name](*batch) / num)
 
 
 def test_a_batch_in_which_nothing_counts_has_no_weight():
-    weight_N = response_weights(RULES["token"], *fixed_batch(), torch.zeros(12, dtype=torch.bool))
-    assert (weight_N == 0).all()
+    counted_N = torch.zeros(12, dtype=torch.bool)
+    for weights in RULES.values():
+        none = weights(*(column[counted_N] for column in fixed_batch()))
+        assert (over_all_rows(none, counted_N) == torch.zeros(12)).all()
 
 
 @settings(deadline=None)

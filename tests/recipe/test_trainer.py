@@ -1,5 +1,6 @@
 """The weight column, on batches that TransferQueue only seems to hold."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,9 @@ from transfer_queue import KVBatchMeta
 
 from recipe import trainer
 from recipe.aggregation import RULES
-from recipe.policy_loss import WEIGHT_COLUMN
+from recipe.learned import LearnedScalar
+from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN
+from recipe.settings import AggregationSettings, ScalarSettings
 
 LIMIT = 12
 # Two mixed groups, one without variance, and a row of padding; the last of group b is truncated.
@@ -32,6 +35,7 @@ def add_weights(monkeypatch):
         "response_mask": nested(
             [[float(uid != "pad")] * n for uid, n in zip(UIDS, LENGTHS, strict=True)]
         ),
+        "responses": nested([list(range(n)) for n in LENGTHS]),
         "rm_scores": nested([[0.0] * (n - 1) + [s] for s, n in zip(SCORES, LENGTHS, strict=True)]),
     }
     put = {}
@@ -39,22 +43,24 @@ def add_weights(monkeypatch):
     def run(**settings):
         monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: data)
         monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
-        base = {"rule": "balanced", "constant_length": LIMIT}
+        given = AggregationSettings(**{"rule": "balanced", "constant_length": LIMIT} | settings)
         mixin = SimpleNamespace(
+            settings=given,
+            scalar=given.scalar and LearnedScalar(given.scalar),
             config=OmegaConf.create(
                 {
-                    "aggregation": base | settings,
                     "algorithm": {"use_kl_in_reward": False},
                     "data": {"max_response_length": LIMIT},
                 }
-            )
+            ),
         )
         tags = [{"response_len": length} for length in LENGTHS]
         keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
         metrics = {}
         meta = KVBatchMeta(partition_id="train", keys=keys, tags=tags)
         trainer.AggregationMixin._add_weights(mixin, meta, metrics)
-        return put[WEIGHT_COLUMN], metrics
+        assert set(put) == {WEIGHT_COLUMN} | ({SLOPE_COLUMN} if given.scalar else set())
+        return put[WEIGHT_COLUMN], metrics | {SLOPE_COLUMN: put.get(SLOPE_COLUMN)}
 
     return run
 
@@ -91,7 +97,20 @@ def test_drop_zero_groups_leaves_them_out_of_the_number_of_responses(add_weights
     assert metrics["aggregation/num_groups"] == 2
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+SCALAR = ScalarSettings(start=0.5, spread=1 / 9, optimizer="sgd", lr=0.1)
+
+
+def test_lambda_adds_the_slope_of_its_weights_for_all_that_counts(add_weights):
+    weight_N, metrics = add_weights(rule="lambda", scalar=SCALAR)
+    assert metrics["aggregation/scalar"] == 0.5
+    higher = add_weights(rule="lambda", scalar=replace(SCALAR, start=0.5 + 1e-3))[0]
+    torch.testing.assert_close(
+        metrics[SLOPE_COLUMN], (higher - weight_N) / 1e-3, rtol=2e-3, atol=1e-4
+    )
+    assert metrics[SLOPE_COLUMN][-1] == 0
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"lambda"}))
 def test_every_rule_weighs_all_that_counts(add_weights, rule):
     weight_N, _ = add_weights(rule=rule)
     assert (weight_N[:-1] > 0).all()
