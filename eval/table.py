@@ -1,7 +1,7 @@
 """The table of finished runs, one row per experiment and rule.
 
 python -m eval.table outputs/cpu_demo                    # print it
-python -m eval.table benchmarks/results --into README.md # write it between the markers there
+python -m eval.table benchmarks/results --into README.md # write it between its marks there
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-BEGIN, END = "<!-- results:begin (python -m eval.table) -->", "<!-- results:end -->"
+from recipe.tables import between_marks, markdown_table
+
 HEAD = (
     "experiment",
     "rule",
@@ -75,41 +76,22 @@ def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
     return table
 
 
-def markdown(table: Iterable[tuple[str, ...]]) -> str:
-    """The table in Markdown."""
-    lines = [HEAD, ("---",) * len(HEAD), *table]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def put_between_markers(text: str, table: str) -> str:
-    """`text` with what stands between the markers replaced.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(
-            f"the file has no markers {BEGIN} ... {END}; put them where the table goes."
-        )
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
-
-
 def main() -> None:
     """Print the table, or write it into a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to look for summaries")
-    parser.add_argument("--into", type=Path, help="a Markdown file with markers")
+    parser.add_argument(
+        "--into", type=Path, help="a Markdown file with the marks results:begin and results:end"
+    )
     arguments = parser.parse_args()
     try:
-        table = markdown(rows(read_summaries(arguments.folder)))
+        table = markdown_table(HEAD, rows(read_summaries(arguments.folder)))
         if arguments.into:
-            text = put_between_markers(arguments.into.read_text(), table)
+            text = between_marks(arguments.into.read_text(), "results", table)
             arguments.into.write_text(text)
     except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(table)
+    print("\n".join(table))
 
 
 if __name__ == "__main__":

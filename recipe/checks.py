@@ -1,6 +1,8 @@
 """What can be known to fail is said before Ray starts, in one paragraph."""
 
 import importlib.util
+import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,8 @@ def check_settings(config: DictConfig) -> None:
         UserError: the first thing found wrong.
     """
     check_packages(config)
-    check_aggregation(config)
     check_batches(config)
+    check_aggregation(config)
     check_trainer(config)
     if config.trainer.device == "cpu":
         check_cpu_machine(config)
@@ -47,11 +49,13 @@ def check_packages(config: DictConfig) -> None:
 
 def check_aggregation(config: DictConfig) -> None:
     """The rule is known, and nothing beside it would silently mean something else."""
+    rollout_n = config.actor_rollout_ref.rollout.n
     try:
-        AggregationSettings.from_config(config)
+        settings = AggregationSettings.from_config(config)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
-    actor = config.actor_rollout_ref.actor
+    actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
+    corrects = correction.rollout_is is not None or correction.rollout_rs is not None
     refusals = {
         "actor_rollout_ref.actor.loss_agg_mode": (
             actor.loss_agg_mode != "token-mean",
@@ -61,14 +65,10 @@ def check_aggregation(config: DictConfig) -> None:
             actor.loss_scale_factor is not None,
             "is set, which only verl's own aggregation would follow",
         ),
-        "actor_rollout_ref.actor.policy_loss.loss_mode": (
-            actor.policy_loss.loss_mode != "vanilla",
-            f"is {actor.policy_loss.loss_mode}, which is not shown to work with weighted responses",
-        ),
         "algorithm.adv_estimator": (
             config.algorithm.adv_estimator != "grpo",
             f"is {config.algorithm.adv_estimator}, but a weight belongs to a response with one "
-            f"group-relative advantage",
+            f"group-relative advantage (grpo)",
         ),
         "distillation.enabled": (
             bool(config.distillation.enabled),
@@ -78,17 +78,27 @@ def check_aggregation(config: DictConfig) -> None:
             actor.strategy not in ("fsdp", "fsdp2"),
             f"is {actor.strategy}, and the actor's measurements are written for fsdp and fsdp2",
         ),
+        "algorithm.rollout_correction": (
+            corrects and not config.actor_rollout_ref.rollout.calculate_log_probs,
+            "is set, but verl skips it without actor_rollout_ref.rollout.calculate_log_probs=true",
+        ),
         "algorithm.rollout_correction.bypass_mode": (
-            bool(config.algorithm.rollout_correction.bypass_mode),
-            "is true, which makes workers change the response mask after the weights are computed",
+            corrects and bool(correction.bypass_mode),
+            "is true, and then verl's trainer skips rollout_is and rollout_rs, which are set",
         ),
     }
     for key, (refused, reason) in refusals.items():
         if refused:
             raise UserError(
-                f"{key} {reason}. Remove that override: the policy term follows aggregation.rule "
-                f"with GRPO advantages and verl's clipped (vanilla) loss in an FSDP actor."
+                f"{key} {reason}. Remove or change that override: the policy term follows "
+                f"aggregation.rule, in an FSDP actor trained by verl's V1 trainer."
             )
+    if settings.scalar and settings.scalar.spread * math.sqrt(rollout_n - 1) >= 1:
+        raise UserError(
+            f"aggregation.scalar.spread is {settings.scalar.spread:.3g}, at which lambda-GRPO may "
+            f"be undefined in a group of {rollout_n} responses (actor_rollout_ref.rollout.n). Use "
+            f"less than 1 / sqrt(n - 1) = {1 / math.sqrt(rollout_n - 1):.3g}."
+        )
 
 
 def check_trainer(config: DictConfig) -> None:
@@ -99,18 +109,46 @@ def check_trainer(config: DictConfig) -> None:
             f"trainer.logger is {list(trainer.logger)}, but the progress line and the report read "
             f"what `file` writes. Add it: trainer.logger=[console,file,...]."
         )
-    if trainer.val_only or trainer.resume_mode != "disable":
-        key, value = (
-            ("val_only", True) if trainer.val_only else ("resume_mode", trainer.resume_mode)
-        )
+    if trainer.val_only or not trainer.use_v1:
         raise UserError(
-            f"trainer.{key} is {value}, but a run here trains from its start: an earlier one in "
-            f"its folder is moved aside. Remove that override."
+            f"trainer.{'val_only' if trainer.val_only else 'use_v1'} is "
+            f"{bool(trainer.val_only)}, but a run here trains, with verl's V1 trainer. Remove that "
+            f"override."
         )
+    if trainer.resume_mode not in ("disable", "resume_path"):
+        raise UserError(
+            f"trainer.resume_mode is {trainer.resume_mode}, but a run here does not continue an "
+            f"earlier one by itself. Use resume_path with trainer.resume_from_path=.../"
+            f"global_step_N, or disable."
+        )
+    if trainer.resume_mode == "resume_path":
+        folder = Path(str(trainer.resume_from_path))
+        if not re.fullmatch(r"global_step_\d+", folder.name) or not (folder / "actor").is_dir():
+            raise UserError(
+                f"trainer.resume_from_path is {trainer.resume_from_path}, which is no checkpoint. "
+                f"It is a folder named global_step_N with a folder actor in it; runs write them "
+                f"under checkpoints/ every trainer.save_freq steps."
+            )
     if trainer.v1.trainer_mode == "separate_async":
+        check_separate(config)
+
+
+def check_separate(config: DictConfig) -> None:
+    """What verl's separate_async trainer asserts, before Ray starts."""
+    rollout = config.actor_rollout_ref.rollout
+    train, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    step = config.trainer.v1.separate_async.parameter_sync_step
+    if rollout.checkpoint_engine.backend == "naive" or not rollout.nnodes * rollout.n_gpus_per_node:
         raise UserError(
-            "trainer.v1.trainer_mode is separate_async, whose actor workers are not measured yet. "
-            "Use sync or colocate_async."
+            f"trainer.v1.trainer_mode is separate_async, but rollout.checkpoint_engine.backend is "
+            f"{rollout.checkpoint_engine.backend} on {rollout.nnodes} x {rollout.n_gpus_per_node} "
+            f"GPUs. It needs servers of its own and a backend that reaches them, as cluster="
+            f"cpu_separate has; on GPUs use nccl."
+        )
+    if train != mini * step:
+        raise UserError(
+            f"data.train_batch_size is {train}, but separate_async needs ppo_mini_batch_size x "
+            f"trainer.v1.separate_async.parameter_sync_step = {mini} x {step}. Change one of them."
         )
 
 

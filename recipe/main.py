@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import platform
+import secrets
 import signal
 import sys
 import time
@@ -158,6 +159,8 @@ def train(
             ray_init.runtime_env.env_vars.update(environment(folder, temporary))
             if owns_ray():
                 ray_init["_temp_dir"] = str(temporary / "ray")
+                # Or Ray would keep one in the home folder.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             else:
                 # A cluster has its resources; Ray refuses to be told them again.
                 for key in ("num_cpus", "num_gpus", "object_store_memory", "include_dashboard"):
@@ -202,16 +205,17 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
     """Import verl under the platform of the config and validate it; returns what trains.
 
     Raises:
-        UserError: verl's own validation refused the config.
+        UserError: verl's own validation refused the config, or its loss takes no weights.
     """
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
     # Hydra has imported verl before the environment said what to load with it.
     importlib.import_module("verl_patches")
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.utils.device import auto_set_device
 
+    from recipe.composition import check_loss
     from recipe.trainer import AggregationTaskRunner
 
     auto_set_device(config)
@@ -219,6 +223,7 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError) as error:
         raise UserError(f"verl refuses this config: {error}") from None
+    check_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
     return lambda: run_ppo(config, AggregationTaskRunner)
 
 

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
+from verl.trainer.ppo.core_algos import (
+    POLICY_LOSS_REGISTRY,
+    get_policy_loss_fn,
+    register_policy_loss,
+)
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
@@ -82,4 +86,5 @@ def register_weighted(loss_mode: str) -> None:
         return loss / config.global_batch_info["global_batch_size"], metrics
 
 
-register_weighted("vanilla")
+for name in list(POLICY_LOSS_REGISTRY):
+    register_weighted(name)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from recipe.aggregation import RULES
 from recipe.console import held_out_accuracy
+from recipe.tables import markdown_table
 
 Records = list[tuple[int, dict[str, float]]]
 COLORS = {"positive": "tab:green", "negative": "tab:red"}
@@ -65,7 +66,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
         [
             f"# {summary['experiment']}: aggregation={summary['rule']}, seed {summary['seed']}",
             "",
-            *table(("", "start", "end"), rows),
+            *markdown_table(("", "start", "end"), rows),
             "",
             f"{summary['steps']} steps in {summary['seconds']:.0f} s, "
             f"{summary['startup_seconds']:.0f} s of them until the first record; peak memory "
@@ -74,19 +75,13 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             "Share of the objective by advantage sign, mean over the steps: what each rule would "
             "have given the same responses.",
             "",
-            *table(("rule", "negative", "positive"), shares),
+            *markdown_table(("rule", "negative", "positive"), shares),
             "",
             *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
             f"Commit {summary['commit']}; `{summary['command']}`; {versions}.",
             "",
         ]
     )
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def draw(path: Path, plot: Any, records: Records) -> Path:

@@ -101,22 +101,24 @@ class AggregationMixin(PPOTrainer):
         if self.settings.drop_zero_groups:
             counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
 
-        counted = [column[counted_N] for column in (length_N, advantage_N, group_N)]
+        length_C, advantage_C, group_C = (x[counted_N] for x in (length_N, advantage_N, group_N))
         rules = self.settings.rules(self.scalar and self.scalar.value)
-        weights = {name: rule(*counted) for name, rule in rules.items()}
+        weights = {n: weigh(length_C, advantage_C, group_C) for n, weigh in rules.items()}
         columns = {WEIGHT_COLUMN: weights[self.settings.rule]}
         if self.scalar is not None:
-            rule = rules[self.settings.rule]
-            columns[SLOPE_COLUMN] = value_and_slope(rule, self.scalar.value, *counted)[1]
+            columns[SLOPE_COLUMN] = value_and_slope(
+                rules[self.settings.rule], self.scalar.value, length_C, advantage_C, group_C
+            )[1]
             metrics["aggregation/scalar"] = self.scalar.value
         metrics |= by_verdict(length_N, score_N, advantage_N, truncated_N)
         if counted_N.any():
             responses = data["responses"]
             begin_N, tokens_N = responses.offsets()[:-1], responses.offsets().diff()
             prefix_P = common_prefix(
-                responses.values(), begin_N[counted_N], tokens_N[counted_N], counted[2]
+                responses.values(), begin_N[counted_N], tokens_N[counted_N], group_C
             )
-            metrics |= diagnose(*counted, weights, self.settings.rule, prefix_P)
+            rule = self.settings.rule
+            metrics |= diagnose(length_C, advantage_C, group_C, weights, rule, prefix_P)
         whole = {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=TensorDict(whole, len(batch)))
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.table import BEGIN, END, markdown, put_between_markers, read_summaries, rows
+from eval.table import HEAD, read_summaries, rows
+from recipe.tables import between_marks, markdown_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,13 +49,7 @@ def test_summaries_are_found_and_other_files_are_not(tmp_path):
         read_summaries(tmp_path / "nowhere")
 
 
-def test_only_what_stands_between_the_markers_is_replaced():
-    assert put_between_markers(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
-    with pytest.raises(ValueError, match="no markers"):
-        put_between_markers("a", "new")
-
-
 def test_the_readme_shows_the_committed_results():
-    table = markdown(rows(read_summaries(ROOT / "benchmarks" / "results")))
+    table = markdown_table(HEAD, rows(read_summaries(ROOT / "benchmarks" / "results")))
     readme = (ROOT / "README.md").read_text()
-    assert put_between_markers(readme, table) == readme
+    assert between_marks(readme, "results", table) == readme

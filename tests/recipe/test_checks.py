@@ -46,25 +46,69 @@ def test_the_demo_config_is_accepted(config):
 
 
 ACTOR = "actor_rollout_ref.actor"
+CORRECTION = "algorithm.rollout_correction"
+MODE = "trainer.v1.trainer_mode"
+SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
 
 
 @pytest.mark.parametrize(
     ("changes", "found", "allowed"),
     [
-        ({"aggregation.rule": "tokens"}, "'tokens'", "balanced, constant, sequence, token"),
+        ({"aggregation.rule": "tokens"}, "'tokens'", "balanced, constant, lambda, sequence"),
         ({"actor_rollout_ref.rollout.n": 1}, "rollout.n is 1", "at least 2"),
         ({"data.train_batch_size": 6}, "train_batch_size is 6", "multiple of 4"),
         ({"trainer.n_gpus_per_node": 3}, "over 3 ranks", "multiple of 3"),
         ({f"{ACTOR}.loss_agg_mode": "token-sum"}, "is token-sum", "aggregation.rule"),
         ({f"{ACTOR}.loss_scale_factor": 9}, "loss_scale_factor is set", "aggregation.rule"),
-        ({f"{ACTOR}.policy_loss.loss_mode": "sapo"}, "is sapo", "(vanilla)"),
-        ({"algorithm.adv_estimator": "gae"}, "adv_estimator is gae", "GRPO"),
-        ({"algorithm.rollout_correction.bypass_mode": True}, "bypass_mode is true", "Remove"),
+        ({"algorithm.adv_estimator": "gae"}, "adv_estimator is gae", "(grpo)"),
+        (
+            {
+                f"{CORRECTION}.rollout_is": "token",
+                "actor_rollout_ref.rollout.calculate_log_probs": False,
+            },
+            "verl skips it",
+            "calculate_log_probs=true",
+        ),
+        (
+            {
+                f"{CORRECTION}.rollout_rs": "seq_sum_k1",
+                f"{CORRECTION}.bypass_mode": True,
+            },
+            "bypass_mode is true",
+            "change that override",
+        ),
+        (
+            {"aggregation.rule": "lambda", "aggregation.scalar": SCALAR | {"spread": 0.4}},
+            "spread is 0.4",
+            "less than 1 / sqrt(n - 1) = 0.378",
+        ),
+        ({"aggregation.rule": "lambda"}, "aggregation.scalar is missing", "aggregation=lambda"),
+        (
+            {"aggregation.rule": "lambda", "aggregation.scalar": {"start": 0}},
+            "missing 3 required",
+            "",
+        ),
         ({f"{ACTOR}.strategy": "megatron"}, "strategy is megatron", "FSDP actor"),
         ({"trainer.logger": ["console"]}, "logger is ['console']", "[console,file,...]"),
-        ({"trainer.resume_mode": "auto"}, "resume_mode is auto", "moved aside"),
+        ({"trainer.resume_mode": "auto"}, "resume_mode is auto", "resume_path"),
+        (
+            {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": "global_step_3"},
+            "resume_from_path is global_step_3",
+            "named global_step_N",
+        ),
         ({"trainer.val_only": True}, "val_only is True", "Remove"),
-        ({"trainer.v1.trainer_mode": "separate_async"}, "separate_async", "colocate_async"),
+        ({"trainer.use_v1": False}, "use_v1 is False", "Remove"),
+        ({MODE: "separate_async"}, "backend is naive on 0 x", "cpu_separate"),
+        (
+            {
+                MODE: "separate_async",
+                "actor_rollout_ref.rollout.nnodes": 1,
+                "actor_rollout_ref.rollout.checkpoint_engine.backend": "nccl",
+                "actor_rollout_ref.rollout.n_gpus_per_node": 1,
+            },
+            "train_batch_size is 4",
+            "= 4 x 4",
+        ),
         ({"aggregation.rules": "token"}, "unexpected keyword argument 'rules'", ""),
         ({"data.train_files": "nowhere.parquet"}, "nowhere.parquet, which is not a file", "path"),
         ({"data.train_batch_size": 8}, "holds 4 rows", "8 prompts"),

@@ -124,7 +124,7 @@ def test_the_common_prefix_of_a_group_is_that_of_its_texts(rows, data):
         texts = [
             "".join(map(str, row)) for row, of in zip(rows, groups, strict=True) if of == group
         ]
-        assert found[group] == len(os.path.commonprefix(texts))
+        assert found[group] == len(os.path.commonprefix(texts))  # noqa: RUF071
 
 
 def test_a_long_common_prefix_is_found_over_many_blocks():

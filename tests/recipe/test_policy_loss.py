@@ -2,13 +2,21 @@ import pytest
 import torch
 from batches import Batch, fixed_batch, token_columns
 from tensordict import TensorDict
-from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla, get_policy_loss_fn
 from verl.utils import tensordict_utils as tu
-from verl.workers.config import FSDPActorConfig
+from verl.utils.metric import Metric
+from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
-from recipe.aggregation import RULES
-from recipe.policy_loss import WEIGHT_COLUMN, for_worker, times_weight, weighted_ppo_loss
+from recipe.aggregation import RULES, value_and_slope
+from recipe.policy_loss import (
+    SLOPE_COLUMN,
+    SLOPE_METRIC,
+    WEIGHT_COLUMN,
+    for_worker,
+    times_weight,
+    weighted_ppo_loss,
+)
 
 PROMPT = 3
 
@@ -24,7 +32,7 @@ def nested(padded_NT, length_N):
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
-def micro_batch(batch: Batch, weight_N, rows, **facts):
+def micro_batch(batch: Batch, weight_N, rows, slope_N=None, **facts):
     """What the engine hands to a loss: nested columns of some rows, and facts of the batch."""
     length_N = batch.length_N[rows]
     padded = {name: column[rows] for name, column in token_columns(batch).items()}
@@ -41,6 +49,8 @@ def micro_batch(batch: Batch, weight_N, rows, **facts):
         },
         batch_size=len(length_N),
     )
+    if slope_N is not None:
+        data[SLOPE_COLUMN] = slope_N[rows]
     facts = {"dp_size": 1, "batch_num_tokens": 74, "global_batch_size": 12} | facts
     tu.assign_non_tensor(data, **facts)
     # Model outputs cover prompt and response, shifted left by one token.
@@ -108,6 +118,59 @@ def test_entropy_and_kl_terms_stay_verls_token_mean():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, verl_gradient, rtol=1e-12, atol=0)
     assert {"actor/pg_loss", "actor/ppo_kl", "kl_loss"} <= metrics.keys()
+
+
+def scalar_reference(config, value=0.5):
+    """Autograd through one plain loss over the whole batch, with weights that are a function."""
+    batch = fixed_batch()
+    columns = token_columns(batch)
+    scalar = torch.tensor(value, dtype=torch.double, requires_grad=True)
+    weight_N = RULES["lambda"](*batch, exponent=scalar)
+    advantages = weight_N[:, None] * columns["advantages"]
+    loss_fn = get_policy_loss_fn(config.policy_loss.loss_mode)
+    loss, _ = loss_fn(
+        **columns | {"advantages": advantages}, loss_agg_mode="token-sum", config=config
+    )
+    (loss / 12).backward()
+    return scalar.grad
+
+
+@pytest.mark.parametrize("name", ["vanilla", "dppo_tv", "dppo_kl", "gspo", "gpg", "cispo"])
+def test_the_slope_by_a_learned_scalar_is_that_of_autograd_under_any_split(name):
+    """Summed over micro-batches and averaged over ranks, as verl does with the metric."""
+    batch = fixed_batch()
+    config = actor_config(policy_loss=PolicyLossConfig(loss_mode=name))
+    weight_N, slope_N = value_and_slope(RULES["lambda"], 0.5, *batch)
+    expected = scalar_reference(config)
+    assert abs(expected) > 1e-4
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    ranks = [
+        [
+            loss_and_gradient(
+                batch, weight_N, rows, for_worker(config), slope_N=slope_N, dp_size=2
+            )[2][SLOPE_METRIC]
+            for rows in rank.split([1, 3, 2])
+        ]
+        for rank in order.split(6)
+    ]
+    for first, *others in ranks:
+        for part in others:
+            first.extend(part)
+    found = Metric.aggregate_dp([rank[0] for rank in ranks])
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_slope_column_changes_neither_loss_nor_gradient():
+    """With entropy and KL terms too, which do not depend on the scalar."""
+    batch = fixed_batch()
+    config = for_worker(actor_config(use_kl_loss=True, kl_loss_coef=0.1))
+    weight_N, slope_N = value_and_slope(RULES["lambda"], 0.5, *batch)
+    loss, gradient, _ = loss_and_gradient(batch, weight_N, slice(None), config)
+    with_slope = loss_and_gradient(batch, weight_N, slice(None), config, slope_N=slope_N)
+    assert torch.equal(with_slope[0], loss)
+    assert torch.equal(with_slope[1], gradient)
+    expected = scalar_reference(actor_config())
+    assert with_slope[2][SLOPE_METRIC].aggregate() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_micro_batch_keeps_its_advantages():

@@ -47,7 +47,7 @@ def test_importing_verl_applies_every_patch_on_the_platform_cpu():
 VLLM_INSTALLED = """
 import importlib.metadata as metadata
 lookup = metadata.version
-metadata.version = lambda name: "0.24.0" if name == "vllm" else lookup(name)
+metadata.version = lambda name: "0.24.0+cpu" if name == "vllm" else lookup(name)
 """
 
 
