@@ -258,7 +258,12 @@ def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_cpu_machine(config: DictConfig) -> None:
-    """A compiler for vLLM's kernel, and memory for the ranks."""
+    """A compiler for vLLM's kernel, memory for the ranks, and no FSDP1."""
+    if config.actor_rollout_ref.actor.strategy == "fsdp":
+        raise UserError(
+            "actor_rollout_ref.actor.strategy is fsdp, but torch's FSDP1 takes no parameters on a "
+            "CPU. Use fsdp2, or a GPU."
+        )
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise UserError(
             "no C++ compiler found (c++, g++ or clang++), and vLLM compiles a kernel at its first "

@@ -40,12 +40,19 @@ def diagnose(
         if metrics[f"num_{sign}"]:
             metrics[f"length_{sign}"] = tokens / metrics[f"num_{sign}"]
     groups = group_lengths(length_N, advantage_N, group_N)
-    metrics |= {"num_groups": int(groups.exists_P.sum()), "num_zero_groups": groups.num_zero()}
+    metrics |= {
+        "num_groups": int(groups.exists_P.sum()),
+        "num_zero_groups": int(groups.zero_P.sum()),
+    }
     for name, value_P in (("gap", groups.gap_P), ("variation", groups.variation_P)):
         metrics |= spread_over_groups(f"length_{name}", value_P)
     under = {
         name: under_rule(length_N, advantage_N, weight_N) for name, weight_N in weights.items()
     }
+    for name, weight_N in weights.items():
+        # In units of the rule token's.
+        factor_N = weight_N * groups.mean_P[group_N]
+        under[name]["weight_spread"] = (factor_N.std(correction=0) / factor_N.mean()).item()
     if prefix_P is not None:
         metrics |= spread_over_groups("prefix_length", prefix_P.where(groups.exists_P, torch.nan))
         for name, weight_N in weights.items():
@@ -94,6 +101,8 @@ class GroupLengths(NamedTuple):
 
     exists_P: Tensor
     """Whether a group of this number has a response."""
+    mean_P: Tensor
+    """Mean length."""
     mixed_P: Tensor
     """Whether it has advantages of both signs."""
     gap_P: Tensor
@@ -102,10 +111,6 @@ class GroupLengths(NamedTuple):
     """Standard deviation (over G) of the lengths over their mean; NaN where there is no group."""
     zero_P: Tensor
     """Whether all its advantages are 0."""
-
-    def num_zero(self) -> int:
-        """Groups that give no policy gradient."""
-        return int(self.zero_P.sum())
 
 
 def group_lengths(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> GroupLengths:
@@ -123,6 +128,7 @@ def group_lengths(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Gro
     mean_positive_P = per_group(length_N * is_positive_N, group_N) / positive_P
     return GroupLengths(
         exists_P=count_P > 0,
+        mean_P=mean_P,
         mixed_P=(negative_P > 0) & (positive_P > 0),
         gap_P=(mean_negative_P - mean_positive_P) / mean_P,
         variation_P=(squares_P / count_P).sqrt() / mean_P,

@@ -49,40 +49,44 @@ def weighted_ppo_loss(
     Returns:
         The micro-batch's part of the loss and verl's own metrics; with `agg_slope` also its part
         of the loss's derivative by the scalar, summed over micro-batches like the loss.
+
+    Raises:
+        TypeError: the advantages are not nested.
     """
-    weighted, weight_N = data.copy(), data[WEIGHT_COLUMN]
+    if not data["advantages"].is_nested:
+        raise TypeError("the column advantages is padded, but verl's V1 trainer sends it nested")
+    weight_N = data[WEIGHT_COLUMN]
     if SLOPE_COLUMN not in data:
-        weighted["advantages"] = times_weight(data["advantages"], weight_N)
-        return ppo_loss(config, model_output, weighted, dp_group)
+        config.global_batch_info[WEIGHT_COLUMN] = weight_N
+        return ppo_loss(config, model_output, data, dp_group)
     # The loss depends on the learned scalar through the weights alone: w(x) = w + x * dw/dx.
     shift = torch.zeros((), device=weight_N.device, requires_grad=True)
-    weight_N = weight_N + shift * data[SLOPE_COLUMN]
-    weighted["advantages"] = times_weight(data["advantages"], weight_N)
-    loss, metrics = ppo_loss(config, model_output, weighted, dp_group)
+    config.global_batch_info[WEIGHT_COLUMN] = weight_N + shift * data[SLOPE_COLUMN]
+    loss, metrics = ppo_loss(config, model_output, data, dp_group)
     [slope] = torch.autograd.grad(loss, shift, retain_graph=True)
     metrics[SLOPE_METRIC] = Metric(value=slope, aggregation=AggregationType.SUM)
     return loss, metrics
 
 
-def times_weight(advantage_NT: Tensor, weight_N: Tensor) -> Tensor:
-    """Multiply the tokens of each response, a nested row, by the weight of the response."""
-    offsets = advantage_NT.offsets()
-    length_N = offsets.diff()
-    weight = weight_N.to(advantage_NT.dtype).repeat_interleave(length_N)
-    # Without the longest row, torch pads every row to the tokens of the whole micro-batch.
-    longest = int(length_N.max())
-    return torch.nested.nested_tensor_from_jagged(
-        advantage_NT.values() * weight, offsets, max_seqlen=longest
-    )
-
-
 def register_weighted(loss_mode: str) -> None:
-    """Register `weighted:<loss_mode>`: the loss summed over tokens, divided once by the rows."""
+    """Register `weighted:<loss_mode>`: the loss summed over tokens, divided once by the rows.
+
+    The weights come the way on which verl hands its losses the facts of a batch.
+    """
     base: Callable[..., tuple[Tensor, dict[str, Any]]] = get_policy_loss_fn(loss_mode)
 
     @register_policy_loss(PREFIX + loss_mode)
-    def token_sum(*, loss_agg_mode: str, config: ActorConfig, **columns: Any):
-        loss, metrics = base(loss_agg_mode="token-sum", config=config, **columns)
+    def token_sum(*, advantages: Tensor, loss_agg_mode: str, config: ActorConfig, **columns: Any):
+        # Taken out, because verl hands the rest to its aggregation.
+        weight_N = config.global_batch_info.pop(WEIGHT_COLUMN).to(advantages.dtype)
+        if weight_N.requires_grad:
+            advantages = advantages * weight_N[:, None]
+        else:
+            # verl has just padded them out of the nested column, so this copy is the loss's own.
+            advantages.mul_(weight_N[:, None])
+        loss, metrics = base(
+            advantages=advantages, loss_agg_mode="token-sum", config=config, **columns
+        )
         return loss / config.global_batch_info["global_batch_size"], metrics
 
 

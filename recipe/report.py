@@ -15,6 +15,14 @@ from recipe.console import held_out_accuracy
 from recipe.tables import markdown_table
 
 Records = list[tuple[int, dict[str, float]]]
+UNDER_RULE = {
+    "share_negative": "negative share",
+    "coupling": "coupling",
+    "effective_responses": "effective responses",
+    "pg_loss_expected": "loss at ratio 1",
+    "prefix_push": "prefix push",
+    "weight_spread": "weight spread",
+}
 COLORS = {"positive": "tab:green", "negative": "tab:red"}
 
 
@@ -48,17 +56,23 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("mean length, wrong", "reward/length_wrong"),
                 ("length gap (negative - positive, in group means)", "aggregation/length_gap"),
                 ("length variation within groups", "aggregation/length_variation"),
+                ("groups without variance", "aggregation/num_zero_groups"),
+                ("tokens that a group's responses begin with", "aggregation/prefix_length"),
                 ("truncated, of positive", "aggregation/truncated_positive"),
                 ("truncated, of negative", "aggregation/truncated_negative"),
+                ("policy loss", "actor/pg_loss"),
+                ("policy loss expected at ratio 1", "aggregation/pg_loss_expected"),
+                ("learned scalar", "aggregation/scalar"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
             )
         ),
     ]
-    shares = [
-        (f"{rule} (trained)" if rule == summary["rule"] else rule, number(x), number(1 - x))
+    under = [
+        (f"{rule} (trained)" if rule == summary["rule"] else rule, *map(number, found))
         for rule in RULES
-        if (x := mean(records, f"aggregation/share_negative/{rule}")) is not None
+        if (found := [mean(records, f"aggregation/{key}/{rule}") for key in UNDER_RULE])[0]
+        is not None
     ]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     clipped = percent(mean(records, "actor/clip_hit"))
@@ -72,10 +86,14 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             f"{summary['startup_seconds']:.0f} s of them until the first record; peak memory "
             f"{summary['peak_memory_gib']} GiB; gradient clipped in {clipped} of the updates.",
             "",
-            "Share of the objective by advantage sign, mean over the steps: what each rule would "
-            "have given the same responses.",
+            "What each rule would have made of the same responses, mean over the steps: the share "
+            "of the objective of negative responses; the coupling of sign and length, log of "
+            "positive over negative share, relative to `sequence`; the number of responses that "
+            "share the objective, counted as if alike; the policy loss at ratio 1; the push on "
+            "tokens that all responses of a group begin with; the spread of the weights in units "
+            "of `token`'s.",
             "",
-            *markdown_table(("rule", "negative", "positive"), shares),
+            *markdown_table(("rule", *UNDER_RULE.values()), under),
             "",
             *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
             f"Commit {summary['commit']}; `{summary['command']}`; {versions}.",

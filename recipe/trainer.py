@@ -7,12 +7,10 @@ behaviour on it.
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
-from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -22,6 +20,7 @@ from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.aggregation import over_all_rows, value_and_slope
+from recipe.columns import group_numbers, per_response, varies_within
 from recipe.diagnostics import by_verdict, common_prefix, diagnose
 from recipe.learned import LearnedScalar
 from recipe.policy_loss import (
@@ -72,8 +71,12 @@ class AggregationMixin(PPOTrainer):
         super()._save_checkpoint()
 
     def on_init_end(self) -> None:
-        """Install the weighted loss in every actor worker."""
+        """Verl's hook between set-up and training."""
         super().on_init_end()
+        self.install_loss()
+
+    def install_loss(self) -> None:
+        """Have the actor workers train with the loss of the current config."""
         actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         self.actor_rollout_wg.set_loss_fn(partial(weighted_ppo_loss, config=for_worker(actor)))
 
@@ -127,38 +130,6 @@ class AggregationMixin(PPOTrainer):
         if self.scalar is not None:
             self.scalar.step(metrics[f"actor/{SLOPE_METRIC}"])
         return batch
-
-
-def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
-    """Length and advantage of each response, from nested token columns.
-
-    Returns:
-        length_N, the trained tokens; advantage_N, 0 where there are none.
-    """
-    row_T = torch.arange(mask_NT.size(0)).repeat_interleave(mask_NT.offsets().diff())
-    mask_T = mask_NT.values().bool()
-    length_N = torch.bincount(row_T[mask_T], minlength=mask_NT.size(0))
-    first_N = torch.zeros(mask_NT.size(0), dtype=torch.double)
-    first_N[row_T[mask_T]] = advantage_NT.values()[mask_T].double()
-    return length_N, first_N
-
-
-def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
-    """Whether the response's group holds scores that differ."""
-    highest, lowest = (
-        torch.zeros(int(group_N.max()) + 1).scatter_reduce(
-            0, group_N, score_N, how, include_self=False
-        )
-        for how in ("amax", "amin")
-    )
-    return (highest > lowest)[group_N]
-
-
-def group_numbers(uids: list[str]) -> Tensor:
-    """A number per distinct uid, from 0 in order of appearance."""
-    number: dict[str, int] = {}
-    numbers = (number.setdefault(uid, len(number)) for uid in uids)
-    return torch.from_numpy(np.fromiter(numbers, np.int64, len(uids)))
 
 
 @ray.remote

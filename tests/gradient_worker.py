@@ -38,8 +38,13 @@ class GradientWorker(measured(ActorRolloutRefWorker)):
             for group in optimizer.param_groups
             for parameter in group["params"]
         ]
-        optimizer.state.clear()
+        self.forget()
         return torch.cat(parts)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def forget(self) -> None:
+        """Make the next update the optimizer's first."""
+        self.actor.engine.optimizer.state.clear()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def take_parameters(self) -> torch.Tensor:

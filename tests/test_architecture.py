@@ -13,6 +13,7 @@ OURS = {"recipe", "verl_patches", "reward", "eval", "scripts", "tests", "benchma
 MAY_IMPORT = {
     "recipe": {"recipe", "verl_patches", "verl"},
     "recipe/aggregation.py": set(),
+    "recipe/columns.py": set(),
     "recipe/diagnostics.py": set(),
     "recipe/learned.py": {"recipe"},
     "recipe/settings.py": {"recipe"},

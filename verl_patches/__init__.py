@@ -11,11 +11,19 @@ from verl_patches import (
     cpu_platform,
     gloo_backend,
     received_weights,
+    unpinned_offload,
     vllm_cpu_linear,
     vllm_distribution,
 )
 
-PATCHES = (vllm_distribution, cpu_platform, gloo_backend, vllm_cpu_linear, received_weights)
+PATCHES = (
+    vllm_distribution,
+    cpu_platform,
+    gloo_backend,
+    vllm_cpu_linear,
+    received_weights,
+    unpinned_offload,
+)
 
 
 def apply_all() -> None:

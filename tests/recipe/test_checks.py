@@ -89,6 +89,7 @@ SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
             "",
         ),
         ({f"{ACTOR}.strategy": "megatron"}, "strategy is megatron", "FSDP actor"),
+        ({f"{ACTOR}.strategy": "fsdp"}, "strategy is fsdp", "Use fsdp2"),
         ({"trainer.logger": ["console"]}, "logger is ['console']", "[console,file,...]"),
         ({"trainer.resume_mode": "auto"}, "resume_mode is auto", "resume_path"),
         (

@@ -164,6 +164,15 @@ def test_the_prefix_push_is_the_mean_over_groups_that_share_a_prefix_and_differ(
     assert found["aggregation/prefix_push"] == pytest.approx(expected)
 
 
+def test_the_spread_of_weights_is_in_units_of_those_of_token():
+    found = diagnosed(fixed_batch())
+    assert found["aggregation/weight_spread/token"] == pytest.approx(0, abs=1e-12)
+    factors = [7 / x for x in (5, 9, 2, 12)] + [4.5 / x for x in (3, 7, 7, 1)]
+    factors += [7 / x for x in (4, 6, 8, 10)]
+    expected = pstdev(factors) / mean(factors)
+    assert found["aggregation/weight_spread/sequence"] == pytest.approx(expected)
+
+
 def test_percentiles_are_over_the_groups_that_define_the_quantity():
     found = diagnosed(fixed_batch())
     low, high = np.quantile([1, 1 / 4.5], [0.1, 0.9])

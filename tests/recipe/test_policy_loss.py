@@ -14,7 +14,6 @@ from recipe.policy_loss import (
     SLOPE_METRIC,
     WEIGHT_COLUMN,
     for_worker,
-    times_weight,
     weighted_ppo_loss,
 )
 
@@ -182,10 +181,9 @@ def test_the_micro_batch_keeps_its_advantages():
     assert torch.equal(data["advantages"].values(), before)
 
 
-def test_a_weight_multiplies_every_token_of_its_response():
-    advantage_NT = torch.nested.as_nested_tensor(
-        [torch.tensor([1.0, 2.0]), torch.tensor([3.0])], layout=torch.jagged
-    )
-    weighted = times_weight(advantage_NT, torch.tensor([10.0, 100.0]))
-    assert [row.tolist() for row in weighted.unbind()] == [[10.0, 20.0], [300.0]]
-    assert weighted.to_padded_tensor(0.0).shape == (2, 2)
+def test_padded_advantages_are_refused():
+    batch = fixed_batch()
+    data, output, _ = micro_batch(batch, RULES["token"](*batch), slice(None))
+    data["advantages"] = data["advantages"].to_padded_tensor(0.0)
+    with pytest.raises(TypeError, match="advantages is padded"):
+        weighted_ppo_loss(for_worker(actor_config()), output, data)

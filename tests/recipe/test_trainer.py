@@ -10,6 +10,7 @@ from transfer_queue import KVBatchMeta
 
 from recipe import trainer
 from recipe.aggregation import RULES
+from recipe.columns import per_response
 from recipe.learned import LearnedScalar
 from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN
 from recipe.settings import AggregationSettings, ScalarSettings
@@ -118,6 +119,6 @@ def test_every_rule_weighs_all_that_counts(add_weights, rule):
 
 def test_lengths_and_advantages_come_from_trained_tokens_only():
     mask = nested([[0.0, 1.0, 1.0], [0.0]])
-    length_N, advantage_N = trainer.per_response(mask, nested([[9.0, 2.0, 2.0], [7.0]]))
+    length_N, advantage_N = per_response(mask, nested([[9.0, 2.0, 2.0], [7.0]]))
     assert length_N.tolist() == [2, 0]
     assert advantage_N.tolist() == [2.0, 0.0]

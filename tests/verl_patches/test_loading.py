@@ -23,11 +23,13 @@ import importlib.metadata, verl
 from verl.plugin.platform.platform_manager import PlatformRegistry
 import verl.utils.distributed as d
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver as r
+import verl.workers.engine.fsdp.transformer_impl as m
 import vllm.model_executor.layers.utils as layers
 print("STATE", PlatformRegistry.get("cpu") is not None)
 print("STATE", importlib.metadata.version.__module__.startswith("verl_patches"))
 print("STATE", hasattr(d.initialize_global_process_group_ray, "__wrapped__"))
 print("STATE", hasattr(r.receive_weights, "__wrapped__"))
+print("STATE", m.CPUOffloadPolicy.__module__.startswith("verl_patches"))
 print("STATE", layers.dispatch_cpu_unquantized_gemm.__module__.startswith("verl_patches"))
 """
 
@@ -41,7 +43,7 @@ def patched(done: subprocess.CompletedProcess) -> list[bool]:
 @pytest.mark.slow
 def test_importing_verl_applies_every_patch_on_the_platform_cpu():
     done = run_python(STATE, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="verl_patches")
-    assert patched(done) == [True] * 5
+    assert patched(done) == [True] * 6
 
 
 VLLM_INSTALLED = """
@@ -55,7 +57,7 @@ metadata.version = lambda name: "0.24.0+cpu" if name == "vllm" else lookup(name)
 def test_nothing_changes_on_another_platform():
     """A CUDA machine loads the patches too. A distribution named `vllm` is feigned here."""
     environment = {"VERL_PLATFORM": "nvidia", "VERL_USE_EXTERNAL_MODULES": "verl_patches"}
-    assert patched(run_python(VLLM_INSTALLED + STATE, **environment)) == [False] * 5
+    assert patched(run_python(VLLM_INSTALLED + STATE, **environment)) == [False] * 6
 
 
 OTHER_VERSION = """

@@ -1,0 +1,106 @@
+"""One running stack that trains each step under another config.
+
+    python tests/variants.py OUTPUT_FOLDER
+
+Starting Ray, the FSDP actor and vLLM takes a minute, a step two seconds.
+"""
+
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import ray
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from verl.trainer.main_ppo import run_ppo
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from recipe import embedded
+from recipe.checks import check_data, check_settings
+from recipe.learned import LearnedScalar
+from recipe.main import ROOT, name_run, prepare_verl, train
+from recipe.outputs import open_folder
+from recipe.settings import AggregationSettings
+from recipe.trainer import AggregationMixin, AggregationTaskRunner
+
+ACTOR, CORRECTION = "actor_rollout_ref.actor", "algorithm.rollout_correction"
+LOSS = f"{ACTOR}.policy_loss.loss_mode"
+SCALAR = {"start": 0.0, "spread": 1 / 9, "optimizer": "sgd", "lr": 0.1}
+LAMBDA = {"aggregation.rule": "lambda", "aggregation.scalar": SCALAR}
+
+# Name of each step, and what its config changes. Every loss that takes weights, every rule.
+VARIANTS = {
+    "vanilla": {},
+    "dppo_tv": {LOSS: "dppo_tv", "aggregation.rule": "sequence"},
+    "dppo_kl": {LOSS: "dppo_kl", "aggregation.rule": "token"},
+    "gspo": {LOSS: "gspo", "aggregation.rule": "token_batch"},
+    "gpg": {LOSS: "gpg", "aggregation.rule": "constant"},
+    "cispo": {LOSS: "cispo", **LAMBDA},
+    "bypass_mode": {LOSS: "bypass_mode"},
+    "lambda": LAMBDA,
+    "clip_higher": {f"{ACTOR}.clip_ratio_high": 0.28, f"{ACTOR}.clip_ratio_c": 10.0},
+    "entropy_bonus": {f"{ACTOR}.entropy_coeff": 0.01},
+    "kl_loss": {f"{ACTOR}.use_kl_loss": True, f"{ACTOR}.kl_loss_coef": 0.1},
+    "two_epochs": {f"{ACTOR}.ppo_epochs": 2, "aggregation.rule": "token"},
+    "two_mini_batches": {f"{ACTOR}.ppo_mini_batch_size": 4, **LAMBDA},
+    "mask_truncated": {"aggregation.mask_truncated": True},
+    "drop_zero_groups": {"aggregation.drop_zero_groups": True},
+    "token_weights": {f"{CORRECTION}.rollout_is": "token"},
+    "sequence_weights": {f"{CORRECTION}.rollout_is": "sequence"},
+    # Trainer and rollout agree to rounding, so half the tokens lie below a ratio of 1.
+    "rejection": {
+        f"{CORRECTION}.rollout_rs": "token_k1",
+        f"{CORRECTION}.rollout_rs_threshold": "1.0_2.0",
+    },
+    "bypass": {f"{CORRECTION}.bypass_mode": True},
+}
+
+
+class VariantTrainer(PPOTrainerSync):
+    """verl's trainer, with the next variant of its config before each step."""
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        if self.global_steps == 1:
+            # On so far, so that there is a reference model.
+            self.base = deepcopy(self.config)
+            self.base.actor_rollout_ref.actor.use_kl_loss = False
+        for key in {key for changes in VARIANTS.values() for key in changes}:
+            OmegaConf.update(
+                self.config, key, OmegaConf.select(self.base, key), merge=False, force_add=True
+            )
+        for key, value in list(VARIANTS.values())[self.global_steps - 1].items():
+            OmegaConf.update(self.config, key, value, merge=False, force_add=True)
+        self.settings = AggregationSettings.from_config(self.config)
+        self.scalar = self.settings.scalar and LearnedScalar(self.settings.scalar)
+        AggregationMixin.install_loss(self)
+
+
+@ray.remote
+class VariantTaskRunner(AggregationTaskRunner.__ray_actor_class__):
+    def run(self, config) -> None:
+        trainer_base.TRAINER_REGISTRY["sync"] = VariantTrainer
+        super().run(config)
+
+
+def main(folder: Path) -> None:
+    embedded.make("length_gap")
+    overrides = [
+        "+experiment=cpu_demo", f"output_root={folder}", f"{ACTOR}.use_kl_loss=true",
+        f"trainer.total_training_steps={len(VARIANTS)}", "trainer.test_freq=-1",
+        "trainer.val_before_train=false", "data.max_response_length=40",
+    ]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("base", overrides)
+    name_run(config, folder, overrides)
+    OmegaConf.resolve(config)
+    check_settings(config)
+    check_data(config)
+    prepare_verl(config)
+    open_folder(folder, config)
+    train(lambda: run_ppo(config, VariantTaskRunner), config, folder, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
