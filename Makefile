@@ -4,7 +4,7 @@ PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
 
-.PHONY: install demo lint check test gpu-smoke
+.PHONY: install demo lint check test test-all gpu-smoke
 
 install: .venv/.installed
 
@@ -22,6 +22,9 @@ check: lint
 	@$(PY) -m pytest -q -m "not live and not slow and not gpu"
 
 test: install
+	@$(PY) -m pytest -q -m "not gpu and not exhaustive"
+
+test-all: install
 	@$(PY) -m pytest -q -m "not gpu"
 
 gpu-smoke:
