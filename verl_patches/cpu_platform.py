@@ -20,10 +20,14 @@ from verl_patches.guard import expect
 
 
 class CPUDevice(ModuleType):
-    """`torch.cpu` with the memory functions verl calls on every device module."""
+    """`torch.cpu` with the other functions verl calls on every device module."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """A checkpoint's state under the name "cpu" is that of torch itself."""
+        torch.set_rng_state(state)
 
     def empty_cache(self) -> None:
         """Nothing is cached."""

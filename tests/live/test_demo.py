@@ -92,8 +92,8 @@ def test_a_person_sees_a_line_a_step_and_where_the_report_is(finished):
         assert re.search(
             r"reward [+-]\d\.\d\d,  ?\d+% right  length right/wrong \d+/\d+  \d+\.\d s", line
         )
-    # Making the model may come first; verl's own output is in the log.
-    assert len(lines) < 40
+    # Making the model may come first, with a line every few seconds; verl's own output is logged.
+    assert len(lines) - lines.index("cpu_demo: aggregation=balanced seed=0") < 20
     for name in (
         "report.md",
         "reward.png",

@@ -1,5 +1,6 @@
 import torch
 from verl.plugin.platform import get_platform
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
 
 
@@ -19,6 +20,13 @@ def test_memory_figures_are_those_of_the_process():
     assert device.max_memory_allocated() >= device.memory_allocated() - 2**20
     free, total = device.mem_get_info()
     assert 0 < free < total
+
+
+def test_a_checkpoint_restores_the_random_numbers():
+    saved = BaseCheckpointManager.get_rng_state()
+    expected = torch.rand(3)
+    BaseCheckpointManager.load_rng_state(saved)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_device_module_is_torch_cpu_for_the_rest():
