@@ -114,58 +114,76 @@ def read_dumps(
             is in two files; nothing is left.
     """
     rows = RowReader("uid" if has_uid else "input", lengths, skip_bad=skip_bad)
-    step_N, group_N, sample_N, output_N = array("q"), array("q"), array("q"), array("q")
-    score_N, length_N = array("d"), array("q")
+    columns = Columns(has_uid=has_uid)
     file_of_step: dict[int, Path] = {}
-    num_padding = num_groups = 0
     with tqdm(
         total=sum(path.stat().st_size for path in files),
         unit="B", unit_scale=True, desc="reading", disable=None,
     ) as bar:  # fmt: skip
         for path in files:
-            begin, number_of_group = len(step_N), {}
+            columns.steps.clear()
             for batch, num_bytes in rows.batches(path):
                 for row, length in zip(batch, measured(batch, lengths), strict=True):
-                    if has_uid:
-                        prompt, sample, output = split_uid(row.key)
-                        if PADDING.fullmatch(prompt):
-                            num_padding += 1
-                            continue
-                    else:
-                        # Texts are not kept: a hash tells one prompt from another.
-                        prompt, sample, output = hash(row.key), None, 0
-                    group = number_of_group.setdefault((row.step, prompt), num_groups)
-                    num_groups += group == num_groups
-                    step_N.append(row.step)
-                    group_N.append(group)
-                    # Without a number of its own, each row is a sample.
-                    sample_N.append(len(sample_N) if sample is None else sample)
-                    output_N.append(output)
-                    score_N.append(row.score)
-                    length_N.append(length)
+                    columns.add(row, length)
                 bar.update(num_bytes)
-            for step in set(step_N[begin:]):
+            for step in columns.steps:
                 if step in file_of_step:
                     raise UserError(
                         f"step {step} is in {file_of_step[step]} and in {path}, but a step is one "
                         f"train batch in one file. Give the dumps of one run."
                     )
                 file_of_step[step] = path
-    if not step_N:
+    if not columns.step_N:
         raise UserError(
-            f"no response is left: {rows.num_bad} bad lines and {num_padding} padding rows."
+            f"no response is left: {rows.num_bad} bad lines and {columns.num_padding} padding rows."
         )
     return Rollouts(
-        step_N=np.array(step_N),
-        group_N=np.array(group_N),
-        sample_N=np.array(sample_N),
-        output_N=np.array(output_N),
-        score_N=np.array(score_N),
-        length_N=np.array(length_N),
+        step_N=np.array(columns.step_N),
+        group_N=np.array(columns.group_N),
+        sample_N=np.array(columns.sample_N),
+        output_N=np.array(columns.output_N),
+        score_N=np.array(columns.score_N),
+        length_N=np.array(columns.length_N),
         grouped_by=rows.key,
-        num_padding=num_padding,
+        num_padding=columns.num_padding,
         num_bad=rows.num_bad,
     )
+
+
+class Columns:
+    """The columns of `Rollouts` while they grow; of texts it keeps the ids of the file's groups."""
+
+    def __init__(self, *, has_uid: bool) -> None:
+        """Group by uid, or else by step and input text."""
+        self.has_uid = has_uid
+        self.step_N, self.group_N = array("q"), array("q")
+        self.sample_N, self.output_N = array("q"), array("q")
+        self.score_N, self.length_N = array("d"), array("q")
+        self.num_padding = self.num_groups = 0
+        self.steps: dict[int, dict[Any, int]] = {}
+        """Number of each group by the prompt's id, by step."""
+
+    def add(self, row: Any, length: int) -> None:
+        """Add a row, unless it is padding."""
+        if self.has_uid:
+            prompt, sample, output = split_uid(row.key)
+            if PADDING.fullmatch(prompt):
+                self.num_padding += 1
+                return
+        else:
+            # Inputs are long: a hash tells one from another.
+            prompt, sample, output = hash(row.key), None, 0
+        groups = self.steps.setdefault(row.step, {})
+        if prompt not in groups:
+            groups[prompt] = self.num_groups
+            self.num_groups += 1
+        self.step_N.append(row.step)
+        self.group_N.append(groups[prompt])
+        # Without a number of its own, each row is a sample.
+        self.sample_N.append(len(self.sample_N) if sample is None else sample)
+        self.output_N.append(output)
+        self.score_N.append(row.score)
+        self.length_N.append(length)
 
 
 def split_uid(uid: str) -> tuple[str, int | None, int]:
