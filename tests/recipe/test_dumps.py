@@ -52,7 +52,7 @@ def dump_of_verl(tmp_path, monkeypatch):
     for number in range(6):
         # Out of order, as asynchronous rollouts end.
         prompt, session = f"{number % 2:032x}", number // 2
-        response = tokenizer.encode(f"Answer: {10**number}") + [tokenizer.eos_token_id]
+        response = [*tokenizer.encode(f"Answer: {10**number}"), tokenizer.eos_token_id]
         samples[f"{prompt}_{session}_0"] = {
             "uid": prompt,
             "prompts": torch.tensor(tokenizer.encode("1 + 1 = ")),
