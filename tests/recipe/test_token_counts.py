@@ -32,5 +32,5 @@ def test_a_tokenizer_counts_the_tokens_of_the_outputs(tmp_path):
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="no tokenizer could be loaded from .*nowhere"):
+    with pytest.raises(UserError, match=r"no tokenizer could be loaded from .*nowhere"):
         choose_lengths(row(0), tokenizer=str(tmp_path / "nowhere"))
