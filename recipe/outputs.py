@@ -72,14 +72,14 @@ def _leaves(node: Any, prefix: str = ""):
         yield prefix[:-1], node
 
 
-def provenance() -> dict[str, Any]:
-    """What a result file says about how it was made: commit, command, versions."""
+def provenance(module: str = "recipe.main") -> dict[str, Any]:
+    """What a result file says about how it was made: commit, command of `module`, versions."""
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "commit": commit or None,
-        "command": shlex.join(["python", "-m", "recipe.main", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "versions": {"python": sys.version.split()[0]}
         | {found.name: found.version for found in distributions() if found.name in PACKAGES},
     }

@@ -1,0 +1,215 @@
+"""What other aggregation rules would have done with the responses of a run of verl.
+
+    python -m recipe.analyze outputs/rollouts                       # a folder of dumps
+    python -m recipe.analyze outputs/rollouts --tokenizer Qwen/Qwen3-1.7B
+    python -m recipe.analyze outputs/rollouts/1.jsonl --rule sequence --advantage dr_grpo
+
+Any run that had trainer.rollout_data_dir=FOLDER will do, trained with this project or not. Writes
+analysis.md, two pictures and analysis.json to --out.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recipe.advantages import ESTIMATORS, group_advantages
+from recipe.aggregation import RULES, Rule
+from recipe.analysis_report import write_analysis
+from recipe.counterfactual import analyse
+from recipe.dumps import Lengths, Rollouts, find_files, first_row, read_dumps
+from recipe.errors import UserError
+from recipe.outputs import provenance
+from recipe.token_counts import choose_lengths
+
+LEARNED = "lambda"
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    command = argparse.ArgumentParser(
+        "python -m recipe.analyze",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add(
+        "dumps",
+        nargs="+",
+        type=Path,
+        metavar="DUMP",
+        help="files or folders that verl filled (trainer.rollout_data_dir), of one run",
+    )
+    add(
+        "--rule",
+        choices=list(RULES),
+        default="token_batch",
+        help="the rule the run trained with (default: token_batch, as loss_agg_mode=token-mean)",
+    )
+    add(
+        "--advantage",
+        choices=list(ESTIMATORS),
+        default="grpo",
+        help="; ".join(f"{name}: {formula}" for name, formula in ESTIMATORS.items())
+        + " (default: grpo)",
+    )
+    add("--exponent", type=float, metavar="X", help=f"also show the rule {LEARNED}, at this one")
+    of_length = command.add_mutually_exclusive_group()
+    of_length.add_argument("--length-column", metavar="NAME", help="column with token counts")
+    of_length.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="count tokens of the output by it: a folder, or a name on the Hugging Face hub",
+    )
+    add("--skip-bad", action="store_true", help="go on without lines that cannot be used")
+    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write (default: outputs/analysis/NAME OF THE DUMP'S FOLDER)",
+    )
+    return command  # fmt: skip
+
+
+def main() -> None:
+    """Analyse, and say what is wrong in one paragraph."""
+    arguments = parser().parse_args()
+    # Steps are small: on a busy machine threads wait for each other longer than they compute.
+    torch.set_num_threads(1)
+    try:
+        run(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read, analyse, print, write.
+
+    Raises:
+        UserError: the dump or an argument cannot be used.
+    """
+    rules = chosen_rules(arguments.rule, arguments.exponent)
+    files = find_files(arguments.dumps)
+    row = first_row(files)
+    lengths = choose_lengths(row, arguments.length_column, arguments.tokenizer)
+    if lengths.warning:
+        print(f"warning: {lengths.warning}", file=sys.stderr)
+    rollouts = read_dumps(files, "uid" in row, lengths, skip_bad=arguments.skip_bad)
+    check_groups(rollouts)
+    analysis = analyse(
+        rollouts.step_N,
+        rollouts.group_N,
+        rollouts.length_N,
+        group_advantages(
+            rollouts.score_N,
+            rollouts.group_N,
+            rollouts.sample_N,
+            rollouts.output_N,
+            arguments.advantage,
+        ),
+        rules,
+        arguments.rule,
+        arguments.seed,
+    )
+    origin = {"seed": arguments.seed, **provenance("recipe.analyze")}
+    origin["versions"]["numpy"] = np.__version__
+    folder = arguments.out or default_folder(arguments.dumps[0])
+    said, written = write_analysis(
+        folder, analysis, premises(rollouts, lengths, arguments.rule, arguments.advantage), origin
+    )
+    print(said)
+    for path in written:
+        print(f"wrote {path}")
+
+
+def chosen_rules(trained: str, exponent: float | None) -> Mapping[str, Rule]:
+    """Every rule; the learned one only with its exponent.
+
+    Raises:
+        UserError: the run trained with the learned one, and its exponent is not given.
+    """
+    rules = {name: rule for name, rule in RULES.items() if name != LEARNED}
+    if exponent is not None:
+        rules[LEARNED] = partial(learned, exponent=exponent)
+    elif trained == LEARNED:
+        raise UserError(f"the rule {LEARNED} needs its exponent: give it with --exponent X.")
+    return rules
+
+
+def learned(*columns: Tensor, exponent: float) -> Tensor:
+    """The learned rule at a given exponent.
+
+    Raises:
+        UserError: it is undefined for these lengths.
+    """
+    try:
+        return RULES[LEARNED](*columns, exponent=exponent)
+    except ValueError as error:
+        raise UserError(f"--exponent cannot be used with groups this large: {error}.") from None
+
+
+def check_groups(rollouts: Rollouts) -> None:
+    """Some group has two samples and some response a length.
+
+    Raises:
+        UserError: no group or no response has.
+    """
+    if not (rollouts.length_N > 0).any():
+        raise UserError("every response has length 0. Name another column with --length-column.")
+    samples = np.unique(np.stack([rollouts.group_N, rollouts.sample_N]), axis=1)[0]
+    if np.bincount(samples).max() < 2:
+        raise UserError(
+            f"none of {len(samples)} groups by {rollouts.grouped_by} has two responses, but "
+            f"group-relative advantages need at least 2 per prompt. Give dumps of training "
+            f"(trainer.rollout_data_dir) with actor_rollout_ref.rollout.n above 1."
+        )
+
+
+def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) -> list[str]:
+    """What was read and what was assumed."""
+    num_empty = int((rollouts.length_N == 0).sum())
+    steps = rollouts.step_N
+    read = (
+        f"Read: {len(steps):,} responses in {rollouts.group_N.max() + 1:,} groups of steps "
+        f"{steps.min()} to {steps.max()}; left out: {rollouts.num_padding} padding rows of verl, "
+        f"{rollouts.num_bad} bad lines."
+    )
+    assumed = (
+        f"Assumed: trained with the rule `{rule}` (--rule) and the advantage `{advantage}` "
+        f"(--advantage): {ESTIMATORS[advantage]}, all responses of a step in one train batch."
+    )
+    found = [read, assumed, f"Lengths are {lengths.unit}."]
+    if num_empty:
+        found.append(f"{num_empty} responses of length 0 count in advantages and in no objective.")
+    if rollouts.grouped_by == "input":
+        found.append(
+            "The dump has no uid: groups are the responses of a step with the same input text, so "
+            "two prompts with the same text are one group."
+        )
+    if rollouts.output_N.any():
+        found.append(
+            "Samples have several outputs: each is a response here, with the advantage of the "
+            "sample's last one, as in verl."
+        )
+    return [*found, f"Warning: {lengths.warning}"] if lengths.warning else found
+
+
+def default_folder(dump: Path) -> Path:
+    """`outputs/analysis/` and the name of the dump's folder."""
+    dump = dump.resolve()
+    return Path("outputs/analysis") / (dump if dump.is_dir() else dump.parent).name
+
+
+if __name__ == "__main__":
+    main()

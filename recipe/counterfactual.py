@@ -1,0 +1,237 @@
+"""What each aggregation rule would have done with the responses of a run, with intervals.
+
+Everything here is a function of sums over responses, and the responses of a group hang together:
+so a step or a run is a table of sums, one row a group, and its intervals come from drawing groups
+anew. Axes: `_N` responses, `_P` groups, `_K` sums, `_B` bootstrap replicates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recipe.aggregation import Rule
+from recipe.diagnostics import group_lengths, per_group
+
+REPLICATES = 1000
+LEVEL = 0.95
+# Doubles drawn at once: keeps the memory of a resample small however many groups there are.
+DRAWN_AT_ONCE = 1 << 22
+
+
+def group_sums(
+    length_N: Tensor,
+    advantage_N: Tensor,
+    group_N: Tensor,
+    rules: Mapping[str, Rule],
+    trained: str,
+) -> dict[str, Tensor]:
+    """Sums over the responses of each group of one train batch.
+
+    A response's mass under a rule is w_i * length_i * |A_i|, normalised over the batch; without any
+    advantage it is 0. The keys are what `statistics` reads.
+
+    Args:
+        length_N: tokens of each response, > 0.
+        advantage_N: one group-relative advantage per response.
+        group_N: number of its group, 0 to P - 1, each of which occurs.
+        rules: by name; `sequence`, `token` and `balanced` among them.
+        trained: name of the rule that the others are compared with.
+    """
+    mass = {}
+    for name, rule in rules.items():
+        mass_N = rule(length_N, advantage_N, group_N) * length_N * advantage_N.abs()
+        mass[name] = mass_N / mass_N.sum().clamp(min=torch.finfo(torch.double).tiny)
+    sums = {}
+    for name, mass_N in mass.items():
+        sums[f"positive/{name}"] = per_group(mass_N * (advantage_N > 0), group_N)
+        sums[f"negative/{name}"] = per_group(mass_N * (advantage_N < 0), group_N)
+        sums[f"squares/{name}"] = per_group(mass_N**2, group_N)
+        # The responses that this rule would have given more than the trained one.
+        gains_N = mass_N > mass[trained]
+        sums[f"gained/{name}"] = per_group(mass_N * gains_N, group_N)
+        sums[f"gained_from/{name}"] = per_group(mass[trained] * gains_N, group_N)
+
+    # `sequence` with the mass that `balanced` gives to each sign of each group.
+    side_N = 2 * group_N + (advantage_N > 0)
+    balanced, sequence = (per_group(mass[name], side_N) for name in ("balanced", "sequence"))
+    scale = (balanced / sequence).nan_to_num(0.0)
+    departure_N = mass["balanced"] - mass["sequence"] * scale[side_N]
+    sums["moved_within_sign"] = per_group(departure_N.abs() / 2, group_N)
+
+    lengths = group_lengths(length_N, advantage_N, group_N)
+    sums["responses"] = torch.bincount(group_N).double()
+    sums["groups"] = lengths.exists_P.double()
+    sums["mixed"] = lengths.mixed_P.double()
+    sums["gap"] = lengths.gap_P.where(lengths.mixed_P, 0.0)
+    sums["variation"] = lengths.variation_P
+    return sums
+
+
+def statistics(
+    sums: Mapping[str, np.ndarray], names: Sequence[str], trained: str
+) -> dict[str, np.ndarray]:
+    """Quantities of a step or a run from its sums over groups, of any shape; NaN if undefined.
+
+    Returns:
+        share_negative/RULE: of the objective, for negative responses.
+        excess/RULE: share_negative of the trained rule minus that of RULE.
+        coupling/RULE: log(share_positive / share_negative), minus the same under `sequence`.
+        effective/RULE: 1 / sum of squared shares, as a part of all responses.
+        moved/RULE: part of the objective RULE gives to other responses than the trained rule, half
+            the sum of |difference of shares|.
+        length_gap, length_variation: means over groups, as in `recipe.diagnostics`.
+        moved_by_gap: share_negative/token - share_negative/balanced.
+        moved_by_variation: part of the objective that `sequence` gives to other responses of the
+            same group and sign than `balanced`.
+        gap_over_variation: |moved_by_gap| - moved_by_variation.
+    """
+    found = {}
+    total = {name: sums[f"positive/{name}"] + sums[f"negative/{name}"] for name in names}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        negative = {name: sums[f"negative/{name}"] / total[name] for name in names}
+        log_odds = {
+            name: np.log(sums[f"positive/{name}"]) - np.log(sums[f"negative/{name}"])
+            for name in names
+        }
+        for name in names:
+            found[f"share_negative/{name}"] = negative[name]
+            found[f"excess/{name}"] = negative[trained] - negative[name]
+            found[f"coupling/{name}"] = log_odds[name] - log_odds["sequence"]
+            squares = sums[f"squares/{name}"]
+            found[f"effective/{name}"] = total[name] ** 2 / squares / sums["responses"]
+            found[f"moved/{name}"] = (
+                sums[f"gained/{name}"] / total[name] - sums[f"gained_from/{name}"] / total[trained]
+            )
+        found["length_gap"] = sums["gap"] / sums["mixed"]
+        found["length_variation"] = sums["variation"] / sums["groups"]
+        found["moved_by_gap"] = negative["token"] - negative["balanced"]
+        found["moved_by_variation"] = sums["moved_within_sign"] / total["balanced"]
+    found["gap_over_variation"] = abs(found["moved_by_gap"]) - found["moved_by_variation"]
+    return found
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    sums: Mapping[str, np.ndarray], names: Sequence[str], trained: str, random: np.random.Generator
+) -> dict[str, Estimate]:
+    """The statistics of a table of groups, each with its percentile bootstrap interval.
+
+    All rules are computed from the same resamples, so differences between them are paired. Masses
+    stay normalised by the batch that was, as does what `moved` takes for gained. One group alone
+    has no interval.
+
+    Args:
+        sums: value_P by name, from `group_sums`.
+        names: of the rules.
+        trained: the rule that the others are compared with.
+        random: what draws the groups.
+    """
+    table_PK = np.stack(list(sums.values()), axis=-1)
+
+    def of(total_K: np.ndarray) -> dict[str, np.ndarray]:
+        return statistics(dict(zip(sums, np.moveaxis(total_K, -1, 0), strict=True)), names, trained)
+
+    value = of(table_PK.sum(0))
+    if len(table_PK) == 1:
+        return {name: Estimate(float(x), np.nan, np.nan) for name, x in value.items()}
+    drawn = of(resample(table_PK, random))
+    return {name: Estimate(float(x), *interval(drawn[name])) for name, x in value.items()}
+
+
+def resample(
+    table_PK: np.ndarray, random: np.random.Generator, replicates: int = REPLICATES
+) -> np.ndarray:
+    """Sums total_BK over P groups drawn from the P with replacement, `replicates` times."""
+    num_groups, table = len(table_PK), torch.from_numpy(table_PK)
+    at_once = max(1, min(replicates, DRAWN_AT_ONCE // num_groups))
+    totals = []
+    for begin in range(0, replicates, at_once):
+        rows = min(at_once, replicates - begin)
+        drawn = random.integers(num_groups, size=(rows, num_groups))
+        drawn += num_groups * np.arange(rows)[:, None]
+        count = np.bincount(drawn.ravel(), minlength=rows * num_groups)
+        totals.append(torch.from_numpy(count).view(rows, num_groups).double() @ table)
+    return torch.cat(totals).numpy()
+
+
+def interval(value_B: np.ndarray) -> tuple[float, float]:
+    """Percentiles of the replicates in which the quantity is defined."""
+    value_B = np.sort(value_B[~np.isnan(value_B)])
+    if not len(value_B):
+        return np.nan, np.nan
+    cut = round((1 - LEVEL) / 2 * (len(value_B) - 1))
+    return float(value_B[cut]), float(value_B[-1 - cut])
+
+
+class Analysis(NamedTuple):
+    """Statistics of a run and of each of its steps."""
+
+    run: dict[str, Estimate]
+    deviation: dict[str, float]
+    """Standard deviation of the steps' values, noise of the steps included."""
+    steps: dict[int, dict[str, Estimate]]
+    trained: str
+    rules: list[str]
+    num_responses: int
+    num_groups: int
+    num_mixed: int
+    """Groups with advantages of both signs."""
+
+
+def analyse(
+    step_N: np.ndarray,
+    group_N: np.ndarray,
+    length_N: np.ndarray,
+    advantage_N: np.ndarray,
+    rules: Mapping[str, Rule],
+    trained: str,
+    seed: int = 0,
+) -> Analysis:
+    """Every step, and the run: the mean over steps of shares, over groups of the lengths.
+
+    A step's intervals come from its own groups, the run's from all groups of all steps.
+
+    Args:
+        step_N: the train batch of each response.
+        group_N: number of its group; no group is in two steps.
+        length_N: its tokens; those of length 0 are in no objective.
+        advantage_N: its advantage.
+        rules: by name.
+        trained: the rule that the others are compared with.
+        seed: of the bootstrap.
+    """
+    there = np.flatnonzero(length_N > 0)
+    there = there[np.argsort(step_N[there], kind="stable")]
+    values, begin = np.unique(step_N[there], return_index=True)
+    random = np.random.default_rng(seed)
+    names = list(rules)
+    tables, steps = [], {}
+    for step, row in zip(values.tolist(), np.split(there, begin[1:]), strict=True):
+        local_N = np.unique(group_N[row], return_inverse=True)[1]
+        length, advantage, group = map(torch.from_numpy, (length_N[row], advantage_N[row], local_N))
+        sums = group_sums(length, advantage, group, rules, trained)
+        tables.append({key: value_P.numpy() for key, value_P in sums.items()})
+        steps[step] = estimate(tables[-1], names, trained, random)
+    whole = {key: np.concatenate([sums[key] for sums in tables]) for key in tables[0]}
+    found = {key: np.array([at[key].value for at in steps.values()]) for key in steps[step]}
+    defined = {key: x[np.isfinite(x)] for key, x in found.items()}
+    return Analysis(
+        run=estimate(whole, names, trained, random),
+        deviation={key: float(x.std()) if len(x) else np.nan for key, x in defined.items()},
+        steps=steps,
+        trained=trained,
+        rules=names,
+        num_responses=len(there),
+        num_groups=len(whole["groups"]),
+        num_mixed=int(whole["mixed"].sum()),
+    )

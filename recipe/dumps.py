@@ -1,0 +1,276 @@
+"""Rollout dumps of verl, read as numbers.
+
+With `trainer.rollout_data_dir` set, verl writes one JSONL file a step, a response a line, with its
+`input`, `output`, `score`, `step` and, since version 1 of its trainer, `uid`: the prompt's id, then
+`_SAMPLE_OUTPUT`. Files are read as a stream, and of a row only numbers stay in memory.
+Axis: `_N` the responses.
+"""
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from tqdm import tqdm
+
+from recipe.errors import UserError
+
+CHUNK_BYTES = 1 << 23
+# How verl names the rows it adds to make the train batch divisible.
+PADDING = re.compile(r"pad[0-9a-f]{32}")
+UID = re.compile(r"(.+)_(\d{1,18})_(\d{1,18})", re.ASCII | re.DOTALL)
+COUNT = msgspec.Meta(ge=0, le=2**53)
+
+
+class Lengths(NamedTuple):
+    """Where the length of a response comes from."""
+
+    column: str
+    """Column with the length, or with the text to measure."""
+    unit: str
+    """What is counted, in words."""
+    of_texts: Callable[[Sequence[str]], Sequence[int]] | None = None
+    """Lengths of a column of texts; None for a column of numbers."""
+    warning: str | None = None
+    """Why the lengths may mislead."""
+
+
+class Rollouts(NamedTuple):
+    """The responses of a run, in the order read, without padding rows."""
+
+    step_N: np.ndarray
+    group_N: np.ndarray
+    """Number of the group, from 0; groups of different steps are different."""
+    sample_N: np.ndarray
+    """Number of the sample within its group; only multi-turn runs have several rows of one."""
+    output_N: np.ndarray
+    """Which of the sample's outputs the row is; the last one has the score that counts."""
+    score_N: np.ndarray
+    length_N: np.ndarray
+    grouped_by: str
+    """`uid`, or `input` in dumps that have no uid."""
+    num_padding: int
+    num_bad: int
+
+
+def find_files(dumps: Sequence[Path]) -> list[Path]:
+    """The files given and the `*.jsonl` of the folders given, those named by a number in order.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no dump.
+    """
+    files: list[Path] = []
+    for path in dumps:
+        if path.is_dir():
+            found = sorted(path.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem))
+            if not found:
+                raise UserError(
+                    f"{path} holds no *.jsonl. Give the folder a run was told to fill with "
+                    f"trainer.rollout_data_dir."
+                )
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path} does not exist. Give files or folders of a rollout dump.")
+    return files
+
+
+def first_row(files: Sequence[Path]) -> dict[str, Any]:
+    """The first line that is a JSON object: it tells which columns the dump has.
+
+    Raises:
+        UserError: there is none.
+    """
+    for path in files:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    return row
+    raise UserError(
+        f"no response was found in {', '.join(map(str, files[:3]))}{', ...' * (len(files) > 3)}. "
+        f"A rollout dump has one JSON object a line."
+    )
+
+
+def read_dumps(
+    files: Sequence[Path], has_uid: bool, lengths: Lengths, *, skip_bad: bool = False
+) -> Rollouts:
+    """Read all files.
+
+    Responses without a uid are grouped by step and input text.
+
+    Raises:
+        UserError: a line cannot be used (`FILE:LINE: ...`), unless bad lines are skipped; a step
+            is in two files; nothing is left.
+    """
+    rows = RowReader("uid" if has_uid else "input", lengths, skip_bad=skip_bad)
+    columns = Columns(has_uid=has_uid)
+    file_of_step: dict[int, Path] = {}
+    with tqdm(
+        total=sum(path.stat().st_size for path in files),
+        unit="B", unit_scale=True, desc="reading", disable=None,
+    ) as bar:  # fmt: skip
+        for path in files:
+            columns.steps.clear()
+            for batch, num_bytes in rows.batches(path):
+                for row, length in zip(batch, measured(batch, lengths), strict=True):
+                    columns.add(row, length)
+                bar.update(num_bytes)
+            for step in columns.steps:
+                if step in file_of_step:
+                    raise UserError(
+                        f"step {step} is in {file_of_step[step]} and in {path}, but a step is one "
+                        f"train batch in one file. Give the dumps of one run."
+                    )
+                file_of_step[step] = path
+    if not columns.step_N:
+        raise UserError(
+            f"no response is left: {rows.num_bad} bad lines and {columns.num_padding} padding rows."
+        )
+    return Rollouts(
+        step_N=np.array(columns.step_N),
+        group_N=np.array(columns.group_N),
+        sample_N=np.array(columns.sample_N),
+        output_N=np.array(columns.output_N),
+        score_N=np.array(columns.score_N),
+        length_N=np.array(columns.length_N),
+        grouped_by=rows.key,
+        num_padding=columns.num_padding,
+        num_bad=rows.num_bad,
+    )
+
+
+class Columns:
+    """The columns of `Rollouts` while they grow; of texts it keeps the ids of the file's groups."""
+
+    def __init__(self, *, has_uid: bool) -> None:
+        """Group by uid, or else by step and input text."""
+        self.has_uid = has_uid
+        self.step_N, self.group_N = array("q"), array("q")
+        self.sample_N, self.output_N = array("q"), array("q")
+        self.score_N, self.length_N = array("d"), array("q")
+        self.num_padding = self.num_groups = 0
+        self.steps: dict[int, dict[Any, int]] = {}
+        """Number of each group by the prompt's id, by step."""
+
+    def add(self, row: Any, length: int) -> None:
+        """Add a row, unless it is padding."""
+        if self.has_uid:
+            prompt, sample, output = split_uid(row.key)
+            if PADDING.fullmatch(prompt):
+                self.num_padding += 1
+                return
+        else:
+            # Inputs are long: a hash tells one from another.
+            prompt, sample, output = hash(row.key), None, 0
+        groups = self.steps.setdefault(row.step, {})
+        if prompt not in groups:
+            groups[prompt] = self.num_groups
+            self.num_groups += 1
+        self.step_N.append(row.step)
+        self.group_N.append(groups[prompt])
+        # Without a number of its own, each row is a sample.
+        self.sample_N.append(len(self.sample_N) if sample is None else sample)
+        self.output_N.append(output)
+        self.score_N.append(row.score)
+        self.length_N.append(length)
+
+
+def split_uid(uid: str) -> tuple[str, int | None, int]:
+    """The prompt's id, the sample and the output of `PROMPT_SAMPLE_OUTPUT`; or the id alone."""
+    parts = UID.fullmatch(uid)
+    return (parts[1], int(parts[2]), int(parts[3])) if parts else (uid, None, 0)
+
+
+def measured(batch: list[Any], lengths: Lengths) -> Sequence[int]:
+    """The length of each row of a batch."""
+    sizes = [row.size for row in batch]
+    return lengths.of_texts(sizes) if lengths.of_texts else [int(size) for size in sizes]
+
+
+class RowReader:
+    """Decodes lines into rows of four fields: `score`, `step`, `key` (of the group), `size`."""
+
+    def __init__(self, key: str, lengths: Lengths, *, skip_bad: bool) -> None:
+        """Read groups from the column `key`.
+
+        Args:
+            key: name of the column.
+            lengths: says which column is the size.
+            skip_bad: count bad lines in `num_bad` instead of stopping at the first.
+        """
+        self.key, self.skip_bad, self.num_bad = key, skip_bad, 0
+        size_type = str if lengths.of_texts else Annotated[float, COUNT]
+        # Columns that are not fields are skipped over, not decoded: outputs are long.
+        self.row_type = msgspec.defstruct(
+            "Row",
+            [("score", float), ("step", Annotated[int, COUNT]), ("key", str), ("size", size_type)],
+            rename={"key": key, "size": lengths.column},
+        )
+        self.decoder = msgspec.json.Decoder(self.row_type)
+        size = "text" if lengths.of_texts else "a count"
+        self.expected = (
+            f"a JSON object with score (a finite number), step (an integer), {key} (text) and "
+            f"{lengths.column} ({size})"
+        )
+
+    def batches(self, path: Path) -> Iterator[tuple[list[Any], int]]:
+        """Rows of a file in batches, each with the bytes of its lines.
+
+        Raises:
+            UserError: a line is bad.
+        """
+        batch, num_bytes = [], 0
+        with path.open("rb", buffering=CHUNK_BYTES) as file:
+            for number, line in enumerate(file, start=1):
+                num_bytes += len(line)
+                try:
+                    batch.append(self.row(line))
+                except ValueError as error:
+                    if not self.skip_bad:
+                        raise UserError(
+                            f"{path}:{number}: found {error}; expected {self.expected}. "
+                            f"Use --skip-bad to go on without such lines."
+                        ) from None
+                    self.num_bad += 1
+                if num_bytes >= CHUNK_BYTES:
+                    yield batch, num_bytes
+                    batch, num_bytes = [], 0
+        yield batch, num_bytes
+
+    def row(self, line: bytes) -> Any:
+        """Decode a line.
+
+        Raises:
+            ValueError: what is wrong with it, as words that follow "found".
+        """
+        try:
+            row = self.decoder.decode(line)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"a row with a wrong column ({error})") from None
+        except msgspec.DecodeError as error:
+            row = self.python_row(line, error)
+        if not math.isfinite(row.score):
+            raise ValueError(f"the score {row.score}")
+        if isinstance(row.size, float) and not row.size.is_integer():
+            raise ValueError(f"the length {row.size}")
+        return row
+
+    def python_row(self, line: bytes, error: msgspec.DecodeError) -> Any:
+        """Decode a line that JSON forbids but Python writes: with NaN or Infinity in it."""
+        try:
+            return msgspec.convert(json.loads(line), self.row_type)
+        except msgspec.ValidationError as wrong:
+            raise ValueError(f"a row with a wrong column ({wrong})") from None
+        except ValueError:
+            raise ValueError(f"a line that is no JSON ({error})") from None
