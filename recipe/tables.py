@@ -5,9 +5,15 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table; the first column is text, the others stand right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    """Lines of a table whose columns also line up in a terminal; all but the first stand right."""
+    lines = [head, *rows]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    cells = [
+        [row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))]
+        for row in (head, rule, *lines[1:])
+    ]
+    return ["| " + " | ".join(line) + " |" for line in cells]
 
 
 def between_marks(document: str, name: str, lines: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""verl's asynchronous trainer modes, its group filtering, and a checkpoint of the learned scalar."""
+"""verl's asynchronous trainer modes, its group filtering, and a resumed learned scalar."""
 
 import json
 import subprocess

@@ -4,7 +4,12 @@ from recipe.tables import between_marks, markdown_table
 
 
 def test_the_first_column_is_text_and_the_others_stand_right():
-    assert markdown_table(("a", "b"), [("x", "1")]) == ["| a | b |", "| --- | ---: |", "| x | 1 |"]
+    assert markdown_table(("a", "b"), [("x", "12345"), ("long", "1")]) == [
+        "| a    |     b |",
+        "| ---- | ----: |",
+        "| x    | 12345 |",
+        "| long |     1 |",
+    ]
 
 
 def test_only_what_stands_between_the_marks_is_replaced():

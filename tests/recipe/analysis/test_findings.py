@@ -3,8 +3,8 @@ from math import nan
 import pytest
 
 from recipe.aggregation import RULES
-from recipe.counterfactual import Analysis, Estimate
-from recipe.findings import findings, number
+from recipe.analysis.counterfactual import Analysis, Estimate
+from recipe.analysis.findings import findings, number
 
 ZERO = Estimate(0.0, 0.0, 0.0)
 RUN = {

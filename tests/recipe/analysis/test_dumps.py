@@ -14,8 +14,8 @@ from verl.trainer.ppo import padding_utils
 from verl.trainer.ppo.v1 import trainer_base
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from recipe import dumps
-from recipe.dumps import Lengths, find_files, first_row, read_dumps, split_uid
+from recipe.analysis import dumps
+from recipe.analysis.dumps import Lengths, find_files, first_row, read_dumps, split_uid
 from recipe.errors import UserError
 from scripts.tiny_tokenizer import build_tokenizer
 

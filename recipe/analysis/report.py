@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from recipe.counterfactual import LEVEL, REPLICATES, Analysis, Estimate
-from recipe.findings import findings, number, percent, points
+from recipe.analysis.counterfactual import LEVEL, REPLICATES, Analysis, Estimate
+from recipe.analysis.findings import findings, number, percent, points
 from recipe.report import draw
+from recipe.tables import markdown_table
 
 
 def write_analysis(
@@ -71,7 +72,7 @@ def rules_table(analysis: Analysis) -> list[str]:
                 number(found, scale, unit, digits, sign), number(spread, scale, unit, digits)
             ]  # fmt: skip
         rows.append((*cells, percent(analysis.run[f"moved/{name}"])))
-    return aligned(rows)
+    return markdown_table(rows[0], rows[1:])
 
 
 def lengths(analysis: Analysis) -> list[str]:
@@ -86,18 +87,7 @@ def lengths(analysis: Analysis) -> list[str]:
         ("length gap", percent(run["length_gap"]),
          f"token, to the negative: {points(run['moved_by_gap'])} points")
     )  # fmt: skip
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns also line up in a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    cells = [
-        [row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (rows[0], rule, *rows[1:])
-    ]
-    return ["| " + " | ".join(line) + " |" for line in cells]
+    return markdown_table(rows[0], rows[1:])
 
 
 def reading(analysis: Analysis) -> list[str]:

@@ -1,8 +1,8 @@
 import pytest
 from dumps import row
 
+from recipe.analysis.token_counts import choose_lengths
 from recipe.errors import UserError
-from recipe.token_counts import choose_lengths
 from scripts.tiny_tokenizer import build_tokenizer
 
 

@@ -7,7 +7,7 @@ from verl import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from recipe.advantages import ESTIMATORS, group_advantages
+from recipe.analysis.advantages import ESTIMATORS, group_advantages
 
 # Their group means are exact, so that verl's too are 0 for equal scores.
 SCORES = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
