@@ -3,6 +3,7 @@
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
+PURE := $(PY) -m pytest -q -n 2 -m "not live and not slow and not gpu"
 
 .PHONY: install demo lint check test test-all gpu-smoke
 
@@ -19,13 +20,14 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(PY) -m pytest -q -m "not live and not slow and not gpu"
+	@$(PURE)
 
 test: install
-	@$(PY) -m pytest -q -m "not gpu and not exhaustive"
+	@$(PURE)
+	@$(PY) -m pytest -q -m "(live or slow) and not exhaustive and not gpu"
 
-test-all: install
-	@$(PY) -m pytest -q -m "not gpu"
+test-all: test
+	@$(PY) -m pytest -q -m exhaustive
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu

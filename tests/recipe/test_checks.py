@@ -1,3 +1,4 @@
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pandas as pd
@@ -17,12 +18,17 @@ ROW = {
 }
 
 
-@pytest.fixture
-def config(composed, tmp_path):
+@pytest.fixture(scope="module")
+def demo(composed, tmp_path_factory):
     """A composed demo config on data of four rows."""
-    path = write(tmp_path, [ROW] * 4)
+    path = write(tmp_path_factory.mktemp("data"), [ROW] * 4)
     sizes = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
     return composed(*sizes, f"data.train_files={path}", f"data.val_files={path}")
+
+
+@pytest.fixture
+def config(demo):
+    return deepcopy(demo)
 
 
 def write(folder, rows, name="data.parquet"):

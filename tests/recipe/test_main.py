@@ -8,23 +8,38 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["+experiment=nope"], "there is no config experiment/nope; known ones are cpu_demo"),
-        (["+experiment=cpu_demo", "aggregation=tokens"], "known ones are balanced, constant"),
-        (["+experiment=cpu_demo", "trainer.nodes=1"], "Could not override 'trainer.nodes'. To"),
-        ([], "nothing was chosen to train. Add +experiment=NAME with one of cpu_demo"),
-    ],
-)
-def test_a_wrong_override_is_answered_in_one_paragraph(overrides, said, tmp_path):
-    command = [sys.executable, "-m", "recipe.main", *overrides]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
-    [line] = done.stderr.decode().splitlines()
-    assert done.returncode == 1
+WRONG = {
+    "+experiment=nope": "there is no config experiment/nope; known ones are cpu_demo",
+    "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, constant",
+    "+experiment=cpu_demo trainer.nodes=1": "Could not override 'trainer.nodes'. To",
+    "": "nothing was chosen to train. Add +experiment=NAME with one of cpu_demo",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """The command with each of these overrides, started together: importing takes seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    running = {
+        overrides: subprocess.Popen(
+            [sys.executable, "-m", "recipe.main", *overrides.split()],
+            cwd=folder, env={"PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for overrides in WRONG
+    }  # fmt: skip
+    said = {overrides: run.communicate()[1] for overrides, run in running.items()}
+    return folder, said, {overrides: run.returncode for overrides, run in running.items()}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_a_wrong_override_is_answered_in_one_paragraph(overrides, refused):
+    folder, said, code = refused
+    [line] = said[overrides].splitlines()
+    assert code[overrides] == 1
     assert line.startswith("error: ")
-    assert said in line
-    assert list(tmp_path.iterdir()) == []
+    assert WRONG[overrides] in line
+    assert list(folder.iterdir()) == []
 
 
 def test_make_demo_runs_the_command_of_the_readme():

@@ -128,6 +128,7 @@ def test_a_number_of_any_size_equals_itself_and_not_its_neighbour(digits):
     assert not equal(f"{number}/{number}", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "unit",

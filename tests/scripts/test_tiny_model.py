@@ -50,6 +50,7 @@ def test_prompts_and_solutions_fit_the_limits_of_the_configs(tokenizer, composed
         assert len(tokenizer.encode(solution)) < limits.max_response_length
 
 
+@pytest.mark.slow
 def test_a_folder_that_exists_is_not_overwritten(tmp_path):
     command = [
         sys.executable,
