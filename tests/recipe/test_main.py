@@ -32,6 +32,7 @@ def refused(tmp_path_factory):
     return folder, said, {overrides: run.returncode for overrides, run in running.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", WRONG)
 def test_a_wrong_override_is_answered_in_one_paragraph(overrides, refused):
     folder, said, code = refused
