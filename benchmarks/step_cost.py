@@ -337,7 +337,9 @@ def main() -> None:
     print("\n".join(markdown_table(("quantity", "value"), flat(result))))
     given.results.mkdir(parents=True, exist_ok=True)
     path = given.results / f"{given.name or given.part}.json"
-    path.write_text(json.dumps({**result, "seed": SEED, **provenance()}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({**result, "seed": SEED, **provenance("benchmarks.step_cost")}, indent=2) + "\n"
+    )
     print(f"wrote {path}")
 
 

@@ -6,17 +6,22 @@ from torch import Tensor
 
 
 def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
-    """Length and advantage of each response, from nested token columns.
+    """Length and advantage of each response, from nested token columns, without padding them.
 
     Returns:
         length_N, the trained tokens; advantage_N, 0 where there are none.
     """
-    row_T = torch.arange(mask_NT.size(0)).repeat_interleave(mask_NT.offsets().diff())
-    mask_T = mask_NT.values().bool()
-    length_N = torch.bincount(row_T[mask_T], minlength=mask_NT.size(0))
-    first_N = torch.zeros(mask_NT.size(0), dtype=torch.double)
-    first_N[row_T[mask_T]] = advantage_NT.values()[mask_T].double()
-    return length_N, first_N
+    begin_N, end_N = mask_NT.offsets()[:-1], mask_NT.offsets()[1:]
+    trained_T = mask_NT.values().cumsum(0, dtype=torch.long)
+    before_N, until_N = (trained_T[(x - 1).clamp(min=0)].where(x > 0, 0) for x in (begin_N, end_N))
+    first_N = torch.searchsorted(trained_T, before_N + 1).clamp(max=len(trained_T) - 1)
+    length_N = until_N - before_N
+    return length_N, advantage_NT.values()[first_N].double().where(length_N > 0, 0.0)
+
+
+def row_sums(value_NT: Tensor) -> Tensor:
+    """Sum over the tokens of each response, from a nested column."""
+    return torch.segment_reduce(value_NT.values(), "sum", lengths=value_NT.offsets().diff())
 
 
 def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
@@ -28,6 +33,11 @@ def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
         for how in ("amax", "amin")
     )
     return (highest > lowest)[group_N]
+
+
+def prompt_of(key: str) -> str:
+    """The prompt's id in the key of a response, which verl builds as PROMPT_SAMPLE_OUTPUT."""
+    return key.rsplit("_", 2)[0]
 
 
 def group_numbers(uids: list[str]) -> Tensor:

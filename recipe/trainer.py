@@ -20,7 +20,7 @@ from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.aggregation import over_all_rows, value_and_slope
-from recipe.columns import group_numbers, per_response, varies_within
+from recipe.columns import group_numbers, per_response, prompt_of, row_sums, varies_within
 from recipe.diagnostics import by_verdict, common_prefix, diagnose
 from recipe.learned import LearnedScalar
 from recipe.policy_loss import (
@@ -87,11 +87,11 @@ class AggregationMixin(PPOTrainer):
 
     def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put the weight column into the batch and its diagnostics into the metrics."""
-        fields = ["uid", "advantages", "response_mask", "rm_scores", "responses"]
+        fields = ["advantages", "response_mask", "rm_scores", "responses"]
         data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
         length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
-        score_N = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
-        group_N = group_numbers(list(data["uid"]))
+        score_N = row_sums(data["rm_scores"])
+        group_N = group_numbers([prompt_of(key) for key in batch.keys])
         if not self.config.algorithm.use_kl_in_reward:
             # Equal scores have advantage 0, but for the rounding of their mean.
             advantage_N = advantage_N.where(varies_within(score_N, group_N), 0.0)
@@ -103,7 +103,6 @@ class AggregationMixin(PPOTrainer):
             counted_N &= ~truncated_N
         if self.settings.drop_zero_groups:
             counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
-
         length_C, advantage_C, group_C = (x[counted_N] for x in (length_N, advantage_N, group_N))
         rules = self.settings.rules(self.scalar and self.scalar.value)
         weights = {n: weigh(length_C, advantage_C, group_C) for n, weigh in rules.items()}

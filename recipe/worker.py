@@ -1,5 +1,6 @@
 """verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -26,6 +27,7 @@ class MeasuredTrainingWorker(TrainingWorker):
         # Ranks without outputs, as under sequence parallelism, hold shards all the same; and verl
         # skips the step of a gradient that is not finite.
         stepped = isinstance(optimizer, torch.optim.AdamW) and num_steps(optimizer) > steps_before
+        started = time.perf_counter()
         norm = self._update_norm(optimizer, lrs) if stepped else 0.0
         if output is None:
             return output
@@ -33,6 +35,7 @@ class MeasuredTrainingWorker(TrainingWorker):
         metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
         if isinstance(optimizer, torch.optim.AdamW):
             metrics["update_norm"] = norm
+            metrics["update_norm_seconds"] = time.perf_counter() - started
         return output
 
     @torch.no_grad()

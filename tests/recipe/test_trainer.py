@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 
 from recipe import trainer
 from recipe.aggregation import RULES
-from recipe.columns import per_response
+from recipe.columns import group_numbers, per_response, prompt_of, row_sums
 from recipe.learned import LearnedScalar
 from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN
 from recipe.settings import AggregationSettings, ScalarSettings
@@ -31,7 +33,6 @@ def nested(rows):
 def add_weights(monkeypatch):
     """Run the mixin on the batch; returns (weight_N, metrics)."""
     data = {
-        "uid": UIDS,
         "advantages": nested([[a] * n for a, n in zip(ADVANTAGES, LENGTHS, strict=True)]),
         "response_mask": nested(
             [[float(uid != "pad")] * n for uid, n in zip(UIDS, LENGTHS, strict=True)]
@@ -41,13 +42,14 @@ def add_weights(monkeypatch):
     }
     put = {}
 
-    def run(**settings):
+    def run(**given):
         monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: data)
         monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
-        given = AggregationSettings(**{"rule": "balanced", "constant_length": LIMIT} | settings)
+        base = {"rule": "balanced", "constant_length": LIMIT}
+        chosen = AggregationSettings(**base | given)
         mixin = SimpleNamespace(
-            settings=given,
-            scalar=given.scalar and LearnedScalar(given.scalar),
+            settings=chosen,
+            scalar=chosen.scalar and LearnedScalar(chosen.scalar),
             config=OmegaConf.create(
                 {
                     "algorithm": {"use_kl_in_reward": False},
@@ -60,7 +62,7 @@ def add_weights(monkeypatch):
         metrics = {}
         meta = KVBatchMeta(partition_id="train", keys=keys, tags=tags)
         trainer.AggregationMixin._add_weights(mixin, meta, metrics)
-        assert set(put) == {WEIGHT_COLUMN} | ({SLOPE_COLUMN} if given.scalar else set())
+        assert set(put) == {WEIGHT_COLUMN} | ({SLOPE_COLUMN} if chosen.scalar else set())
         return put[WEIGHT_COLUMN], metrics | {SLOPE_COLUMN: put.get(SLOPE_COLUMN)}
 
     return run
@@ -122,3 +124,24 @@ def test_lengths_and_advantages_come_from_trained_tokens_only():
     length_N, advantage_N = per_response(mask, nested([[9.0, 2.0, 2.0], [7.0]]))
     assert length_N.tolist() == [2, 0]
     assert advantage_N.tolist() == [2.0, 0.0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=6), st.data())
+def test_nested_columns_give_what_padded_ones_give(rows, data):
+    value = st.floats(-2, 2, width=32)
+    numbers = [data.draw(value) for _ in rows]
+    mask = nested([[float(x) for x in row] for row in rows])
+    length_N, advantage_N = per_response(
+        mask, nested([[a] * len(row) for a, row in zip(numbers, rows, strict=True)])
+    )
+    assert length_N.tolist() == [sum(row) for row in rows]
+    assert advantage_N.tolist() == [
+        a if any(row) else 0.0 for a, row in zip(numbers, rows, strict=True)
+    ]
+    torch.testing.assert_close(row_sums(mask), mask.to_padded_tensor(0.0).sum(-1))
+
+
+def test_the_prompt_is_the_key_without_sample_and_output():
+    assert prompt_of("0b-4_1_12_0") == "0b-4_1"
+    assert group_numbers(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
