@@ -3,6 +3,7 @@
     python -m benchmarks.step_cost driver              # ids, weights, diagnostics of a batch
     python -m benchmarks.step_cost worker              # the loss against verl's own, paired
     python -m benchmarks.step_cost steps outputs/...   # our phases inside finished runs
+    python -m benchmarks.step_cost table --into README.md
 
 Each writes benchmarks/results/step_cost/NAME.json. Ratios are paired in one process, because
 machines are noisy; intervals are percentile bootstraps of the median over repetitions.
@@ -12,51 +13,28 @@ import argparse
 import gc
 import json
 import statistics
-import time
 import uuid
-import weakref
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from verl.utils import tensordict_utils as tu
-from verl.workers.config import FSDPActorConfig
-from verl.workers.utils.losses import ppo_loss
 
-from recipe.aggregation import RULES
-from recipe.columns import group_numbers
+from benchmarks.timing import SEED, median_with_interval, seconds
+from benchmarks.worker_cost import worker
+from recipe.columns import group_numbers, prompt_of
 from recipe.diagnostics import diagnose
 from recipe.outputs import provenance, read_metrics
-from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
-from recipe.tables import markdown_table
+from recipe.settings import AggregationSettings
+from recipe.tables import between_marks, markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "step_cost"
-SEED = 0
 GROUP = 16
 SIZES = [2**power for power in range(10, 21, 2)]
 TARGET_SIZE = 65_536
-RULES_HERE = {**RULES, "constant": partial(RULES["constant"], limit=8192.0)}
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def median_with_interval(values: list[float]) -> dict[str, float]:
-    """Median and its 95 % interval."""
-    sample = np.random.default_rng(SEED).choice(values, (2000, len(values)))
-    low, high = np.quantile(np.median(sample, axis=1), [0.025, 0.975])
-    return {"median": statistics.median(values), "low": float(low), "high": float(high)}
+RULES_HERE = AggregationSettings("balanced", constant_length=8192.0).rules()
 
 
 def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -67,7 +45,7 @@ def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     advantage = (score - score.mean(1, keepdim=True)).flatten()
     length = torch.from_numpy(random.integers(1, 8192, size))
     order = random.permutation(size)
-    # As out of a queue, where equal ids are not the same string object.
+    # As out of a queue: equal ids are not the same string object.
     names = ["".join(list(uids[row // GROUP])) for row in order]
     return names, length[order], advantage[order]
 
@@ -90,12 +68,10 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
         index = torch.tensor(rows)
         length, advantage = length_N[index].double(), advantage_N[index]
         mean, std = length.mean(), length.std(unbiased=False)
-        h = 1 + (length - mean) / std / 9
         weights["sequence"][index] = 1 / length
         weights["token"][index] = 1 / mean
         weights["token_batch"][index] = 1 / mean_of_batch
         weights["constant"][index] = 1 / 8192.0
-        weights["lambda"][index] = len(rows) * torch.softmax(h**0.0, 0) / mean
         for side in (advantage > 0, advantage < 0, advantage == 0):
             if side.any():
                 weights["balanced"][index[side]] = 1 / length[side].mean()
@@ -120,11 +96,13 @@ def driver() -> dict[str, Any]:
     rows = []
     for size in SIZES:
         measured = defaultdict(list)
-        for _ in range(5 if size > TARGET_SIZE else 15):
-            uids, length_N, advantage_N = batch_of(size)
-            gc.collect()
-            measured["ids"].append(seconds(lambda u=uids: group_numbers(u)))
-            group_N = group_numbers(uids)
+        uids, length_N, advantage_N = batch_of(size)
+        keys = [f"{uid}_{row % GROUP}_0" for row, uid in enumerate(uids)]
+        group_N = group_numbers(uids)
+        gc.collect()
+        for _ in range(7 if size > TARGET_SIZE else 25):
+            measured["ids"].append(seconds(partial(group_numbers, uids)))
+            measured["prompts_of_keys"].append(seconds(lambda k=keys: list(map(prompt_of, k))))
             run = partial(vectorised, group_N, length_N, advantage_N)
             measured["from_numbers"].append(seconds(run))
             measured["from_ids"].append(measured["ids"][-1] + measured["from_numbers"][-1])
@@ -151,135 +129,6 @@ def driver() -> dict[str, Any]:
     return {"group": GROUP, "threads": 1, "growth_exponent": float(growth), "sizes": rows}
 
 
-class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside it held at a time, counted at every operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, torch.Tensor) and not tensor.is_nested:
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def micro_batch(rows: int, tokens: int, dtype: torch.dtype, device: str):
-    """A micro-batch as the engine hands it to a loss, and the leaf under its log-probs."""
-    generator = torch.Generator().manual_seed(SEED)
-    prompt = 16
-    length_N = torch.randint(tokens // 2, tokens + 1, (rows,), generator=generator)
-    length_N[0] = tokens
-
-    def nested(make: Callable[[int], torch.Tensor], extra: int = 0) -> torch.Tensor:
-        parts = [make(int(length) + extra).to(device) for length in length_N]
-        return torch.nested.as_nested_tensor(parts, layout=torch.jagged)
-
-    def log_probs(length: int) -> torch.Tensor:
-        return (-torch.rand(length, generator=generator)).to(dtype)
-
-    signs = iter([1.0, -1.0] * rows)
-    data = TensorDict(
-        {
-            "prompts": torch.nested.as_nested_tensor(
-                [torch.zeros(prompt, dtype=torch.long, device=device)] * rows, layout=torch.jagged
-            ),
-            "responses": nested(lambda n: torch.zeros(n, dtype=torch.long)),
-            "response_mask": nested(lambda n: torch.ones(n, dtype=torch.long)),
-            "old_log_probs": nested(log_probs),
-            "advantages": nested(lambda n: torch.full((n,), next(signs))),
-            WEIGHT_COLUMN: (1.0 / length_N).float().to(device),
-        },
-        batch_size=rows,
-    )
-    facts = {"dp_size": 1, "batch_num_tokens": int(length_N.sum()), "global_batch_size": rows}
-    tu.assign_non_tensor(data, **facts)
-    leaf = nested(log_probs, prompt).detach().requires_grad_()
-    return data, leaf
-
-
-def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
-    """Time and peak memory of loss and gradient, ours over verl's vanilla with token-mean."""
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    base = FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True)
-    found = []
-    for device in devices:
-        for dtype in (torch.float32, torch.bfloat16):
-            data, leaf = micro_batch(rows, tokens, dtype, device)
-
-            def run(loss_fn, config, data=data, leaf=leaf):
-                leaf.grad = None
-                loss, _ = loss_fn(config, {"log_probs": leaf}, data)
-                loss.backward()
-
-            ours = partial(run, weighted_ppo_loss, for_worker(base))
-            verls = partial(run, ppo_loss, base)
-            row = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
-            row |= paired_times(ours, verls, repetitions, device)
-            row |= peaks(ours, verls, device)
-            row["memory_ratio"] = row["peak_bytes"] / row["peak_bytes_verl"]
-            found.append(row)
-    return {"rows": rows, "tokens": tokens, "repetitions": repetitions, "cases": found}
-
-
-def paired_times(ours, verls, repetitions: int, device: str) -> dict[str, Any]:
-    """Median of the ratio of two runs next to each other, in alternating order."""
-
-    def timed(run: Callable[[], None]) -> float:
-        def whole() -> None:
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return seconds(whole)
-
-    for _ in range(20):
-        timed(ours), timed(verls)
-    pairs = []
-    for repetition in range(repetitions):
-        if repetition % 2:
-            pairs.append((timed(ours), timed(verls)))
-        else:
-            pairs.append(tuple(reversed((timed(verls), timed(ours)))))
-    return {
-        "seconds": statistics.median(own for own, _ in pairs),
-        "seconds_verl": statistics.median(other for _, other in pairs),
-        "time_ratio": median_with_interval([own / other for own, other in pairs]),
-    }
-
-
-def peaks(ours, verls, device: str) -> dict[str, int]:
-    """Peak bytes above what is there before, of each."""
-    found = {}
-    for key, run in (("peak_bytes", ours), ("peak_bytes_verl", verls)):
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            run()
-            found[key] = torch.cuda.max_memory_allocated() - before
-        else:
-            with PeakBytes() as counted:
-                run()
-            found[key] = counted.peak
-    return found
-
-
 def steps(folders: list[Path]) -> dict[str, Any]:
     """The share of a step that our phases take, from the metrics of finished runs."""
     shares, phase_seconds, step_seconds = [], [], []
@@ -297,6 +146,44 @@ def steps(folders: list[Path]) -> dict[str, Any]:
         "step_seconds": median_with_interval(step_seconds),
         "share": median_with_interval(shares),
     }
+
+
+def summary(results: Path) -> list[str]:
+    """Lines of a Markdown table of the committed results, beside what is aimed at."""
+    driver, worker, steps = (
+        json.loads((results / f"{part}.json").read_text()) for part in ("driver", "worker", "steps")
+    )
+
+    def ms(found: dict[str, float]) -> str:
+        return "{median:.1f} ms [{low:.1f}, {high:.1f}]".format(
+            **{key: 1e3 * value for key, value in found.items()}
+        )
+
+    [row] = [row for row in driver["sizes"] if row["responses"] == TARGET_SIZE]
+    lines = [
+        (
+            f"driver: weights and diagnostics of {TARGET_SIZE:,} responses",
+            ms(row["from_ids"]),
+            "60 ms",
+        ),
+        ("the same from group numbers", ms(row["from_numbers"]), "20 ms"),
+        ("a per-group loop takes longer by", f"{row['loop_over_ours']:.0f} times", "100 times"),
+        (
+            f"exponent of the growth from 16 k to {SIZES[-1]:,} responses",
+            f"{driver['growth_exponent']:.2f}",
+            "1",
+        ),
+    ]
+    for case in worker["cases"]:
+        name = f"worker on {case['device']}, {case['dtype']}"
+        ratio = "{median:.3f} [{low:.3f}, {high:.3f}]".format(**case["time_ratio"])
+        lines.append((f"{name}: time over verl's vanilla with token-mean", ratio, "1.02"))
+        lines.append((f"{name}: peak memory over it", f"{case['memory_ratio']:.4f}", "1.01"))
+    share = "{median:.2%} [{low:.2%}, {high:.2%}]".format(**steps["share"])
+    lines.append(
+        ("our phases in a step of the CPU demo", f"{share} ({ms(steps['seconds'])})", "1 %")
+    )
+    return markdown_table(("cost", "measured", "aim"), lines)
 
 
 def flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -319,16 +206,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=["driver", "worker", "steps"])
+    parser.add_argument("part", choices=["driver", "worker", "steps", "table"])
     parser.add_argument("folders", nargs="*", type=Path, help="runs, for steps")
     parser.add_argument("--rows", type=int, default=8, help="responses of the worker's micro-batch")
     parser.add_argument("--tokens", type=int, default=8192, help="its longest response")
     parser.add_argument("--repetitions", type=int, default=300)
+    parser.add_argument("--into", type=Path, help="file with the marks cost:begin, for table")
     parser.add_argument("--name", help="of the JSON file; the part's by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where it goes")
     given = parser.parse_args()
     if given.part == "steps" and not given.folders:
         parser.error("steps needs the folders of finished runs, e.g. outputs/cpu_demo/balanced-s0")
+    if given.part == "table":
+        lines = summary(given.results)
+        print("\n".join(lines))
+        if given.into:
+            given.into.write_text(between_marks(given.into.read_text(), "cost", lines))
+        return
     result = {
         "driver": driver,
         "worker": lambda: worker(given.rows, given.tokens, given.repetitions),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig
 
 from recipe.errors import UserError
+from recipe.learned import FILE as SCALAR_FILE
 from recipe.settings import AggregationSettings
 from reward.score import compute_score
 
@@ -128,6 +129,11 @@ def check_trainer(config: DictConfig) -> None:
                 f"trainer.resume_from_path is {trainer.resume_from_path}, which is no checkpoint. "
                 f"It is a folder named global_step_N with a folder actor in it; runs write them "
                 f"under checkpoints/ every trainer.save_freq steps."
+            )
+        if config.aggregation.rule == "lambda" and not (folder / SCALAR_FILE).is_file():
+            raise UserError(
+                f"{folder} has no {SCALAR_FILE}, so it was not saved under the rule lambda. Resume "
+                f"from a checkpoint of that rule, or choose another rule."
             )
     if trainer.v1.trainer_mode == "separate_async":
         check_separate(config)

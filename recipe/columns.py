@@ -1,5 +1,8 @@
 """From verl's columns, nested over tokens, to one number per response."""
 
+from collections import defaultdict
+from itertools import count
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,5 +45,5 @@ def prompt_of(key: str) -> str:
 
 def group_numbers(uids: list[str]) -> Tensor:
     """A number per distinct uid, from 0 in order of appearance."""
-    number = {uid: i for i, uid in enumerate(dict.fromkeys(uids))}
+    number: dict[str, int] = defaultdict(count().__next__)
     return torch.from_numpy(np.fromiter(map(number.__getitem__, uids), np.int64, len(uids)))

@@ -90,6 +90,7 @@ def main(folder: Path) -> None:
         "+experiment=cpu_demo", f"output_root={folder}", f"{ACTOR}.use_kl_loss=true",
         f"trainer.total_training_steps={len(VARIANTS)}", "trainer.test_freq=-1",
         "trainer.val_before_train=false", "data.max_response_length=40",
+        f"trainer.rollout_data_dir={folder}/rollouts",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):
         config = compose("base", overrides)

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 from variants import VARIANTS
 
+from recipe import embedded
+
 pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
+MODEL = embedded.folder("length_gap") / "model"
 NUM_ROWS, LIMIT = 64, 40
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
-    """The metrics of each variant's step, by its name."""
+def folder(tmp_path_factory):
+    """What a run of all variants wrote."""
     folder = tmp_path_factory.mktemp("variants") / "run"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     run = subprocess.run(
@@ -25,6 +28,12 @@ def steps(tmp_path_factory):
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def steps(folder):
+    """The metrics of each variant's step, by its name."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return dict(zip(VARIANTS, (json.loads(line)["data"] for line in lines), strict=True))
 
@@ -100,3 +109,22 @@ def test_rollout_correction_weights_and_rejects(steps):
     num = data["aggregation/num_positive"] + data["aggregation/num_negative"]
     tokens = data["aggregation/tokens_positive"] + data["aggregation/tokens_negative"]
     assert tokens / num < data["response_length/mean"]
+
+
+def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, steps, tmp_path):
+    """Up to the tokens that its text does not show: the end token, dropped when decoding."""
+    subprocess.run(
+        [
+            sys.executable, "-m", "recipe.analyze", str(folder / "rollouts"),
+            "--tokenizer", str(MODEL), "--out", str(tmp_path),
+        ],
+        cwd=ROOT, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "analysis.json").read_text())["steps"]
+    assert len(found) == len(VARIANTS)
+    for number, name in enumerate(VARIANTS, start=1):
+        # These two train on other responses or tokens than the dump shows.
+        if name not in ("mask_truncated", "rejection"):
+            for key in ("share_negative/token", "share_negative/balanced", "length_gap"):
+                measured = steps[name][f"aggregation/{key}"]
+                assert found[str(number)][key]["value"] == pytest.approx(measured, abs=0.05), key

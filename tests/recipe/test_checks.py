@@ -128,6 +128,19 @@ def test_what_cannot_work_is_refused_with_what_is_allowed(config, changes, found
     assert "\n" not in message
 
 
+def test_a_checkpoint_without_the_learned_scalar_is_refused_under_lambda(config, tmp_path):
+    (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
+    resume = {
+        "trainer.resume_mode": "resume_path",
+        "trainer.resume_from_path": str(tmp_path / "global_step_3"),
+    }
+    for key, value in resume.items():
+        OmegaConf.update(config, key, value)
+    check_settings(config)
+    changes = {"aggregation.rule": "lambda", "aggregation.scalar": SCALAR}
+    assert "has no aggregation.pt" in refused(config, changes)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "found"),
     [
