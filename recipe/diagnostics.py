@@ -49,9 +49,10 @@ def diagnose(
     under = {
         name: under_rule(length_N, advantage_N, weight_N) for name, weight_N in weights.items()
     }
+    mean_N = groups.mean_P[group_N]
     for name, weight_N in weights.items():
         # In units of the rule token's.
-        factor_N = weight_N * groups.mean_P[group_N]
+        factor_N = weight_N * mean_N
         under[name]["weight_spread"] = (factor_N.std(correction=0) / factor_N.mean()).item()
     if prefix_P is not None:
         metrics |= spread_over_groups("prefix_length", prefix_P.where(groups.exists_P, torch.nan))
