@@ -140,7 +140,10 @@ def steps(folders: list[Path]) -> dict[str, Any]:
                 step_seconds.append(data["timing_s/step"])
                 shares.append(ours / data["timing_s/step"])
     return {
-        "runs": [folder.name for folder in folders],
+        "runs": {
+            folder.name: json.loads((folder / "summary.json").read_text())["commit"]
+            for folder in folders
+        },
         "steps": len(shares),
         "seconds": median_with_interval(phase_seconds),
         "step_seconds": median_with_interval(step_seconds),
