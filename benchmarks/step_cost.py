@@ -51,7 +51,7 @@ def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
 
 
 def vectorised(group_N: torch.Tensor, length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """What `recipe.trainer` computes for a step."""
+    """What `recipe.trainer` computes from lengths, advantages and groups."""
     weights = {name: rule(length_N, advantage_N, group_N) for name, rule in RULES_HERE.items()}
     return weights, diagnose(length_N, advantage_N, group_N, weights, "balanced")
 
@@ -84,8 +84,8 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
         "aggregation/length_variation": statistics.fmean(variations),
     }
     for name, weight_N in weights.items():
-        mass = weight_N * length_N * advantage_N.abs()
-        positive = (mass[advantage_N > 0].sum() / mass.sum()).item()
+        part_N = weight_N * length_N * advantage_N.abs()
+        positive = (part_N[advantage_N > 0].sum() / part_N.sum()).item()
         metrics[f"aggregation/share_positive/{name}"] = positive
     return weights, metrics
 
@@ -130,7 +130,7 @@ def driver() -> dict[str, Any]:
 
 
 def steps(folders: list[Path]) -> dict[str, Any]:
-    """The share of a step that our phases take, from the metrics of finished runs."""
+    """The share of a step that our phases take, from finished runs of one update a step."""
     shares, phase_seconds, step_seconds = [], [], []
     for folder in folders:
         for _, data in read_metrics(folder):

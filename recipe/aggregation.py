@@ -119,7 +119,7 @@ def lambda_weights(
     if (h_N <= 0).any():
         raise ValueError(
             f"lambda-GRPO is undefined where 1 + spread * z <= 0, found {h_N.amin():.3g} with "
-            f"spread={spread:.3g}; use a spread below 1 / sqrt(responses per group - 1)"
+            f"spread={spread:.3g}; use a spread below 1 / sqrt(rows per group - 1)"
         )
     power_N = h_N**exponent
     # The same for all of a group, so the softmax does not change; its exponential stays finite.

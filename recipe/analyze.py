@@ -190,6 +190,11 @@ def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) ->
         f"(--advantage): {ESTIMATORS[advantage]}, all responses of a step in one train batch."
     )
     found = [read, assumed, f"Lengths are {lengths.unit}."]
+    found.append(
+        "All responses count: what settings may have left out of the objective (truncated "
+        "responses, groups without variance, rejected tokens) is not in a dump. The rule "
+        f"{LEARNED} is shown, if asked for, at one exponent and with its default spread."
+    )
     if num_empty:
         found.append(f"{num_empty} responses of length 0 count in advantages and in no objective.")
     if rollouts.grouped_by == "input":

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig
 
 from recipe.errors import UserError
-from recipe.learned import FILE as SCALAR_FILE
+from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
 from reward.score import compute_score
 
@@ -56,7 +56,12 @@ def check_aggregation(config: DictConfig) -> None:
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
+    if correction is None:
+        raise UserError(
+            "algorithm.rollout_correction is null. Leave it out: verl's default corrects nothing."
+        )
     corrects = correction.rollout_is is not None or correction.rollout_rs is not None
+    bypass_loss = actor.policy_loss.loss_mode == "bypass_mode"
     refusals = {
         "actor_rollout_ref.actor.loss_agg_mode": (
             actor.loss_agg_mode != "token-mean",
@@ -80,12 +85,23 @@ def check_aggregation(config: DictConfig) -> None:
             f"is {actor.strategy}, and the actor's measurements are written for fsdp and fsdp2",
         ),
         "algorithm.rollout_correction": (
-            corrects and not config.actor_rollout_ref.rollout.calculate_log_probs,
-            "is set, but verl skips it without actor_rollout_ref.rollout.calculate_log_probs=true",
+            (corrects or bool(correction.bypass_mode))
+            and not config.actor_rollout_ref.rollout.calculate_log_probs,
+            "is set, but needs actor_rollout_ref.rollout.calculate_log_probs=true",
         ),
         "algorithm.rollout_correction.bypass_mode": (
             corrects and bool(correction.bypass_mode),
             "is true, and then verl's trainer skips rollout_is and rollout_rs, which are set",
+        ),
+        "algorithm.rollout_correction.loss_type": (
+            correction.loss_type != "ppo_clip",
+            f"is {correction.loss_type}, which verl's V1 trainer does not read; the loss "
+            f"bypass_mode has a loss_type of its own",
+        ),
+        "actor_rollout_ref.actor.policy_loss.loss_mode": (
+            bypass_loss and not correction.bypass_mode,
+            "is bypass_mode, which takes the rollout's log-probs for old ones, but "
+            "algorithm.rollout_correction.bypass_mode is false",
         ),
     }
     for key, (refused, reason) in refusals.items():
@@ -124,17 +140,19 @@ def check_trainer(config: DictConfig) -> None:
         )
     if trainer.resume_mode == "resume_path":
         folder = Path(str(trainer.resume_from_path))
-        if not re.fullmatch(r"global_step_\d+", folder.name) or not (folder / "actor").is_dir():
+        # verl reads the step's number off the end of the text.
+        named = re.search(r"(^|/)global_step_\d+$", str(trainer.resume_from_path))
+        if not named or not (folder / "actor").is_dir():
             raise UserError(
                 f"trainer.resume_from_path is {trainer.resume_from_path}, which is no checkpoint. "
-                f"It is a folder named global_step_N with a folder actor in it; runs write them "
-                f"under checkpoints/ every trainer.save_freq steps."
+                f"It is a folder named global_step_N (no slash behind) with a folder actor in it; "
+                f"runs write them under checkpoints/ every trainer.save_freq steps."
             )
-        if config.aggregation.rule == "lambda" and not (folder / SCALAR_FILE).is_file():
-            raise UserError(
-                f"{folder} has no {SCALAR_FILE}, so it was not saved under the rule lambda. Resume "
-                f"from a checkpoint of that rule, or choose another rule."
-            )
+        if scalar := AggregationSettings.from_config(config).scalar:
+            try:
+                LearnedScalar(scalar).load(folder)
+            except (FileNotFoundError, ValueError) as error:
+                raise UserError(str(error)) from None
     if trainer.v1.trainer_mode == "separate_async":
         check_separate(config)
 

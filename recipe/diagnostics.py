@@ -61,9 +61,10 @@ def diagnose(
             felt_P = groups.mixed_P & (prefix_P > 0)
             if felt_P.any():
                 under[name]["prefix_push"] = push_P[felt_P].mean().item()
+    by_sequence = under["sequence"].get("coupling")
     for name, found in under.items():
-        if "coupling" in found:
-            found["coupling"] -= under["sequence"]["coupling"]
+        if "coupling" in found and by_sequence is not None:
+            found["coupling"] -= by_sequence
         metrics |= {f"{key}/{name}": value for key, value in found.items()}
     metrics |= under[chosen]
     return {f"aggregation/{key}": float(value) for key, value in metrics.items()}
@@ -82,15 +83,15 @@ def under_rule(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[
     """
     signed_N = weight_N * length_N * advantage_N
     found = {"pg_loss_expected": -signed_N.mean().item()}
-    mass_N = signed_N.abs()
-    mass = mass_N.sum().item()
-    if mass == 0:
+    part_N = signed_N.abs()
+    whole = part_N.sum().item()
+    if whole == 0:
         return found
-    positive = signed_N.clamp(min=0).sum().item() / mass
+    positive = signed_N.clamp(min=0).sum().item() / whole
     found |= {
         "share_positive": positive,
         "share_negative": 1 - positive,
-        "effective_responses": mass**2 / mass_N.square().sum().item(),
+        "effective_responses": whole**2 / part_N.square().sum().item(),
     }
     if 0 < positive < 1:
         found["coupling"] = torch.logit(torch.tensor(positive, dtype=torch.double)).item()

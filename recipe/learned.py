@@ -22,6 +22,7 @@ class LearnedScalar:
         start = torch.tensor(settings.start, dtype=torch.double)
         self.parameter = torch.nn.Parameter(start)
         decay = {"weight_decay": 0.0}
+        self.settings = settings
         self.optimizer = OPTIMIZERS[settings.optimizer]([self.parameter], lr=settings.lr, **decay)
 
     @property
@@ -41,14 +42,19 @@ class LearnedScalar:
     def save(self, folder: Path) -> None:
         """Write value and optimizer state into a checkpoint's folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {"value": self.parameter.data, "optimizer": self.optimizer.state_dict()}
+        state = {
+            "value": self.parameter.data,
+            "kind": self.settings.optimizer,
+            "optimizer": self.optimizer.state_dict(),
+        }
         torch.save(state, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote.
+        """Read what `save` wrote; the learning rate stays that of the settings.
 
         Raises:
             FileNotFoundError: the checkpoint was not written under a rule with a scalar.
+            ValueError: it was written with another optimizer.
         """
         if not (folder / FILE).is_file():
             raise FileNotFoundError(
@@ -56,5 +62,12 @@ class LearnedScalar:
                 f"checkpoint of that rule"
             )
         state = torch.load(folder / FILE, weights_only=True)
+        if state["kind"] != self.settings.optimizer:
+            raise ValueError(
+                f"{folder} was saved with aggregation.scalar.optimizer={state['kind']}, but it is "
+                f"{self.settings.optimizer} now; go on with the one it was saved with"
+            )
         self.parameter.data.copy_(state["value"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr

@@ -31,11 +31,11 @@ class ScalarSettings:
                 f"aggregation.scalar.optimizer is {self.optimizer!r}; known ones are "
                 f"{', '.join(OPTIMIZERS)}."
             )
-        for name in ("spread", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"aggregation.scalar.{name} is {getattr(self, name)}, but must be above 0."
-                )
+        for name in ("start", "spread", "lr"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or (value <= 0 and name != "start"):
+                kind = "a number" if name == "start" else "a number above 0"
+                raise ValueError(f"aggregation.scalar.{name} is {value}, but must be {kind}.")
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def group_sums(
 ) -> dict[str, Tensor]:
     """Sums over the responses of each group of one train batch.
 
-    A response's mass under a rule is w_i * length_i * |A_i|, normalised over the batch; without any
-    advantage it is 0. The keys are what `statistics` reads.
+    A response's share under a rule is w_i * length_i * |A_i|, normalised over the batch; without
+    any advantage it is 0. The keys are what `statistics` reads.
 
     Args:
         length_N: tokens of each response, > 0.
@@ -40,25 +40,25 @@ def group_sums(
         rules: by name; `sequence`, `token` and `balanced` among them.
         trained: name of the rule that the others are compared with.
     """
-    mass = {}
+    share = {}
     for name, rule in rules.items():
-        mass_N = rule(length_N, advantage_N, group_N) * length_N * advantage_N.abs()
-        mass[name] = mass_N / mass_N.sum().clamp(min=torch.finfo(torch.double).tiny)
+        share_N = rule(length_N, advantage_N, group_N) * length_N * advantage_N.abs()
+        share[name] = share_N / share_N.sum().clamp(min=torch.finfo(torch.double).tiny)
     sums = {}
-    for name, mass_N in mass.items():
-        sums[f"positive/{name}"] = per_group(mass_N * (advantage_N > 0), group_N)
-        sums[f"negative/{name}"] = per_group(mass_N * (advantage_N < 0), group_N)
-        sums[f"squares/{name}"] = per_group(mass_N**2, group_N)
+    for name, share_N in share.items():
+        sums[f"positive/{name}"] = per_group(share_N * (advantage_N > 0), group_N)
+        sums[f"negative/{name}"] = per_group(share_N * (advantage_N < 0), group_N)
+        sums[f"squares/{name}"] = per_group(share_N**2, group_N)
         # The responses that this rule would have given more than the trained one.
-        gains_N = mass_N > mass[trained]
-        sums[f"gained/{name}"] = per_group(mass_N * gains_N, group_N)
-        sums[f"gained_from/{name}"] = per_group(mass[trained] * gains_N, group_N)
+        gains_N = share_N > share[trained]
+        sums[f"gained/{name}"] = per_group(share_N * gains_N, group_N)
+        sums[f"gained_from/{name}"] = per_group(share[trained] * gains_N, group_N)
 
-    # `sequence` with the mass that `balanced` gives to each sign of each group.
+    # `sequence` with the share that `balanced` gives to each sign of each group.
     side_N = 2 * group_N + (advantage_N > 0)
-    balanced, sequence = (per_group(mass[name], side_N) for name in ("balanced", "sequence"))
+    balanced, sequence = (per_group(share[name], side_N) for name in ("balanced", "sequence"))
     scale = (balanced / sequence).nan_to_num(0.0)
-    departure_N = mass["balanced"] - mass["sequence"] * scale[side_N]
+    departure_N = share["balanced"] - share["sequence"] * scale[side_N]
     sums["moved_within_sign"] = per_group(departure_N.abs() / 2, group_N)
 
     lengths = group_lengths(length_N, advantage_N, group_N)
@@ -126,7 +126,7 @@ def estimate(
 ) -> dict[str, Estimate]:
     """The statistics of a table of groups, each with its percentile bootstrap interval.
 
-    All rules are computed from the same resamples, so differences between them are paired. Masses
+    All rules are computed from the same resamples, so differences between them are paired. Shares
     stay normalised by the batch that was, as does what `moved` takes for gained. One group alone
     has no interval.
 

@@ -125,6 +125,6 @@ def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, ste
     for number, name in enumerate(VARIANTS, start=1):
         # These two train on other responses or tokens than the dump shows.
         if name not in ("mask_truncated", "rejection"):
-            for key in ("share_negative/token", "share_negative/balanced", "length_gap"):
+            for key in ("share_negative/token", "share_negative/token_batch", "length_gap"):
                 measured = steps[name][f"aggregation/{key}"]
                 assert found[str(number)][key]["value"] == pytest.approx(measured, abs=0.05), key

@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 
 from recipe.checks import check_data, check_settings
 from recipe.errors import UserError
+from recipe.learned import LearnedScalar
+from recipe.settings import ScalarSettings
 
 ROW = {
     "data_source": "math_dapo",
@@ -72,9 +74,20 @@ SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
                 f"{CORRECTION}.rollout_is": "token",
                 "actor_rollout_ref.rollout.calculate_log_probs": False,
             },
-            "verl skips it",
+            "rollout_correction is set",
             "calculate_log_probs=true",
         ),
+        (
+            {
+                f"{CORRECTION}.bypass_mode": True,
+                "actor_rollout_ref.rollout.calculate_log_probs": False,
+            },
+            "rollout_correction is set",
+            "calculate_log_probs=true",
+        ),
+        ({f"{CORRECTION}.loss_type": "reinforce"}, "loss_type is reinforce", "does not read"),
+        ({f"{ACTOR}.policy_loss.loss_mode": "bypass_mode"}, "is bypass_mode", "is false"),
+        ({CORRECTION: None}, "rollout_correction is null", "Leave it out"),
         (
             {
                 f"{CORRECTION}.rollout_rs": "seq_sum_k1",
@@ -102,6 +115,11 @@ SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
             {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": "global_step_3"},
             "resume_from_path is global_step_3",
             "named global_step_N",
+        ),
+        (
+            {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": "global_step_3/"},
+            "resume_from_path is global_step_3/",
+            "no slash behind",
         ),
         ({"trainer.val_only": True}, "val_only is True", "Remove"),
         ({"trainer.use_v1": False}, "use_v1 is False", "Remove"),
@@ -139,6 +157,11 @@ def test_a_checkpoint_without_the_learned_scalar_is_refused_under_lambda(config,
     check_settings(config)
     changes = {"aggregation.rule": "lambda", "aggregation.scalar": SCALAR}
     assert "has no aggregation.pt" in refused(config, changes)
+    LearnedScalar(ScalarSettings(**SCALAR)).save(tmp_path / "global_step_3")
+    check_settings(config)
+    assert "saved with aggregation.scalar.optimizer=sgd" in refused(
+        config, {"aggregation.scalar.optimizer": "adamw"}
+    )
 
 
 @pytest.mark.parametrize(

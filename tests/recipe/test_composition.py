@@ -39,6 +39,14 @@ def test_a_loss_that_cannot_run_with_the_settings_is_refused_with_its_own_words(
     assert "dro_beta must be a positive value" in refusal(config)
 
 
+def test_a_loss_with_other_arguments_is_refused_without_a_traceback():
+    register_policy_loss("under_test")(lambda log_prob, advantages: (log_prob, {}))
+    try:
+        assert "TypeError" in refusal(default_config("under_test"))
+    finally:
+        core_algos.POLICY_LOSS_REGISTRY.pop("under_test")
+
+
 def test_bypass_mode_that_rejects_tokens_is_refused_because_of_its_mask():
     config = default_config("bypass_mode")
     correction = replace(
@@ -86,11 +94,12 @@ def test_a_loss_that_is_right_passes(loss):
     ("change", "found"),
     [
         # Homogeneous in a scalar, but not row by row.
-        (lambda x, log_prob, a, c: x * a.abs() / a.abs().mean(), ["weights"]),
+        (lambda x, log_prob, a, c: x * a.abs() / a.abs().amax(), ["weights"]),
         (lambda x, log_prob, a, c: x + 0.1 * log_prob, ["weights"]),
         (lambda x, log_prob, a, c: -log_prob * a.detach(), ["weights"]),
         (lambda x, log_prob, a, c: x / c.global_batch_info["global_batch_size"], ["counts"]),
         (lambda x, log_prob, a, c: x / c.global_batch_info["batch_num_tokens"], ["counts"]),
+        (lambda x, log_prob, a, c: x / x.shape[-1], ["counts"]),
         (lambda x, log_prob, a, c: x / c.global_batch_info["dp_size"], ["ranks"]),
     ],
 )

@@ -80,6 +80,17 @@ def test_coupling_is_the_log_ratio_of_the_sides_relative_to_sequence(batch):
             assert found[f"aggregation/coupling/{name}"] == pytest.approx(expected, abs=1e-9)
 
 
+def test_coupling_is_relative_to_sequence_where_that_couples_too():
+    """Advantages that do not cancel, as after responses were left out."""
+    columns = [3, 9, 5, 7, 10], [1.0, 1.0, -0.5, -0.5, -0.2]
+    length_N, advantage_N = torch.tensor(columns[0]), torch.tensor(columns[1]).double()
+    found = diagnosed(Batch(length_N, advantage_N, length_N * 0))
+    under_sequence = math.log(2 / 1.2)
+    assert found["aggregation/coupling/sequence"] == pytest.approx(0)
+    token = math.log((3 + 9) / (2.5 + 3.5 + 2))
+    assert found["aggregation/coupling/token"] == pytest.approx(token - under_sequence)
+
+
 def test_the_coupling_of_token_is_the_log_ratio_of_mean_lengths():
     """One group, binary rewards: each side's share is its count times its mean length."""
     batch = Batch(*(column[:4] for column in fixed_batch()))

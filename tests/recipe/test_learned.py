@@ -40,6 +40,21 @@ def test_a_restored_scalar_goes_on_as_if_it_had_never_stopped(optimizer, tmp_pat
     assert resumed.value == straight.value
 
 
+def test_a_resumed_scalar_follows_the_learning_rate_of_its_settings(tmp_path):
+    scalar(lr=0.1).save(tmp_path)
+    resumed = scalar(lr=0.01)
+    resumed.load(tmp_path)
+    resumed.step(1.0)
+    assert resumed.value == pytest.approx(0.25 - 0.01)
+
+
+@pytest.mark.parametrize(("saved", "now"), [("sgd", "adamw"), ("adamw", "sgd")])
+def test_another_optimizer_than_the_saved_one_is_refused(saved, now, tmp_path):
+    scalar(optimizer=saved).save(tmp_path)
+    with pytest.raises(ValueError, match=f"saved with aggregation.scalar.optimizer={saved}"):
+        scalar(optimizer=now).load(tmp_path)
+
+
 def test_a_checkpoint_of_another_rule_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="not saved under the rule lambda"):
         scalar().load(tmp_path)

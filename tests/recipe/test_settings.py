@@ -29,8 +29,10 @@ def test_the_constant_is_bound_to_the_rule():
     ("change", "found"),
     [
         ({"optimizer": "lion"}, "optimizer is 'lion'; known ones are sgd, adamw"),
-        ({"lr": 0}, "lr is 0, but must be above 0"),
-        ({"spread": -1}, "spread is -1, but must be above 0"),
+        ({"lr": 0}, "lr is 0, but must be a number above 0"),
+        ({"lr": None}, "lr is None, but must be a number above 0"),
+        ({"spread": -1}, "spread is -1, but must be a number above 0"),
+        ({"start": "low"}, "start is low, but must be a number"),
     ],
 )
 def test_a_scalar_that_cannot_learn_is_refused(change, found):
