@@ -3,17 +3,20 @@
 import re
 from collections.abc import Iterable, Sequence
 
+# A cell of a column of numbers; a dash stands for a missing one.
+NUMBER = re.compile(r"[-+]?\d|-$")
+
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns also line up in a terminal; all but the first stand right."""
-    lines = [head, *rows]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    cells = [
-        [row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (head, rule, *lines[1:])
-    ]
-    return ["| " + " | ".join(line) + " |" for line in cells]
+    """Lines of a table whose columns also line up in a terminal; columns of numbers stand right."""
+    columns = []
+    for name, *cells in zip(head, *rows, strict=True):
+        width = max(3, len(name), *map(len, cells))
+        if all(NUMBER.match(cell) for cell in cells):
+            columns.append([x.rjust(width) for x in (name, "-" * (width - 1) + ":", *cells)])
+        else:
+            columns.append([x.ljust(width) for x in (name, "-" * width, *cells)])
+    return ["| " + " | ".join(line) + " |" for line in zip(*columns, strict=True)]
 
 
 def between_marks(document: str, name: str, lines: Iterable[str]) -> str:
