@@ -14,7 +14,7 @@ from recipe import embedded
 
 pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
-MODEL = embedded.folder("length_gap") / "model"
+MODEL = Path(embedded.folder("length_gap")) / "model"
 NUM_ROWS, LIMIT = 64, 40
 
 
