@@ -59,6 +59,8 @@ def start(outputs: Path, rule: str, *overrides: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
     return subprocess.Popen(
         command, cwd=ROOT, text=True, start_new_session=True,
+        # A suite run in the background inherits an ignored Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment | {"WANDB_MODE": "offline"},
     )  # fmt: skip
