@@ -68,7 +68,11 @@ def test_a_folder_that_exists_is_not_overwritten(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "ratio"), [("length_gap", (1.4, 2.5)), ("length_spread", (0.85, 1.15))]
+    ("task", "ratio"),
+    [
+        ("length_gap", (1.4, 2.5)),
+        pytest.param("length_spread", (0.85, 1.15), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_made_model_is_what_the_demo_needs(task, ratio):
     """Made for real, or found in the user's cache where a run left it."""
