@@ -282,7 +282,7 @@ def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_cpu_machine(config: DictConfig) -> None:
-    """A compiler for vLLM's kernel, memory for the ranks, and no FSDP1."""
+    """A compiler for vLLM's kernel, memory for the ranks, and nothing that needs a GPU."""
     if config.actor_rollout_ref.actor.strategy == "fsdp":
         raise UserError(
             "actor_rollout_ref.actor.strategy is fsdp, but torch's FSDP1 takes no parameters on a "
@@ -292,6 +292,13 @@ def check_cpu_machine(config: DictConfig) -> None:
         raise UserError(
             "no C++ compiler found (c++, g++ or clang++), and vLLM compiles a kernel at its first "
             "request. Install one, e.g. the package g++."
+        )
+    v1 = config.trainer.v1
+    if v1.trainer_mode == "separate_async" and v1.separate_async.parameter_sync_step > 1:
+        raise UserError(
+            f"trainer.v1.separate_async.parameter_sync_step is "
+            f"{v1.separate_async.parameter_sync_step}, but between the updates of a step verl keeps "
+            f"the model by moving it to the CPU, which on a CPU is no copy. Use 1, or a GPU."
         )
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     need = GIB_BESIDE + GIB_PER_CPU_RANK * ranks

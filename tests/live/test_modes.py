@@ -46,9 +46,6 @@ def separate(tmp_path_factory, colocated):
     return run(
         tmp_path_factory.mktemp("separate"),
         "cluster=cpu_separate",
-        # Two updates a step, so that verl restores the first one's model for the second.
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-        "trainer.v1.separate_async.parameter_sync_step=2",
         "trainer.total_training_steps=5",
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={checkpoint}",
