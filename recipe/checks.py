@@ -297,8 +297,8 @@ def check_cpu_machine(config: DictConfig) -> None:
     if v1.trainer_mode == "separate_async" and v1.separate_async.parameter_sync_step > 1:
         raise UserError(
             f"trainer.v1.separate_async.parameter_sync_step is "
-            f"{v1.separate_async.parameter_sync_step}, but between the updates of a step verl keeps "
-            f"the model by moving it to the CPU, which on a CPU is no copy. Use 1, or a GPU."
+            f"{v1.separate_async.parameter_sync_step}, but between the updates of a step verl "
+            f"keeps the model by moving it to the CPU, which on a CPU is no copy. Use 1, or a GPU."
         )
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     need = GIB_BESIDE + GIB_PER_CPU_RANK * ranks
