@@ -1,72 +1,80 @@
 """The reward of one response, as verl's `reward.custom_reward_function` calls it.
 
-Point verl at it with `reward.custom_reward_function.path=pkg://reward.score` and
-`name=compute_score`.
+`configs/base.yaml` points verl at it, for training and validation, with the fields of
+`RewardSettings` as `reward_kwargs`; verl then never chooses a grader by data source itself.
 """
 
-from fnmatch import fnmatchcase
-from typing import NamedTuple
+import math
+import threading
+from functools import cache
+from typing import Any
 
-from reward.math_answer import Style, equal, extract, normalise
+from reward.grader import Grader, Row, Verdict
+from reward.quantity import normalise
+from reward.sources import RewardSettings
 
 # verl gathers `pred` in a numpy array, in which every row is as wide as the longest.
 MAX_PRED_CHARS = 256
+# What a response that is not right may be, a column each.
+COUNTED = ("wrong", "no_answer", "parse_error", "timeout")
 
 
-class Source(NamedTuple):
-    """How a data source asks for its answer, and its score of a response that is not right."""
-
-    style: Style
-    not_right: float
-
-
-# By pattern of verl's `data_source`. A right response scores 1 everywhere.
-SOURCES = {
-    "math_dapo": Source("answer_line", not_right=-1.0),  # DAPO, arXiv:2503.14476
-    "aime*": Source("answer_line", not_right=-1.0),
-    "polaris": Source("boxed", not_right=0.0),
-}
+_LOCK = threading.Lock()
+_made = cache(Grader)
 
 
 def compute_score(
     data_source: str,
     solution_str: str,
     ground_truth: str,
-    extra_info: dict[str, object] | None = None,
-    **kwargs: object,
-) -> dict[str, float | str]:
+    extra_info: dict[str, Any] | None = None,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
+    **settings: Any,
+) -> dict[str, Any]:
     """Score a response on the published scale of its data source.
 
-    Every row has the same keys, since verl averages them per data source. They hold one of three
-    outcomes: right (`acc` 1), wrong (both 0) and no answer (`no_answer` 1). `score` trains; `pred`
-    is the normalised answer verl's majority metrics vote on, "" where there is none.
+    Every row has the same keys, since verl averages them per data source: `score` trains; `acc` is
+    1 for a right response; `wrong`, `no_answer`, `parse_error` and `timeout` say what it was
+    otherwise; `seconds` is what grading took; `pred` is the normalised answer that verl's majority
+    metrics vote on; `error` says why there is no verdict.
+
+    Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
+    the settings or the ground truth is at fault, `score` is NaN, which `recipe.trainer` refuses
+    with the error.
 
     Args:
-        data_source: a name that matches a pattern in `SOURCES`.
+        data_source: a name that matches a pattern in `reward.sources`, or is one of `sources`.
         solution_str: the response, decoded.
-        ground_truth: the right answer.
-        extra_info: the row's other columns; not read.
-        **kwargs: what verl adds for reward models; not read.
-
-    Raises:
-        ValueError: the data source is unknown, or the ground truth states nothing.
+        ground_truth: the right answer; of code, its tests as JSON.
+        extra_info: the row's other columns, for scorers of one's own.
+        reward_router_address: verl's, for reward models; not used.
+        reward_model_tokenizer: verl's, for reward models; not used.
+        **settings: fields of `RewardSettings`.
     """
-    source = _source(data_source)
-    answer = extract(solution_str, source.style) or ""
-    is_right = equal(answer, ground_truth)
+    try:
+        chosen = RewardSettings.of(settings)
+        row = Row(solution_str, ground_truth, chosen.find(data_source), extra_info or {})
+        return columns(_grader(chosen).grade(row))
+    # A scorer of one's own may raise anything, and none of it may become a score.
+    except Exception as error:
+        return columns(Verdict("wrong", math.nan, None, 0.0, f"{type(error).__name__}: {error}"))
+
+
+def _grader(settings: RewardSettings) -> Grader:
+    """One grader of these settings, and so one pool, for all threads of a process."""
+    with _LOCK:
+        return _made(settings)
+
+
+def columns(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as the columns that verl keeps."""
     return {
-        "score": 1.0 if is_right else source.not_right,
-        "acc": float(is_right),
-        "no_answer": float(not answer),
-        "pred": normalise(answer)[:MAX_PRED_CHARS],
+        "score": verdict.score,
+        "acc": float(verdict.outcome == "right"),
+        **{outcome: float(verdict.outcome == outcome) for outcome in COUNTED},
+        "seconds": verdict.seconds,
+        "pred": normalise(verdict.extracted or "")[:MAX_PRED_CHARS],
+        "error": verdict.error,
+        **verdict.extra,
     }
-
-
-def _source(name: str) -> Source:
-    for pattern, source in SOURCES.items():
-        if fnmatchcase(name, pattern):
-            return source
-    raise ValueError(
-        f"data_source is {name!r}; known ones are {', '.join(SOURCES)}. "
-        f"Write one of them in the data's column `data_source`, or add this one in {__file__}."
-    )

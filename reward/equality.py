@@ -1,0 +1,216 @@
+r"""Whether an answer is the ground truth: structure and exact numbers first, symbols if it must be.
+
+`same` is three-valued. With `undecided` as its leaf it is the fast path: numbers, words, and lists,
+tuples, sets, intervals and matrices of them are decided in microseconds, and None says that only
+symbolic mathematics can tell. With `reward.symbolic.same_expression` it always decides.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+
+from reward.notation import CLOSE, MAX_CHARS, OPEN, squeeze, tidy
+from reward.quantity import Quantity, quantity, split_unit
+from reward.structure import Parts, is_symbolic_set, put_together, split_list, take_apart
+
+Leaf = Callable[[str, str], bool | None]
+
+MAX_ITEMS = 64
+# A decimal fraction with fewer significant digits stands for nothing but itself.
+DIGITS_OF_AN_APPROXIMATION = 6
+# Up to so many letters without a mark of words around them are a product of variables.
+LONGEST_PRODUCT = 3
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+# What stands before the value in `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
+_NAME = re.compile(
+    r"((?:\\(?:angle|triangle) ?[A-Z]{1,3}|\\[A-Za-z]+|[A-Za-z][A-Za-z']{0,11})"
+    r"(?:_\{?[0-9A-Za-z]+\}?)?(?:\([A-Za-z, ]{1,9}\))?|\([A-Za-z](?:, ?[A-Za-z])*\)) ?= ?(.+)"
+)
+# The response may also say what the value is of: `m + n = 480`; `2m + n = 480` is an equation.
+_STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{)[0-9])+=")
+_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?([0-9]{1,2})\}?")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
+
+
+def undecided(_answer: str, _truth: str) -> None:
+    """The leaf of the fast path: no symbolic mathematics."""
+
+
+def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
+    r"""Whether two answers are the same, or None if the leaf was asked and could not tell.
+
+    - Numbers are equal as fractions. A decimal fraction of 6 or more significant digits also
+      stands for a number that no decimal fraction is, if they differ by less than one unit of its
+      last place.
+    - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:
+      `50\%` equals `50`, the missing unit, and not `0.5`.
+    - The order of a bare list or a set is free, that of a tuple is not; every item must be there,
+      once. A bare list may stand for a tuple in the same order, never for an interval.
+    - Brackets of intervals matter: `(0,1]` is not `[0,1]`.
+    - Words are equal without regard to case. `x = 5` equals `5`, but not `y = 5`. The base of a
+      number may be missing as a unit may: `1101_2` equals `1101` and not `1101_3`.
+    """
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
+        return int(answer) == int(truth)
+    if len(answer) > MAX_CHARS or len(truth) > MAX_CHARS:
+        return answer.strip() == truth.strip()
+    return _same(tidy(answer), tidy(truth), leaf)
+
+
+def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
+    if squeeze(answer) == squeeze(truth):
+        return True
+    found, wanted = quantity(answer), quantity(truth)
+    if found and wanted:
+        return _same_number(found, wanted)
+    if ("=" in answer or "=" in truth) and len(split_list(answer)) == len(split_list(truth)) == 1:
+        values = _without_names(answer, truth)
+        if values != (answer, truth):
+            return _same(*values, leaf)
+    left, right = take_apart(answer), take_apart(truth)
+    if left.kind or right.kind:
+        return _same_parts(left, right, leaf)
+    return _same_item(left.items[0], right.items[0], leaf)
+
+
+def _same_number(found: Quantity, wanted: Quantity) -> bool:
+    if found.unit and wanted.unit and found.unit != wanted.unit:
+        return False
+    if found.value == wanted.value:
+        return True
+    for decimal, other in ((found, wanted), (wanted, found)):
+        if decimal.significant >= DIGITS_OF_AN_APPROXIMATION and not _terminates(other.value):
+            return abs(decimal.value - other.value) < decimal.last_place
+    return False
+
+
+def _terminates(value: Fraction) -> bool:
+    """Whether a number is a decimal fraction."""
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
+
+
+def _without_names(answer: str, truth: str) -> tuple[str, str]:
+    """The values of `x = 5` and `5`, or of `x = 5` and `x = 6`; other pairs as they are."""
+    left, right = _NAME.fullmatch(_turned(answer)), _NAME.fullmatch(_turned(truth))
+    if left and right and squeeze(left[1]) == squeeze(right[1]):
+        return _last(left[2]), _last(right[2])
+    if "=" not in truth and _STATES_A_VALUE.match(answer):
+        return _last(left[2] if left else answer), truth
+    if right and "=" not in answer:
+        return answer, _last(right[2])
+    return answer, truth
+
+
+def _turned(equation: str) -> str:
+    """`5 = x` as `x = 5`."""
+    value, equals, name = equation.partition("=")
+    return f"{name.strip()} = {value}" if equals and quantity(value.strip()) else equation
+
+
+def _last(chain: str) -> str:
+    """The end of `a = b = c`."""
+    return chain.rpartition("=")[2].strip()
+
+
+def _same_parts(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
+    kinds = {answer.kind, truth.kind}
+    if max(len(answer.items), len(truth.items)) > MAX_ITEMS:
+        return False
+    if kinds == {"matrix"}:
+        return _same_rows(answer, truth, leaf)
+    if kinds == {"cup"} and _same_set(answer, truth, leaf):
+        return True
+    if "matrix" not in kinds and ("cup" in kinds or any(map(is_symbolic_set, (answer, truth)))):
+        return leaf(put_together(answer), put_together(truth))
+    if len(answer.items) != len(truth.items):
+        return False
+    if "" in kinds:  # the other side may be a set of one
+        return kinds <= {"", "{}"} and _same(answer.items[0], truth.items[0], leaf)
+    if kinds <= {",", "{}"}:
+        return _same_set(answer, truth, leaf)
+    if answer.kind == truth.kind or kinds == {",", "()"}:
+        return _same_order(answer.items, truth.items, leaf)
+    # Two items in square brackets are an interval, unless the truth says that they are a list.
+    is_interval = len(truth.items) == 2 and not (answer.kind == "[]" and truth.kind == ",")
+    if kinds <= {"()", "[]", ","} and not is_interval:
+        return _same_order(answer.items, truth.items, leaf)
+    return False
+
+
+def _same_order(answer: Iterable[str], truth: Iterable[str], leaf: Leaf) -> bool | None:
+    return _all(_same(a, t, leaf) for a, t in zip(answer, truth, strict=True))
+
+
+def _same_rows(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
+    grids = [[row.split("&") for row in side.items] for side in (answer, truth)]
+    if [len(row) for row in grids[0]] != [len(row) for row in grids[1]]:
+        return False
+    found, wanted = ([cell.strip() for row in grid for cell in row] for grid in grids)
+    return _same_order(found, wanted, leaf)
+
+
+def _same_set(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
+    """Whether each item is one of the other side's, each used once."""
+    if len(answer.items) != len(truth.items):
+        return False
+    free = list(answer.items)
+    is_open = False
+    for wanted in truth.items:
+        results = [_same(item, wanted, leaf) for item in free]
+        if True in results:
+            free.pop(results.index(True))
+        elif None in results:
+            is_open = True
+        else:
+            return False
+    return None if is_open else True
+
+
+def _all(results: Iterable[bool | None]) -> bool | None:
+    is_open = False
+    for result in results:
+        if result is False:
+            return False
+        is_open |= result is None
+    return None if is_open else True
+
+
+def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
+    if ("=" in answer) != ("=" in truth):
+        return False
+    left, right = _words(answer), _words(truth)
+    if left and right:
+        is_product = max(len(answer), len(truth)) <= LONGEST_PRODUCT
+        return leaf(answer, truth) if is_product else left == right
+    if max(len(left), len(right)) > LONGEST_PRODUCT and (quantity(answer) or quantity(truth)):
+        return False
+    if ":" in answer and ":" in truth:
+        clocks = answer.split(":"), truth.split(":")
+        return len(clocks[0]) == len(clocks[1]) and _same_order(*clocks, leaf)
+    answer_body, answer_unit = split_unit(answer)
+    truth_body, truth_unit = split_unit(truth)
+    if answer_unit and truth_unit and answer_unit != truth_unit:
+        return False
+    if (answer_body, truth_body) != (answer, truth):
+        return _same(answer_body, truth_body, leaf)
+    if _BASED.fullmatch(answer) or _BASED.fullmatch(truth):
+        return _same_base(answer, truth)
+    return leaf(answer, truth)
+
+
+def _words(text: str) -> str:
+    """The words of an answer that is nothing but words; else ""."""
+    text = text.strip(f"{OPEN}{CLOSE}() .")
+    return text.casefold() if _WORDS.fullmatch(text) else ""
+
+
+def _same_base(answer: str, truth: str) -> bool:
+    (found, _, base), (wanted, _, other) = answer.partition("_"), truth.partition("_")
+    same_base = base.strip("{}") == other.strip("{}") or not base or not other
+    found, wanted = (digits.strip("() ").lower().lstrip("0") for digits in (found, wanted))
+    return same_base and found == wanted

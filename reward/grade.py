@@ -1,0 +1,212 @@
+"""Grade rows of JSON Lines with the training reward.
+
+    python -m reward.grade IN.jsonl --out OUT.jsonl
+    python -m reward.grade outputs/rollouts/12.jsonl --out again.jsonl --data-source math_dapo
+
+A row has `response` and `ground_truth` (or `tests`, for code) and may name its `data_source`.
+The rollout dumps that verl writes are read as they are: `output` and `gts` there. Each row comes
+out in its place with `score`, `outcome`, `extracted`, `seconds` and `error` added.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recipe.errors import UserError
+from recipe.outputs import provenance
+from recipe.tables import markdown_table
+from reward.grader import Grader, Row, Verdict, read_tests, read_truth
+from reward.pool import RewardError
+from reward.sources import ANY, CODE, RewardSettings, Source
+
+RESPONSES = ("response", "output")
+TRUTHS = ("ground_truth", "gts")
+OUTCOMES = ("right", "wrong", "no_answer", "parse_error", "timeout")
+
+Fields = dict[str, Any]
+
+
+class Summary:
+    """How many rows had each outcome, their scores and the seconds they took."""
+
+    def __init__(self) -> None:
+        self.rows = Counter[str]()
+        self.seconds = Counter[str]()
+        self.score = 0.0
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a verdict."""
+        self.rows[verdict.outcome] += 1
+        self.seconds[verdict.outcome] += verdict.seconds
+        self.score += verdict.score
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.rows.total()
+
+    def record(self) -> dict[str, Any]:
+        """The figures of the table."""
+        return {"rows": self.total, "mean_score": self.score / max(1, self.total), **self.rows}
+
+    def table(self) -> list[str]:
+        """A line for each outcome, and the mean score."""
+        lines = [
+            (
+                outcome,
+                str(self.rows[outcome]),
+                f"{self.rows[outcome] / max(1, self.total):.1%}",
+                f"{1000 * self.seconds[outcome] / max(1, self.rows[outcome]):.2f}",
+            )
+            for outcome in OUTCOMES
+        ]
+        mean = f"mean score {self.score / max(1, self.total):+.4f}"
+        return [*markdown_table(("outcome", "rows", "share", "ms each"), lines), mean]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    command = argparse.ArgumentParser(
+        "python -m reward.grade",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add("rows", type=Path, metavar="IN.jsonl", help="rows to grade")
+    add("--out", type=Path, required=True, metavar="OUT.jsonl", help="where graded rows go")
+    add("--data-source", help="of rows that name none (default: every template is understood)")
+    add("--workers", type=int, default=2, help="processes at work at once (default: 2)")
+    add(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a reward setting, e.g. deadline=1 or thinking=require",
+    )
+    return command
+
+
+def read_settings(workers: int, pairs: list[str]) -> RewardSettings:
+    """The reward settings of the command line.
+
+    Raises:
+        UserError: one of them does not exist.
+    """
+    settings: dict[str, Any] = {"workers": workers}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    try:
+        return RewardSettings.of(settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
+def read_rows(
+    path: Path, default: str | None, settings: RewardSettings
+) -> Iterator[tuple[int, Fields, Row]]:
+    """Bytes read, fields and task of each row of a file.
+
+    Raises:
+        UserError: the first line that is no row, as FILE:LINE: what is wrong.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    fields = json.loads(line)
+                    yield len(line), fields, read_row(fields, default, settings)
+                except ValueError as error:
+                    raise UserError(f"{path}:{number}: {error}") from None
+
+
+def read_row(fields: Any, default: str | None, settings: RewardSettings) -> Row:
+    """What the grader takes of a row.
+
+    Raises:
+        ValueError: a field is missing or cannot be read.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError(f"a row must be a JSON object, not {type(fields).__name__}")
+    response = next((fields[name] for name in RESPONSES if name in fields), None)
+    if not isinstance(response, str):
+        raise ValueError(f"no text in {' or '.join(RESPONSES)}; its fields are {', '.join(fields)}")
+    if "tests" in fields:
+        tests = fields["tests"]
+        truth, source = tests if isinstance(tests, str) else json.dumps(tests), CODE
+    else:
+        truth = next((str(fields[name]) for name in TRUTHS if fields.get(name) is not None), "")
+        name = fields.get("data_source", default)
+        source = ANY if name is None else settings.find(name)
+    if isinstance(source, Source):  # now, rather than after hours
+        (read_truth if source.forms else read_tests)(truth)
+    return Row(response, truth, source, fields)
+
+
+def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSettings) -> Summary:
+    """Grade a file; a run that is interrupted or fails leaves what it has in OUT.jsonl.partial.
+
+    Raises:
+        UserError: a row cannot be read.
+        RewardError: the machinery failed.
+    """
+    partial = out.with_name(out.name + ".partial")
+    waiting: deque[Fields] = deque()
+    summary = Summary()
+    with (
+        closing(Grader(settings)) as grader,
+        tqdm(total=rows.stat().st_size, unit="B", unit_scale=True, desc=rows.name) as bar,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+
+        def tasks() -> Iterator[Row]:
+            for size, fields, row in read_rows(rows, default, settings):
+                bar.update(size)
+                waiting.append(fields)
+                yield row
+
+        for verdict in grader.grade_many(tasks()):
+            fields = {**waiting.popleft(), **verdict._asdict()}
+            fields |= fields.pop("extra")
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            summary.add(verdict)
+    partial.replace(out)
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Grade, print the summary; 0 if all went well."""
+    options = parser().parse_args(arguments)
+    start = time.perf_counter()
+    try:
+        if not options.rows.is_file():
+            raise UserError(f"{options.rows} is not a file. Give a file of JSON Lines.")
+        settings = read_settings(options.workers, options.setting)
+        summary = grade_file(options.rows, options.out, options.data_source, settings)
+    except (UserError, RewardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - start
+    print("\n".join(summary.table()))
+    record = {**summary.record(), "seconds": seconds, **provenance("reward.grade")}
+    note = options.out.with_name(options.out.name + ".summary.json")
+    note.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"{summary.total} rows in {seconds:.1f} s: {options.out}, {note}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Grade responses: the exact fast path, and processes for what may not end.
+
+This is the one grader of training, validation and evaluation.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+from reward.code_answer import grade_code
+from reward.equality import same
+from reward.extract import clean, extract
+from reward.pool import Pool
+from reward.quantity import normalise
+from reward.sandbox import LIMITS, Level
+from reward.sources import RewardSettings, Scorer, Source
+
+Outcome = Literal["right", "wrong", "no_answer", "parse_error", "timeout"]
+
+# Rows that are graded ahead of the oldest one that is still open.
+ROWS_AHEAD = 4096
+
+
+class Row(NamedTuple):
+    """A response to grade; the ground truth of code is its tests, as JSON.
+
+    `extra` are the row's other columns, for scorers of one's own.
+    """
+
+    response: str
+    ground_truth: str
+    source: Source | Scorer
+    extra: dict[str, Any] = {}
+
+
+class Verdict(NamedTuple):
+    """What a response is worth: one outcome, the answer it states, and what grading it took.
+
+    - right, wrong: the answer was read and decided.
+    - no_answer: the response states none.
+    - parse_error: the answer cannot be read, or is beyond the limits; so it is not right.
+    - timeout: the answer, or the program, went over its time or its memory.
+
+    `error` says why an answer was not read, or which test a program failed; `extra` is what a
+    scorer of one's own returned besides its score.
+    """
+
+    outcome: Outcome
+    score: float
+    extracted: str | None
+    seconds: float
+    error: str = ""
+    extra: dict[str, Any] = {}
+
+
+class Grader:
+    """Grades responses; threads may share it.
+
+    Raises:
+        ValueError: a ground truth that states nothing. Scoring such a row 0 would hide it.
+        RewardError: the machinery failed twice, so a score would mean nothing.
+    """
+
+    def __init__(self, settings: RewardSettings) -> None:
+        self.settings = settings
+        self.pool = Pool(settings.workers, settings.deadline, settings.memory_mib << 20)
+
+    def grade(self, row: Row) -> Verdict:
+        """The verdict on one response; blocks while a process is at work on it."""
+        return self._at_once(row) or self._at_length(row)
+
+    def grade_many(self, rows: Iterable[Row]) -> Iterator[Verdict]:
+        """The verdicts in the order of the rows, many at once, without reading far ahead."""
+        begun: deque[Verdict | Future[Verdict]] = deque()
+        with ThreadPoolExecutor(self.settings.workers) as executor:
+            for row in rows:
+                begun.append(self._at_once(row) or executor.submit(self._at_length, row))
+                while begun and (len(begun) > ROWS_AHEAD or _is_done(begun[0])):
+                    yield _wait(begun.popleft())
+            yield from map(_wait, begun)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.pool.close()
+
+    def _at_once(self, row: Row) -> Verdict | None:
+        """The verdict, if no process is needed for it."""
+        if not isinstance(row.source, Source) or not row.source.forms:
+            return None
+        start = time.perf_counter()
+        truth = read_truth(row.ground_truth)
+        answer = extract(row.response, row.source.forms, self.settings.thinking)
+        decided = None if answer is None else same(answer, truth)
+        if answer is not None and decided is None:
+            return None
+        outcome = "no_answer" if answer is None else "right" if decided else "wrong"
+        return self._verdict(row.source, outcome, answer, start)
+
+    def _at_length(self, row: Row) -> Verdict:
+        start = time.perf_counter()
+        if not isinstance(row.source, Source):
+            return _own_verdict(row.source(row.response, row.ground_truth, row.extra), start)
+        if not row.source.forms:
+            level, limits = Level[self.settings.sandbox.upper()], LIMITS
+            result = grade_code(row.response, read_tests(row.ground_truth), limits, level)
+            return self._verdict(row.source, result.outcome, result.extracted, start, result.detail)
+        answer = extract(row.response, row.source.forms, self.settings.thinking) or ""
+        reply = self.pool.ask(answer, read_truth(row.ground_truth))
+        if reply.same is None:
+            outcome = "timeout" if reply.over_limit else "parse_error"
+        else:
+            outcome = "right" if reply.same else "wrong"
+        return self._verdict(row.source, outcome, answer, start, reply.error)
+
+    @staticmethod
+    def _verdict(
+        source: Source, outcome: Outcome, extracted: str | None, start: float, error: str = ""
+    ) -> Verdict:
+        score = 1.0 if outcome == "right" else source.not_right
+        return Verdict(outcome, score, extracted, time.perf_counter() - start, error)
+
+
+def _own_verdict(result: Any, start: float) -> Verdict:
+    """The verdict of a scorer of one's own: right if its score is positive."""
+    extra = dict(result) if isinstance(result, dict) else {"score": result}
+    score = float(extra.pop("score"))
+    outcome = "right" if score > 0 else "wrong"
+    return Verdict(outcome, score, None, time.perf_counter() - start, extra=extra)
+
+
+def _is_done(item: Verdict | Future[Verdict]) -> bool:
+    return isinstance(item, Verdict) or item.done()
+
+
+def _wait(item: Verdict | Future[Verdict]) -> Verdict:
+    return item if isinstance(item, Verdict) else item.result()
+
+
+@lru_cache(maxsize=4096)
+def read_truth(truth: str) -> str:
+    """A ground truth without markup.
+
+    Raises:
+        ValueError: it is no string or states nothing.
+    """
+    stated = clean(truth) if isinstance(truth, str) else ""
+    if not normalise(stated):
+        raise ValueError(
+            f"ground truth is {truth!r}; it must be a string that states an answer, such as "
+            f"'34' or '\\frac{{1}}{{2}}'. Repair or drop this row of the data."
+        )
+    return stated
+
+
+def read_tests(truth: str) -> dict[str, Any]:
+    """The tests of a problem of code, from the JSON that its ground truth is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        tests = json.loads(truth)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tests are no JSON ({error}): {truth!r:.80}") from None
+    if not isinstance(tests, dict):
+        raise ValueError(f"tests are {truth!r:.80}; they must be an object with inputs and outputs")
+    return tests

@@ -1,0 +1,123 @@
+r"""One spelling for what people write in many: LaTeX, Unicode and plain text.
+
+Nothing is ever evaluated, and every scan is linear in the text.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from itertools import groupby
+
+# A longer answer is compared as written: NFKC is quadratic in combining marks, and int() refuses
+# more than 4300 digits.
+MAX_CHARS = 4096
+
+# Around what stood in \text{...}: words, not products of variables.
+OPEN, CLOSE = "\u27e6", "\u27e7"
+
+# By tag of Unicode's decomposition; NFKC alone would make 52 of 5\u00b2 and 31/2 of 3\u00bd.
+_SCRIPTS = {"<super>": "^{%s}", "<sub>": "_{%s}"}
+_APART = ("<fraction>", "<circle>")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
+        **dict.fromkeys("\u2044\u2215\u00f7", "/"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", None),
+        **dict.fromkeys("\u00d7\u2217\u22c5\u00b7", r"\cdot "),
+        "\u221a": r"\sqrt ",
+        "\u03c0": r"\pi ",
+        "\u221e": r"\infty ",
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u2260": r"\ne ",
+        "\u00b1": r"\pm ",
+        "\u2208": r"\in ",
+        "\u222a": r"\cup ",
+        "\u2229": r"\cap ",
+        "\u2205": r"\emptyset ",
+        "\u211d": r"\mathbb{R}",
+        "\u03b8": r"\theta ",
+        "\u03b1": r"\alpha ",
+        "\u03b2": r"\beta ",
+    }
+)
+_SPELLINGS = {
+    r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge",
+    r"\neq": r"\ne", r"\lt": "<", r"\gt": ">", r"\times": r"\cdot", r"\ast": r"\cdot",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\lbrace": r"\{",
+    r"\rbrace": r"\}", r"\varnothing": r"\emptyset", r"\approx": "=", r"\bigcup": r"\cup",
+    r"\degree": r"^\circ", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
+    r"\vert": "|", r"\infin": r"\infty", r"\mleft": "", r"\mright": "", r"\left": "", r"\right": "",
+    r"\displaystyle": "", r"\textstyle": "", r"\limits": "", r"\big": "", r"\Big": "",
+    **dict.fromkeys((r"\bf", r"\rm", r"\it", r"\large", r"\Large", r"\small", r"\huge"), ""),
+    r"\bigl": "", r"\bigr": "", r"\Bigl": "", r"\Bigr": "", r"\quad": " ", r"\qquad": " ",
+}  # fmt: skip
+
+_MATH_DELIMITER = re.compile(r"\\?\$|\\[()\[\]]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_DIGIT_GROUPS = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:\\[,;: ]|~| )[0-9]{3})+(?![0-9/]| ?\\frac)|"
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:,?\\[,;: ])[0-9]{3})+(?![0-9/])"
+)
+_FONT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|emph|mbox|rm|mathrm|mathbf|mathit"
+    r"|mathsf|boldsymbol|bm|underline)\s*\{([^{}]*)\}"
+)
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]*\}|\\(?:left|right)\s*\.")
+_SPACING = re.compile(r"(?<!\\)\\[,;:! ]")
+_FRACTION_TOP = re.compile(r"\\frac\s*([0-9])")
+_FRACTION_BOTTOM = re.compile(r"(\\frac\s*\{[^{}]*\})\s*([0-9])")
+_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
+_ONE_CHARACTER_SCRIPT = re.compile(r"([\^_])\s*\{\s*(.)\s*\}")
+_EMPTY_BRACES = re.compile(r"(?<![A-Za-z}\])])\{\}")
+_REDUNDANT_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+
+
+def squeeze(text: str) -> str:
+    """A tidy text without the marks of words and the spaces that separate nothing."""
+    words = text.replace(OPEN, " ").replace(CLOSE, " ").split()
+    return _REDUNDANT_SPACE.sub("", " ".join(words))
+
+
+@lru_cache(maxsize=4096)
+def tidy(text: str) -> str:
+    """The text with one spelling for what has many, its words one space apart."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _spell_scripts(text)).translate(_CHARACTERS)
+    text = text.replace("{,}", ",").replace(r",\!", ",").replace(r"\!", "")
+    text = _MATH_DELIMITER.sub(" ", _DIGIT_GROUPS.sub(_digits, text))
+    text = text.replace(">=", r"\ge ").replace("<=", r"\le ").replace(" != ", r" \ne ")
+    if "\\" in text:
+        text = _FONT.sub(_words, _COLOR.sub("", text))
+        text = _COMMAND.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text)
+        text = _SPACING.sub(" ", text)
+        text = _FRACTION_TOP.sub(r"\\frac{\1}", text)
+        text = _FRACTION_BOTTOM.sub(r"\1{\2}", text)
+        text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = text.replace("~", " ")
+    text = _ONE_CHARACTER_SCRIPT.sub(r"\1\2", text)
+    return " ".join(text.split()).rstrip(" .,;")
+
+
+def _words(font: re.Match[str]) -> str:
+    r"""What stood in \\text: a separator, a letter, or words in marks."""
+    content = font[1].strip()
+    if content.strip(", ") in ("and", "or"):
+        return f" {content} "
+    if not any(char.isalpha() for char in content):
+        return f" {content} "
+    is_variable = len(content) == 1 and not font[0].startswith((r"\text", r"\mbox"))
+    return content if is_variable else f" {OPEN}{content}{CLOSE} "
+
+
+def _spell_scripts(text: str) -> str:
+    """The text with raised and lowered characters in LaTeX, and those that are numbers apart."""
+    parts = []
+    for tag, run in groupby(text, key=lambda char: unicodedata.decomposition(char).split(" ")[0]):
+        space = " " if tag in _APART else ""
+        parts.append(_SCRIPTS.get(tag, f"{space}%s{space}") % space.join(run))
+    return "".join(parts)
+
+
+def _digits(groups: re.Match[str]) -> str:
+    return re.sub(r"[^0-9]", "", groups[0])
