@@ -20,6 +20,7 @@ NOBODY = 65534
 # Enough for a recursion of tens of thousands of calls through C, such as functools.cache.
 STACK_BYTES = 64 << 20
 OPEN_FILES = 64
+BLOCK_BYTES = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -94,7 +95,7 @@ def enter_private_root(file_bytes: int) -> None:
     for path, source in sources.items():
         _show(OLD_ROOT + source, path)
     os.mkdir(PRIVATE_FOLDER)
-    options = f"size={file_bytes},nr_inodes=1k,mode=700"
+    options = f"size={file_bytes},nr_inodes={file_bytes // BLOCK_BYTES + 2},mode=700"
     _mount("tmpfs", PRIVATE_FOLDER, "tmpfs", _MS_NO_SUID | _MS_NO_DEVICES, options)
     _check(_libc.umount2(OLD_ROOT.encode(), _MNT_DETACH), "umount2")
     os.rmdir(OLD_ROOT)

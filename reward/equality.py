@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from reward.notation import CLOSE, MAX_CHARS, OPEN, squeeze, tidy
+from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
 from reward.structure import Parts, is_symbolic_set, put_together, split_list, take_apart
 
@@ -22,11 +22,6 @@ DIGITS_OF_AN_APPROXIMATION = 6
 LONGEST_PRODUCT = 3
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-# What stands before the value in `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
-_NAME = re.compile(
-    r"((?:\\(?:angle|triangle) ?[A-Z]{1,3}|\\[A-Za-z]+|[A-Za-z][A-Za-z']{0,11})"
-    r"(?:_\{?[0-9A-Za-z]+\}?)?(?:\([A-Za-z, ]{1,9}\))?|\([A-Za-z](?:, ?[A-Za-z])*\)) ?= ?(.+)"
-)
 # The response may also say what the value is of: `m + n = 480`; `2m + n = 480` is an equation.
 _STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{)[0-9])+=")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?([0-9]{1,2})\}?")
@@ -96,7 +91,7 @@ def _terminates(value: Fraction) -> bool:
 
 def _without_names(answer: str, truth: str) -> tuple[str, str]:
     """The values of `x = 5` and `5`, or of `x = 5` and `x = 6`; other pairs as they are."""
-    left, right = _NAME.fullmatch(_turned(answer)), _NAME.fullmatch(_turned(truth))
+    left, right = NAME.fullmatch(_turned(answer)), NAME.fullmatch(_turned(truth))
     if left and right and squeeze(left[1]) == squeeze(right[1]):
         return _last(left[2]), _last(right[2])
     if "=" not in truth and _STATES_A_VALUE.match(answer):

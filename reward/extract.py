@@ -17,7 +17,6 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from reward.notation import MAX_CHARS
 from reward.quantity import normalise
 
 Form = Literal["answer_line", "boxed", "sentence"]
@@ -45,6 +44,7 @@ _LINK = re.compile(
 )
 _SEPARATOR = re.compile(r"[,;]|and|or")
 _LONGEST_LINK = 70
+LONGEST_SENTENCE = 400
 
 
 class Box(NamedTuple):
@@ -72,10 +72,8 @@ def extract(response: str, forms: Sequence[Form], thinking: Thinking = "after") 
 def _said(response: str, thinking: Thinking) -> str:
     if thinking == "ignore":
         return response
-    reasoning, closed, said = response.rpartition("</think>")
-    if closed:
-        return said
-    return "" if thinking == "require" or "<think>" in reasoning + said else said
+    _, closed, said = response.rpartition("</think>")
+    return "" if "<think>" in said or (thinking == "require" and not closed) else said
 
 
 def _answer_line(response: str) -> str:
@@ -115,7 +113,7 @@ def _boxed(response: str) -> str:
 def _sentence(response: str) -> str:
     """What the last `answer is` that states something states, "" where none does."""
     for marker in _backwards(_IS, "answer", response):
-        tail = response[marker.end() : marker.end() + MAX_CHARS]
+        tail = response[marker.end() : marker.end() + LONGEST_SENTENCE]
         if piece := clean(_to_end_of_sentence(tail)):
             return piece
     return ""

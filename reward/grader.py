@@ -6,9 +6,10 @@ This is the one grader of training, validation and evaluation.
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from reward.code_answer import grade_code
@@ -23,6 +24,7 @@ Outcome = Literal["right", "wrong", "no_answer", "parse_error", "timeout"]
 
 # Rows that are graded ahead of the oldest one that is still open.
 ROWS_AHEAD = 4096
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
@@ -34,7 +36,7 @@ class Row(NamedTuple):
     response: str
     ground_truth: str
     source: Source | Scorer
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = NOTHING
 
 
 class Verdict(NamedTuple):
@@ -54,7 +56,7 @@ class Verdict(NamedTuple):
     extracted: str | None
     seconds: float
     error: str = ""
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = NOTHING
 
 
 class Grader:

@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 
 from reward import confine
 
@@ -130,8 +131,14 @@ def _num_threads(pid: int) -> int:
 
 
 def _total_bytes(folder: str) -> int:
-    with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    """The size of a folder's files, each at least a block: empty ones fill a disk too."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            # The program may remove it between the two calls.
+            with suppress(FileNotFoundError):
+                total += max(entry.stat(follow_symlinks=False).st_size, confine.BLOCK_BYTES)
+    return total
 
 
 def _end_all(program: int) -> tuple[int, float]:

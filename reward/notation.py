@@ -15,6 +15,12 @@ MAX_CHARS = 4096
 # Around what stood in \text{...}: words, not products of variables.
 OPEN, CLOSE = "\u27e6", "\u27e7"
 
+# What stands before the value in `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
+NAME = re.compile(
+    r"((?:\\(?:angle|triangle) ?[A-Z]{1,3}|\\[A-Za-z]+|[A-Za-z][A-Za-z']{0,11})"
+    r"(?:_\{?[0-9A-Za-z]+\}?)?(?:\([A-Za-z, ]{1,9}\))?|\([A-Za-z](?:, ?[A-Za-z])*\)) ?= ?(.+)"
+)
+
 # By tag of Unicode's decomposition; NFKC alone would make 52 of 5\u00b2 and 31/2 of 3\u00bd.
 _SCRIPTS = {"<super>": "^{%s}", "<sub>": "_{%s}"}
 _APART = ("<fraction>", "<circle>")

@@ -27,6 +27,8 @@ from reward.worker import KNOWN
 QUESTIONS_PER_WORKER = 1000
 ATTEMPTS = 2
 START_SECONDS = 120.0
+# Where a worker finds this package, whatever the working directory.
+ROOT = str(Path(__file__).parents[1])
 
 
 class RewardError(RuntimeError):
@@ -80,8 +82,7 @@ class _Template:
     def __init__(self, memory: int) -> None:
         self.control, theirs = socket.socketpair()
         self.errors = tempfile.TemporaryFile()
-        root = str(Path(__file__).parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "reward.worker", str(theirs.fileno()), str(memory)],
@@ -93,7 +94,10 @@ class _Template:
                 start_new_session=True,
             )
         self.control.settimeout(START_SECONDS)
-        self._await()
+        try:
+            self._await()
+        except (OSError, EOFError) as error:
+            raise OSError(f"{error}; it said: {self.close()}") from error
 
     def _await(self) -> list[int]:
         """The descriptors that come with the template's next sign."""
@@ -110,8 +114,10 @@ class _Template:
         return _Worker(Connection(ours.detach()), process)
 
     def close(self) -> str:
-        """End the process; the end of what it printed."""
+        """End the process, which goes when its socket is closed; the end of what it printed."""
         self.control.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1.0)
         self.process.kill()
         self.process.wait()
         with self.errors:
@@ -189,20 +195,21 @@ class Pool:
 
     def _fork(self) -> _Worker:
         """A new worker, from a new template if the old one is gone."""
+        cause = None
         with self._lock:
-            for attempt in range(ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 try:
                     self._template = self._template or _Template(self.memory)
                     return self._template.fork()
                 except (OSError, EOFError) as error:
-                    said = self._template.close() if self._template else ""
+                    cause = error
+                    if self._template:
+                        self._template.close()
                     self._template = None
-                    if attempt == ATTEMPTS - 1:
-                        raise RewardError(
-                            f"no process for symbolic mathematics can be started ({error}). {said}"
-                            " Try `python -m reward.grade` on one row, and look at free memory."
-                        ) from error
-        raise AssertionError("unreachable")
+        raise RewardError(
+            f"no process for symbolic mathematics can be started: {cause}. "
+            "Look at free memory and at the installation of math-verify."
+        ) from cause
 
     def _prove(self, worker: _Worker) -> None:
         """Check that a worker still knows what it knew when it started: then it was the answer.

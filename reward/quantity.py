@@ -5,12 +5,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from reward.notation import CLOSE, MAX_CHARS, OPEN, squeeze, tidy
+from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGNED = rf"([-+]? ?{_DECIMAL})"
-_SIGN = re.compile(r"[-+]? ?")
 _PLAIN = re.compile(rf"{_DECIMAL}")
 _FRACTION = re.compile(rf"\\frac ?\{{ ?{_SIGNED} ?\}} ?\{{ ?{_SIGNED} ?\}}|{_SIGNED} ?/ ?{_SIGNED}")
 _MIXED = re.compile(
@@ -84,6 +83,8 @@ def normalise(answer: str) -> str:
     if len(answer) > MAX_CHARS:
         return answer.strip()
     text = tidy(answer)
+    if (named := NAME.fullmatch(text)) and "=" not in named[2]:
+        text = named[2]
     found = quantity(text)
     return f"{found.value}{found.unit}" if found else squeeze(text)
 
@@ -91,6 +92,11 @@ def normalise(answer: str) -> str:
 @lru_cache(maxsize=4096)
 def split_unit(text: str) -> tuple[str, str]:
     """What a tidy text says of a unit at its end: the text before it, and the unit's name or ""."""
+    body, unit = _split_unit(text)
+    return (text, "") if unit and _split_unit(body)[1] else (body, unit)
+
+
+def _split_unit(text: str) -> tuple[str, str]:
     power = _POWER.search(text)
     body = text[: power.start()].rstrip() if power else text
     exponent = f"^{power[1]}" if power else ""
@@ -104,7 +110,7 @@ def split_unit(text: str) -> tuple[str, str]:
         unit = _unit(words[1], _UNITS)
         is_known = set(_UNIT_TOKEN.findall(unit)) <= set(_UNITS.values())
         is_word = words[0][0] == " " and len(words[1]) > 3 and words[1].islower()
-        if is_known or (is_word and quantity(body[: words.start()].rstrip())):
+        if is_known or (is_word and _signed(body[: words.start()].rstrip())):
             return body[: words.start()].rstrip(), f"{unit}{exponent}"
     return text, ""
 
@@ -126,20 +132,24 @@ def quantity(text: str) -> Quantity | None:
     body, unit = split_unit(text)
     while len(body) > 2 and body[0] + body[-1] in ("()", "{}"):
         body = body[1:-1].strip()
-    sign = _SIGN.match(body)
-    number = _number(body[sign.end() :] if sign else body)
-    if number is None:
-        return None
-    value, significant, last_place = number
-    return Quantity(-value if body.startswith("-") else value, unit, significant, last_place)
+    number = _signed(body)
+    return number and number._replace(unit=unit)
 
 
-def _number(body: str) -> tuple[Fraction, int, Fraction] | None:
-    """Value, significant digits and last place of a number without a sign."""
+def _signed(body: str) -> Quantity | None:
+    """The number without a unit that a text is."""
+    is_negative = body.startswith("-")
+    number = _number(body[1:].lstrip() if body.startswith(("-", "+")) else body)
+    return number and number._replace(value=-number.value if is_negative else number.value)
+
+
+def _number(body: str) -> Quantity | None:
+    """The number without a unit or a sign that a text is."""
     if _PLAIN.fullmatch(body):
         whole, _, places = body.replace(",", "").partition(".")
         significant = len((whole + places).lstrip("0")) if places else 0
-        return _fraction(body), significant, Fraction(int(significant > 0), 10 ** len(places))
+        last_place = Fraction(int(significant > 0), 10 ** len(places))
+        return Quantity(_fraction(body), "", significant, last_place)
     if match := _FRACTION.fullmatch(body):
         above, below = (_fraction(part) for part in match.groups() if part)
         value = above / below if below else None
@@ -154,7 +164,7 @@ def _number(body: str) -> tuple[Fraction, int, Fraction] | None:
         value = _fraction(f"{whole or 0}.{places or 0}") + Fraction(int(period), nines)
     else:
         return None
-    return None if value is None else (value, 0, Fraction(0))
+    return None if value is None else Quantity(value)
 
 
 def _fraction(digits: str) -> Fraction:

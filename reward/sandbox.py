@@ -112,7 +112,8 @@ def run(
                 report = _keep(source, setup, given, out, err, level, limits)
                 stderr = _end_of(err)
             if not report:
-                raise SandboxError(f"a program could not be run at level {level.name}: {stderr}")
+                cause = stderr.strip().rpartition("\n")[2] or "its keeper was killed"
+                raise SandboxError(f"a program could not be run at level {level.name}: {cause}")
             reason, status, cpu_seconds = marshal.loads(report)
             code = os.waitstatus_to_exitcode(status)
             # The kernel kills at whole seconds, give or take a tick.
@@ -271,7 +272,7 @@ def _end_of(file: BinaryIO) -> str:
     return file.read(STDERR_CHARS).decode(errors="replace")
 
 
-_CANARY = "import math, threading; print(input(), end='')"
+_CANARY = "import math, threading; held = bytearray(16 << 20); print(input(), end='')"
 
 _PROBED = "all tried"
 _PROBE = f"""

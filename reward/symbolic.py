@@ -93,7 +93,14 @@ def same_expression(answer: str, truth: str) -> bool:
     if isinstance(found, sympy.Eq) and isinstance(wanted, sympy.Eq):
         if _are_multiples(_difference(found), _difference(wanted)):
             return True
-    return verify(wanted, found, strict=True, allow_set_relation_comp=True, timeout_seconds=None)
+    return verify(
+        wanted,
+        found,
+        strict=True,
+        allow_set_relation_comp=True,
+        timeout_seconds=None,
+        raise_on_error=True,
+    )
 
 
 def _parse(text: str) -> sympy.Basic:
@@ -114,6 +121,8 @@ def _parse(text: str) -> sympy.Basic:
             convert_degrees=False,
             normalization_config=None,
         )
+    except MemoryError:
+        raise
     # The parser raises whatever its grammar and sympy raise, bare Exception included.
     except Exception as error:
         raise NotUnderstoodError(f"the parser cannot read {text[:80]!r}") from error

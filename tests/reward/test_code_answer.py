@@ -134,8 +134,9 @@ def test_malformed_tests_are_refused_also_where_there_is_no_program(tests, reaso
     "broken", [{"memory_bytes": 1 << 20}, {"cpu_seconds": 0}, {"wall_seconds": 0.001}]
 )
 def test_limits_under_which_nothing_runs_are_no_wrong_response(broken):
+    program = "```\nheld = bytearray(16 << 20)\nprint(2 * int(input()))\n```"
     with pytest.raises(SandboxError):
-        grade_code(DOUBLE, TIMES_TWO, LIMITS._replace(**broken))
+        grade_code(program, TIMES_TWO, LIMITS._replace(**broken))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 import inspect
+import json
+import math
 
 import pytest
 
-from reward.score import MAX_PRED_CHARS, compute_score
+from reward.score import COUNTED, MAX_PRED_CHARS, compute_score
 
 RIGHT, WRONG, NOTHING = "Answer: 34", "Answer: 35", "I do not know."
 
@@ -17,45 +19,97 @@ def test_scores_are_on_the_published_scale_of_the_source(source, otherwise):
     assert compute_score(source, NOTHING, "34")["score"] == otherwise
 
 
-@pytest.mark.parametrize("source", ["math_dapo", "aime24", "polaris"])
-def test_each_outcome_has_its_own_row_and_all_rows_have_the_same_keys(source):
-    rows = [compute_score(source, response, "34") for response in (RIGHT, WRONG, NOTHING)]
-    assert [(row["acc"], row["no_answer"], row["pred"]) for row in rows] == [
-        (1.0, 0.0, "34"),
-        (0.0, 0.0, "35"),
-        (0.0, 1.0, ""),
-    ]
-    assert {tuple(row) for row in rows} == {("score", "acc", "no_answer", "pred")}
-    assert {type(value) for row in rows for key, value in row.items() if key != "pred"} == {float}
-
-
-def test_the_sources_own_form_is_asked_first():
-    response = "Answer: 34\nor \\boxed{35}"
-    assert compute_score("math_dapo", response, "34")["acc"] == 1.0
-    assert compute_score("polaris", response, "35")["acc"] == 1.0
+@pytest.mark.parametrize("source", ["math_dapo", "aime24", "polaris", "math500"])
+def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source):
+    answers = {
+        "right": RIGHT,
+        "wrong": WRONG,
+        "no_answer": NOTHING,
+        "parse_error": "Answer: \\foo{",
+    }
+    rows = {outcome: compute_score(source, text, "34") for outcome, text in answers.items()}
+    for outcome, row in rows.items():
+        assert row["acc"] == (outcome == "right")
+        assert [name for name in COUNTED if row[name]] == [outcome] * (outcome != "right")
+        assert row["seconds"] > 0
+        assert math.isfinite(row["score"])
+    assert [rows[o]["pred"] for o in ("right", "wrong", "no_answer")] == ["34", "35", ""]
+    assert len({tuple(row) for row in rows.values()}) == 1
 
 
 def test_equal_answers_vote_together():
-    responses = ("Answer: 0.5", "Answer: $\\frac{1}{2}$", "\\boxed{2/4}")
+    responses = ("Answer: 0.5", "Answer: $\\frac{1}{2}$", "\\boxed{2/4}", "Answer: x = 1/2")
     assert {compute_score("math_dapo", response, "34")["pred"] for response in responses} == {"1/2"}
 
 
-@pytest.mark.parametrize("source", ["", "math", "gsm8k", "AIME24", "polaris "])
-def test_an_unknown_source_is_refused_with_the_known_ones(source):
-    with pytest.raises(ValueError, match=r"known ones are math_dapo, aime\*, polaris"):
-        compute_score(source, RIGHT, "34")
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (("gsm8k", RIGHT, "34"), {}, "data_source is 'gsm8k'; known ones are math_dapo, aime"),
+        (("AIME24", RIGHT, "34"), {}, "data_source is 'AIME24'"),
+        (("math_dapo", RIGHT, ""), {}, "ground truth is ''"),
+        (("math_dapo", NOTHING, None), {}, "ground truth is None"),
+        (("livecodebench", "```\n1\n```", "34"), {}, "tests are"),
+        (
+            ("math_dapo", RIGHT, "34"),
+            {"deadlin": 1},
+            "'deadlin' does not exist; there are thinking",
+        ),
+        (("math_dapo", RIGHT, "34"), {"thinking": "x"}, "thinking is 'x'; it may be after"),
+        (("math_dapo", RIGHT, "34"), {"workers": 0}, "workers is 0; it must be positive"),
+        (("mine", RIGHT, "34"), {"sources": {"mine": "no.such:thing"}}, "cannot be imported"),
+        (("mine", RIGHT, "34"), {"sources": {"mine": "math:pi"}}, "not a function"),
+        (("mine", RIGHT, "x"), {"sources": {"mine": "builtins:int"}}, "TypeError"),
+    ],
+)
+def test_a_fault_that_is_not_the_responses_is_nan_with_the_reason(arguments, settings, said):
+    row = compute_score(*arguments, **settings)
+    assert math.isnan(row["score"])
+    assert said in row["error"]
+    assert set(row) == set(compute_score("math_dapo", RIGHT, "34"))
 
 
-@pytest.mark.parametrize("response", [RIGHT, NOTHING])
-def test_a_poisoned_ground_truth_is_refused_whatever_the_response(response):
-    with pytest.raises(ValueError, match="ground truth is ''"):
-        compute_score("math_dapo", response, "")
+def test_broken_machinery_is_nan_never_a_score(monkeypatch):
+    from reward import pool
+
+    def broken(self):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(pool.Pool, "_fork", broken)
+    row = compute_score("math_dapo", "Answer: 2\\sqrt{x}", "34", deadline=4.5)
+    assert math.isnan(row["score"])
+    assert "no more processes" in row["error"]
+
+
+def own_scorer(response, ground_truth, extra_info):
+    """A scorer as users write them."""
+    return {"score": float(ground_truth in response), "index": extra_info["index"]}
+
+
+def test_a_data_source_of_ones_own_has_a_known_style_or_a_scorer():
+    settings = {"sources": {"mine": "polaris", "other": f"{__name__}:own_scorer"}}
+    assert compute_score("mine", "\\boxed{35}", "34", **settings)["score"] == 0.0
+    row = compute_score("other", "it is 34", "34", {"index": 7}, **settings)
+    assert (row["score"], row["acc"], row["index"]) == (1.0, 1.0, 7)
+    assert compute_score("other", "", "34", {"index": 7}, **settings)["acc"] == 0.0
+
+
+def test_only_the_asked_form_counts_where_a_run_wants_it():
+    assert compute_score("math_dapo", "\\boxed{34}", "34")["acc"] == 1.0
+    assert compute_score("math_dapo", "\\boxed{34}", "34", asked_form_only=True)["no_answer"] == 1.0
+
+
+def test_code_is_scored_by_its_tests():
+    tests = json.dumps({"inputs": ["2"], "outputs": ["4"]})
+    program = "```python\nprint(2 * int(input()))\n```"
+    assert compute_score("livecodebench", program, tests)["score"] == 1.0
+    assert compute_score("livecodebench_v6", program.replace("2", "3"), tests)["wrong"] == 1.0
 
 
 def test_a_long_answer_cannot_widen_verls_column_of_predictions():
     row = compute_score("math_dapo", "Answer: " + "9" * 4000, "9" * 4000)
     assert row["acc"] == 1.0
-    assert len(str(row["pred"])) == MAX_PRED_CHARS
+    assert len(row["pred"]) == MAX_PRED_CHARS
 
 
 def test_verl_may_pass_its_own_arguments_by_name():

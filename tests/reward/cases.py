@@ -1,0 +1,11 @@
+"""The cases of the math grader: rows with a category, the expected outcome and a source."""
+
+import json
+from pathlib import Path
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
+# An answer that hangs: two numbers of 356 million digits each, multiplied out in C.
+HANGS = "(9999!)^{9999}-(9998!)^{9999}"

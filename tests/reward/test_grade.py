@@ -1,0 +1,99 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from reward import grade
+from tests.reward.cases import HANGS
+
+ROWS = [
+    {"response": "\\boxed{34}", "ground_truth": "34", "id": 0},
+    {"response": "Answer: 2\\sqrt{2}", "ground_truth": "\\sqrt{8}", "data_source": "math_dapo"},
+    {"response": "Answer: 3", "ground_truth": 4, "data_source": "math_dapo"},
+    {"response": "no idea", "ground_truth": "4"},
+    {"response": f"\\boxed{{{HANGS}}}", "ground_truth": "4"},
+    {"response": "\\boxed{9^{9^{9^9}}}", "ground_truth": "4"},
+    {"response": "```\nprint(4)\n```", "tests": {"inputs": [""], "outputs": ["4"]}},
+    {"input": "?", "output": "The answer is \u00bd.", "gts": "0.5", "step": 3},
+]
+OUTCOMES = ["right", "right", "wrong", "no_answer", "timeout", "parse_error", "right", "right"]
+SCORES = [1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
+    rows, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    assert grade.main([str(rows), "--out", str(out), "--setting", "deadline=1"]) == 0
+    graded = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["outcome"] for row in graded] == OUTCOMES
+    assert [row["score"] for row in graded] == SCORES
+    assert all(given.items() <= row.items() for given, row in zip(ROWS, graded, strict=True))
+    assert graded[1]["extracted"] == "2\\sqrt{2}"
+    assert "not decided after 1 s" in graded[4]["error"]
+    assert all(row["seconds"] > 0 for row in graded)
+    summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
+    assert (summary["rows"], summary["right"], summary["timeout"]) == (8, 4, 1)
+    assert {"commit", "command", "versions", "seconds"} <= set(summary)
+    printed = capsys.readouterr().out
+    assert "| right       |    4 | 50.0% |" in printed
+    assert "mean score +0.3750" in printed
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
+    rows = write(tmp_path / "dump.jsonl", [{"output": "\\boxed{3}", "gts": "4", "score": 1.0}])
+    out = tmp_path / "out.jsonl"
+    assert grade.main([str(rows), "--out", str(out), "--data-source", "math_dapo"]) == 0
+    assert json.loads(out.read_text())["score"] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "in.jsonl:2: "),
+        ("[]", "in.jsonl:2: a row must be a JSON object, not list"),
+        ('{"text": "x"}', "in.jsonl:2: no text in response or output; its fields are text"),
+        ('{"response": "x"}', "in.jsonl:2: ground truth is ''"),
+        ('{"response": "x", "ground_truth": "1", "data_source": "y"}', "data_source is 'y'"),
+        ('{"response": "x", "tests": {"inputs": []}}', "in.jsonl:2: "),
+    ],
+)
+def test_a_row_that_cannot_be_read_stops_with_its_line_and_keeps_what_was_graded(
+    tmp_path, capsys, line, said
+):
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    assert grade.main([str(rows), "--out", str(out)]) == 1
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+    assert len((tmp_path / "out.jsonl.partial").read_text().splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.jsonl"], "missing.jsonl is not a file"),
+        ([__file__, "--setting", "thinking=maybe"], "thinking is 'maybe'"),
+        ([__file__, "--setting", "nothing=1"], "'nothing' does not exist"),
+        ([__file__, "--workers", "0"], "workers is 0"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, capsys, arguments, said):
+    assert grade.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_shows_progress(tmp_path):
+    rows = write(tmp_path / "in.jsonl", ROWS[:4])
+    done = subprocess.run(
+        [sys.executable, "-m", "reward.grade", str(rows), "--out", str(tmp_path / "o")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "in.jsonl: 100%" in done.stderr

@@ -1,0 +1,181 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from reward import pool as pool_module
+from reward.pool import Pool, RewardError
+from reward.worker import KNOWN
+from tests.reward.cases import HANGS
+
+
+def children(parent):
+    """Process ids below a process, by the kernel."""
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *children(child)]
+    return found
+
+
+def test_a_question_is_decided():
+    with Pool(workers=1) as pool:
+        assert all(pool.ask(left, right).same is expected for left, right, expected in KNOWN)
+        refused = pool.ask("9^{9^{9^9}}", "1")
+        assert (refused.same, refused.over_limit) == (None, False)
+        assert "exponent" in refused.error
+
+
+def test_a_worker_that_overruns_is_killed_and_replaced():
+    with Pool(workers=1, deadline=1.0) as pool:
+        pool.ask(*KNOWN[0][:2])
+        before = children(os.getpid())
+        reply = pool.ask(HANGS, "1")
+        assert (reply.same, reply.over_limit) == (None, True)
+        assert "1 s" in reply.error
+        assert pool.ask(*KNOWN[0][:2]).same
+        after = children(os.getpid())
+        assert len(after) == len(before)
+        assert set(before) - set(after)
+    assert not set(before + after) & set(children(os.getpid()))
+
+
+def test_a_worker_out_of_memory_says_so_and_the_next_question_is_answered():
+    with Pool(workers=1, deadline=60.0, memory=100 << 20) as pool:
+        reply = pool.ask("(2^{9999})^{9999}", "1")
+        assert (reply.same, reply.over_limit) == (None, True)
+        assert pool.ask(*KNOWN[0][:2]).same
+
+
+def test_threads_wait_for_a_worker_and_each_gets_its_own_reply():
+    with Pool(workers=2) as pool, ThreadPoolExecutor(16) as executor:
+        replies = list(
+            executor.map(
+                lambda i: pool.ask(f"{i}\\sqrt{{2}}", f"\\sqrt{{{2 * i * i + i % 2}}}"),
+                range(1, 81),
+            )
+        )
+        assert [reply.same for reply in replies] == [i % 2 == 0 for i in range(1, 81)]
+        assert len(children(os.getpid())) == 3  # the template and two workers
+
+
+def test_a_worker_is_replaced_after_its_share_of_questions(monkeypatch):
+    monkeypatch.setattr(pool_module, "QUESTIONS_PER_WORKER", 3)
+    with Pool(workers=1) as pool:
+        seen = set()
+        for _ in range(9):
+            pool.ask("x", "y")
+            seen |= set(children(os.getpid()))
+        assert len(seen) == 1 + 3
+
+
+def test_a_worker_that_was_killed_from_outside_is_replaced_and_the_question_asked_again():
+    with Pool(workers=1) as pool:
+        pool.ask("x", "y")
+        (worker,) = children(pool._template.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        assert pool.ask(*KNOWN[0][:2]).same
+
+
+def test_a_template_that_was_killed_is_replaced():
+    with Pool(workers=1) as pool:
+        pool.ask("x", "y")
+        pool._template.process.kill()
+        pool._template.process.wait()
+        assert pool.ask(*KNOWN[0][:2]).same
+
+
+def test_an_answer_that_ends_every_worker_is_at_fault_itself(monkeypatch):
+    asked = []
+
+    def ask(self, answer, truth, deadline):
+        asked.append(answer)
+        if answer == "fatal":
+            raise EOFError
+        return ORIGINAL(self, answer, truth, deadline)
+
+    ORIGINAL = pool_module._Worker.ask
+    monkeypatch.setattr(pool_module._Worker, "ask", ask)
+    with Pool(workers=1) as pool:
+        reply = pool.ask("fatal", "1")
+        assert (reply.same, reply.over_limit) == (None, True)
+        assert asked == ["fatal", "fatal", *(left for left, _, _ in KNOWN)]
+
+
+def test_workers_that_die_whatever_they_are_asked_are_an_error_never_a_verdict(monkeypatch):
+    def ask(*_):
+        raise EOFError
+
+    monkeypatch.setattr(pool_module._Worker, "ask", ask)
+    with Pool(workers=1) as pool, pytest.raises(RewardError, match="die at once"):
+        pool.ask("x", "y")
+
+
+def test_mathematics_that_does_not_work_is_an_error_with_what_it_said(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('broken installation')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(pool_module, "ROOT", f"{tmp_path}{os.pathsep}{pool_module.ROOT}")
+    with Pool(workers=1) as pool, pytest.raises(RewardError, match="broken installation"):
+        pool.ask("x", "y")
+
+
+def test_an_interrupted_question_never_answers_the_next_one():
+    def interrupt():
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Pool(workers=1, deadline=60.0) as pool:
+        pool.ask("x", "y")
+        timer = threading.Thread(target=interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.ask(HANGS, "1")
+        timer.join()
+        assert pool.ask(*KNOWN[0][:2]).same
+
+
+def test_a_forked_process_may_not_use_the_pool_of_its_parent():
+    with Pool(workers=1) as pool:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                pool.ask("x", "y")
+            except RewardError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_nothing_is_left_of_a_process_that_was_killed_while_its_worker_hung():
+    program = f"""
+        import threading
+        from reward.pool import Pool
+        pool = Pool(workers=1, deadline=600.0)
+        pool.ask("x", "y")
+        threading.Thread(target=pool.ask, args=({HANGS!r}, "1"), daemon=True).start()
+        print("asked", flush=True)
+        threading.Event().wait()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "asked\n"
+        time.sleep(0.5)
+        below = children(process.pid)
+        assert len(below) == 2
+        process.kill()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in below):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there: {below}")
