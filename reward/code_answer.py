@@ -7,6 +7,7 @@ test can learn from or prepare another. A secret mark on the result would add no
 program could read it from the memory it shares with the code that makes the mark.
 """
 
+import builtins
 import functools
 import importlib
 import io
@@ -29,11 +30,14 @@ _FENCE = re.compile(r"([ \t]*)(`{3,})([^`]*)")
 _LANGUAGES = {"", "python", "python3", "py"}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
-# LiveCodeBench runs every program after `from M import *` and `import M` for these, in this order.
+# LiveCodeBench runs every program after `from M import *` and `import M` for these, in this order,
+# and then `from builtins import *`.
 _PRELUDE = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
-    "statistics", "itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing",
+    "statistics", "itertools", "functools", "operator", "io", "json", "typing",
 )  # fmt: skip
+# The rest of `from sys import *` differs between processes.
+_SYS_NAMES = ("argv", "maxsize", "setrecursionlimit", "stderr", "stdin", "stdout")
 _RECURSION_LIMIT = 50_000
 
 _CALL = Path(__file__).with_name("call_solution.py")
@@ -162,7 +166,8 @@ def _read_test(name: str | None, given: object, expected: object) -> Case:
             raise ValueError(f"input {given!r:.80} and output {expected!r:.80} must be strings")
         if name is None:
             return Case(given, expected)
-        return Case([json.loads(line) for line in given.split("\n")], json.loads(expected))
+        arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
+        return Case(arguments, json.loads(expected))
     if not isinstance(given, list | tuple):
         raise ValueError(f"input {given!r:.80} must be a list of arguments or a string of JSON")
     return Case(list(given), expected)
@@ -245,21 +250,18 @@ def same_result(found: bytes, expected: object) -> bool:
 def _prelude(program: str) -> str:
     """The imports LiveCodeBench puts before a program, as far as it names what they bring."""
     named = set(_IDENTIFIER.findall(program))
-    lines = [
-        f"from {module} import {name}"
-        for name, module in _exports().items()
-        if name in named and module != "builtins"
-    ]
-    lines += [f"import {module}" for module in _PRELUDE if module in named and module != "typing"]
+    lines = [f"from {module} import {name}" for name, module in _exports().items() if name in named]
+    lines += [f"import {module}" for module in _PRELUDE if module in named]
     return "\n".join([*lines, f"import sys; sys.setrecursionlimit({_RECURSION_LIMIT})"])
 
 
 @functools.cache
 def _exports() -> dict[str, str]:
-    """The module each name comes from if all of `_PRELUDE` are star-imported in order."""
+    """The module each name comes from if all of the prelude is star-imported in order."""
     exports = {}
     for module in _PRELUDE:
         content = importlib.import_module(module)
         names = getattr(content, "__all__", None) or [n for n in vars(content) if n[0] != "_"]
         exports |= dict.fromkeys(names, module)
-    return exports
+    exports |= dict.fromkeys(_SYS_NAMES, "sys")
+    return {name: module for name, module in exports.items() if not hasattr(builtins, name)}

@@ -17,13 +17,17 @@ Leaf = Callable[[str, str], bool | None]
 
 MAX_ITEMS = 64
 # A decimal fraction with fewer significant digits stands for nothing but itself.
-DIGITS_OF_AN_APPROXIMATION = 6
+DIGITS_OF_AN_APPROXIMATION = 8
 # Up to so many letters without a mark of words around them are a product of variables.
 LONGEST_PRODUCT = 3
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-# The response may also say what the value is of: `m + n = 480`; `2m + n = 480` is an equation.
+# The response may also say what the value is of: `m + n = 480`; `2m + n = 480` is an equation. The
+# truth may do so in capitals: `AB:CD = 3:4`.
 _STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{)[0-9])+=")
+_CONSTANTS = re.compile(r"(?:\\(?:sqrt|frac|pi|cdot)|[^=<>A-Za-z\\])+(?:=[^=]+)+")
+_CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?\w+\}?|[A-Z|:/{} ])+=")
+_CHOICE = re.compile(rf"{OPEN}?\(([A-J])\) ?{CLOSE}?+ ?+(.+)")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?([0-9]{1,2})\}?")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
 
@@ -35,7 +39,7 @@ def undecided(_answer: str, _truth: str) -> None:
 def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     r"""Whether two answers are the same, or None if the leaf was asked and could not tell.
 
-    - Numbers are equal as fractions. A decimal fraction of 6 or more significant digits also
+    - Numbers are equal as fractions. A decimal fraction of 8 or more significant digits also
       stands for a number that no decimal fraction is, if they differ by less than one unit of its
       last place.
     - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:
@@ -56,6 +60,9 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
 def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
     if squeeze(answer) == squeeze(truth):
         return True
+    answer, truth = _exact_side(answer), _exact_side(truth)
+    if (choice := _CHOICE.fullmatch(answer)) and len(truth) > 1:
+        answer = choice[2]
     found, wanted = quantity(answer), quantity(truth)
     if found and wanted:
         return _same_number(found, wanted)
@@ -63,6 +70,8 @@ def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
         values = _without_names(answer, truth)
         if values != (answer, truth):
             return _same(*values, leaf)
+        if "=" not in truth and _CONSTANTS.fullmatch(answer):  # `\sqrt{4} = 2`, if that is true
+            return _all(_same(side.strip(), truth, leaf) for side in answer.split("="))
     left, right = take_apart(answer), take_apart(truth)
     if left.kind or right.kind:
         return _same_parts(left, right, leaf)
@@ -96,9 +105,16 @@ def _without_names(answer: str, truth: str) -> tuple[str, str]:
         return _last(left[2]), _last(right[2])
     if "=" not in truth and _STATES_A_VALUE.match(answer):
         return _last(left[2] if left else answer), truth
-    if right and "=" not in answer:
-        return answer, _last(right[2])
+    if "=" not in answer and (right or _CAPITALS.match(truth)):
+        return answer, _last(right[2] if right else truth)
     return answer, truth
+
+
+def _exact_side(text: str) -> str:
+    r"""`\sqrt{2}` of `\sqrt{2} \approx 1.41`, but `x = 1.41` of `x \approx 1.41`."""
+    exact, approximately, value = text.partition("\u2248")
+    is_name = not approximately or NAME.fullmatch(f"{exact.strip()} = 0")
+    return f"{exact.strip()} = {value.strip()}" if approximately and is_name else exact.strip()
 
 
 def _turned(equation: str) -> str:
@@ -122,12 +138,12 @@ def _same_parts(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
         return True
     if "matrix" not in kinds and ("cup" in kinds or any(map(is_symbolic_set, (answer, truth)))):
         return leaf(put_together(answer), put_together(truth))
+    if kinds <= {",", "{}"}:
+        return _same_set(answer, truth, leaf)
     if len(answer.items) != len(truth.items):
         return False
     if "" in kinds:  # the other side may be a set of one
         return kinds <= {"", "{}"} and _same(answer.items[0], truth.items[0], leaf)
-    if kinds <= {",", "{}"}:
-        return _same_set(answer, truth, leaf)
     if answer.kind == truth.kind or kinds == {",", "()"}:
         return _same_order(answer.items, truth.items, leaf)
     # Two items in square brackets are an interval, unless the truth says that they are a list.
@@ -150,12 +166,12 @@ def _same_rows(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
 
 
 def _same_set(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
-    """Whether each item is one of the other side's, each used once."""
-    if len(answer.items) != len(truth.items):
+    """Whether each item is one of the other side's; one that is said twice counts once."""
+    free, all_wanted = (list(dict.fromkeys(map(squeeze, side.items))) for side in (answer, truth))
+    if len(free) != len(all_wanted):
         return False
-    free = list(answer.items)
     is_open = False
-    for wanted in truth.items:
+    for wanted in all_wanted:
         results = [_same(item, wanted, leaf) for item in free]
         if True in results:
             free.pop(results.index(True))

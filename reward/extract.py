@@ -30,7 +30,8 @@ _DELIMITED = re.compile(
     r"[\s*_]*(?:\$\$(.+?)\$\$|\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.DOTALL
 )
 _END_OF_TURN = re.compile(r"<[|\uff5c][^<>]{1,40}[|\uff5c]>|</s>|<end_of_turn>|<eos>")
-_MATH_DELIMITER = re.compile(r"\\?\$|\\[()\[\]]")
+_MATH_DELIMITER = re.compile(r"(?<!\\)\$|\\[()\[\]]")
+_SAYS = re.compile(r"\\text\s*\{[^{}]*\bis:?\s*\}")
 _PLACEHOLDER = re.compile(
     r"[\W_]*(?:(?:the|your|my|final|correct)[\W_]+){0,3}answer\b", re.IGNORECASE
 )
@@ -201,7 +202,7 @@ def _unwrap(text: str) -> str:
 def clean(text: str) -> str:
     """A piece of the response without markup, or "" where it states no answer."""
     text = _END_OF_TURN.split(text, maxsplit=1)[0]
-    text = _MATH_DELIMITER.sub(" ", _unwrap(text))
+    text = _SAYS.sub("", _MATH_DELIMITER.sub(" ", _unwrap(text)))
     text = text.lstrip(_MARKUP)
     short = text.rstrip(_MARKUP + ".,;\u3002")
     text = text[: len(short) + short.endswith("\\")]  # keeps `\\;` whole

@@ -149,7 +149,9 @@ def read_truth(truth: str) -> str:
     Raises:
         ValueError: it is no string or states nothing.
     """
-    stated = clean(truth) if isinstance(truth, str) else ""
+    stated = (
+        (extract(truth, ("boxed",), "ignore") or clean(truth)) if isinstance(truth, str) else ""
+    )
     if not normalise(stated):
         raise ValueError(
             f"ground truth is {truth!r}; it must be a string that states an answer, such as "

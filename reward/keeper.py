@@ -6,6 +6,7 @@ by the grader, and closes when the grader wants an end or dies; 1 takes the repo
 error of this machinery, and later the program's stderr.
 """
 
+import builtins
 import marshal
 import os
 import select
@@ -92,6 +93,8 @@ def _run(setup: str, source: str) -> None:
     sys.path.remove(sys.argv[1])
     sys.argv[:] = ["solution.py"]
     os.environ.clear()
+    # Programs rely on what `site` defines, which is not loaded.
+    builtins.exit = builtins.quit = sys.exit
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     exec(compile(setup, "setup.py", "exec"), module.__dict__)

@@ -31,6 +31,7 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", None),
         **dict.fromkeys("\u00d7\u2217\u22c5\u00b7", r"\cdot "),
         "\u221a": r"\sqrt ",
+        "\u221b": r"\sqrt[3] ",
         "\u03c0": r"\pi ",
         "\u221e": r"\infty ",
         "\u2264": r"\le ",
@@ -51,7 +52,7 @@ _SPELLINGS = {
     r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge",
     r"\neq": r"\ne", r"\lt": "<", r"\gt": ">", r"\times": r"\cdot", r"\ast": r"\cdot",
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\lbrace": r"\{",
-    r"\rbrace": r"\}", r"\varnothing": r"\emptyset", r"\approx": "=", r"\bigcup": r"\cup",
+    r"\rbrace": r"\}", r"\varnothing": r"\emptyset", r"\approx": "\u2248", r"\bigcup": r"\cup",
     r"\degree": r"^\circ", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
     r"\vert": "|", r"\infin": r"\infty", r"\mleft": "", r"\mright": "", r"\left": "", r"\right": "",
     r"\displaystyle": "", r"\textstyle": "", r"\limits": "", r"\big": "", r"\Big": "",
@@ -71,9 +72,19 @@ _FONT = re.compile(
 )
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]*\}|\\(?:left|right)\s*\.")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]")
-_FRACTION_TOP = re.compile(r"\\frac\s*([0-9])")
-_FRACTION_BOTTOM = re.compile(r"(\\frac\s*\{[^{}]*\})\s*([0-9])")
-_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
+_FRACTION_TOP = re.compile(r"\\frac(?:\s*([0-9])|\s+([A-Za-z]))")
+_FRACTION_BOTTOM = re.compile(r"(\\frac\s*\{[^{}]*\})\s*([0-9A-Za-z])")
+_ROOT = re.compile(r"\\sqrt(\[[0-9a-z]\])?(?:\s*([0-9])|\s+([A-Za-z])|(?<=\])([A-Za-z]))")
+_ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:frac|sqrt|left|right|text|pi|cdot|infty|cup|pm)\b)")
+_DOLLARS = re.compile(r"\\\$\s*([0-9][0-9.,]*)")
+_MATH_FONT = re.compile(
+    r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm|bold|underline)(?![A-Za-z])"
+)
+_ROWS = re.compile(r"\\begin\{(aligned|align\*?|cases|gathered|split)\}(.*?)\\end\{\1\}", re.DOTALL)
+_BASE_WORDS = {
+    word: str(n) for n, word in enumerate("two three four five six seven eight nine ten".split(), 2)
+}
+_BASE_WORD = re.compile(rf"_ ?\{{ ?{OPEN}({'|'.join(_BASE_WORDS)}){CLOSE} ?\}}")
 _ONE_CHARACTER_SCRIPT = re.compile(r"([\^_])\s*\{\s*(.)\s*\}")
 _EMPTY_BRACES = re.compile(r"(?<![A-Za-z}\])])\{\}")
 _REDUNDANT_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
@@ -90,19 +101,28 @@ def tidy(text: str) -> str:
     """The text with one spelling for what has many, its words one space apart."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", _spell_scripts(text)).translate(_CHARACTERS)
-    text = text.replace("{,}", ",").replace(r",\!", ",").replace(r"\!", "")
+        text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    text = re.sub(r"\{ ?, ?\}|,\\! *", ",", text).replace(r"\!", "")
+    text = _DOLLARS.sub(rf"\1 {OPEN}dollars{CLOSE} ", _ESCAPED_TWICE.sub(r"\\", text))
     text = _MATH_DELIMITER.sub(" ", _DIGIT_GROUPS.sub(_digits, text))
     text = text.replace(">=", r"\ge ").replace("<=", r"\le ").replace(" != ", r" \ne ")
     if "\\" in text:
-        text = _FONT.sub(_words, _COLOR.sub("", text))
+        text = _MATH_FONT.sub("", _FONT.sub(_words, _COLOR.sub("", text)))
+        text = _BASE_WORD.sub(lambda word: f"_{_BASE_WORDS[word[1]]}", _ROWS.sub(_rows, text))
         text = _COMMAND.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text)
         text = _SPACING.sub(" ", text)
-        text = _FRACTION_TOP.sub(r"\\frac{\1}", text)
+        text = _FRACTION_TOP.sub(r"\\frac{\1\2}", text)
         text = _FRACTION_BOTTOM.sub(r"\1{\2}", text)
-        text = _ROOT.sub(r"\\sqrt{\1}", text)
+        text = _ROOT.sub(r"\\sqrt\1{\2\3\4}", text)
     text = text.replace("~", " ")
     text = _ONE_CHARACTER_SCRIPT.sub(r"\1\2", text)
     return " ".join(text.split()).rstrip(" .,;")
+
+
+def _rows(environment: re.Match[str]) -> str:
+    """The rows of `aligned` or `cases` as a list; a row that begins with `=` goes on."""
+    rows = ", ".join(environment[2].replace("&", " ").split(r"\\"))
+    return re.sub(r",\s*=", " =", rows)
 
 
 def _words(font: re.Match[str]) -> str:

@@ -58,7 +58,9 @@ _LETTER_UNITS = {
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
 _POWER = re.compile(r"\^\{?([23])\}?$")
 _SYMBOL = re.compile(r"(\\?%|\^ ?\{? ?\\circ ?\}?|\u00b0)$")
+_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _WORDS_AT_END = re.compile(r"(?:(?<=[0-9}]) ?| )([A-Za-z]{2,}(?: [A-Za-z]{2,}){0,3})$")
+_GREEK = ("alpha", "beta", "gamma", "delta", "theta", "lambda", "sqrt", "infinity")
 _NO_UNIT = re.compile(r"\b(?:and|or|not|if|for|where|else|otherwise|is|are)\b|(?:\w+ ){4}|[0-9,:]")
 _UNIT_TOKEN = re.compile(r"[A-Za-z]+|[/\u00b0%]")
 
@@ -104,12 +106,12 @@ def _split_unit(text: str) -> tuple[str, str]:
         words = body[start + 1 : -1]
         unit = "" if _NO_UNIT.search(words) else _unit(words, {**_UNITS, **_LETTER_UNITS})
         return (body[:start].rstrip(), f"{unit}{exponent}") if unit else (text, "")
-    if not power and (symbol := _SYMBOL.search(text)):
+    if not power and (symbol := _SYMBOL.search(text)) and not _OF_AN_ANGLE.search(text):
         return text[: symbol.start()].rstrip(), _UNITS["%" if "%" in symbol[0] else "degree"]
     if words := _WORDS_AT_END.search(body, max(0, len(body) - 80)):
         unit = _unit(words[1], _UNITS)
         is_known = set(_UNIT_TOKEN.findall(unit)) <= set(_UNITS.values())
-        is_word = words[0][0] == " " and len(words[1]) > 3 and words[1].islower()
+        is_word = len(words[1]) > 3 and words[1].islower() and words[1] not in _GREEK
         if is_known or (is_word and _signed(body[: words.start()].rstrip())):
             return body[: words.start()].rstrip(), f"{unit}{exponent}"
     return text, ""
@@ -157,7 +159,11 @@ def _number(body: str) -> Quantity | None:
         whole, above, below = (_fraction(part) for part in match.groups() if part)
         value = whole + above / below if below else None
     elif match := _SCIENTIFIC.fullmatch(body):
-        value = _fraction(match[1]) * Fraction(10) ** int(match[2])
+        power = Fraction(10) ** int(match[2])
+        mantissa = _number(match[1])
+        return mantissa and mantissa._replace(
+            value=mantissa.value * power, last_place=mantissa.last_place * power
+        )
     elif match := _REPEATING.fullmatch(body):
         whole, places, period = match.groups()
         nines = 10 ** len(places) * (10 ** len(period) - 1)

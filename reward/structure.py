@@ -12,7 +12,7 @@ _SEPARATOR = re.compile(rf"{_BRACKET_OR}|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-
 _UNION = re.compile(rf"{_BRACKET_OR}|\\cup(?![A-Za-z])|(?<=[)\]}}]) ?U ?(?=[(\[{{\\])")
 _ELEMENT = re.compile(r"[A-Za-z] ?\\in(?![A-Za-z]) ?(.+)")
 _MATRIX = re.compile(
-    r"[(\[]? ?\\begin\{([bpvBV]?matrix|array)\}(?: ?\{[clr| ]*\})?(.*)\\end\{\1\} ?[)\]]?"
+    r"[(\[]? ?\\begin\{([bpB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?(.*)\\end\{\1\} ?[)\]]?"
 )
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _SET_BUILDER = re.compile(r"[<>|:]|\\(?:le|ge|ne|mid|in|colon)(?![A-Za-z])")
@@ -37,7 +37,8 @@ def take_apart(text: str) -> Parts:
     if element := _ELEMENT.fullmatch(text):
         text = element[1]
     if matrix := _MATRIX.fullmatch(text):
-        return Parts("matrix", tuple(row.strip() for row in matrix[2].split(r"\\") if row.strip()))
+        rows = tuple(row.strip() for row in matrix[2].split(r"\\") if row.strip())
+        return Parts("" if len(rows) == 1 and "&" not in rows[0] else "matrix", rows)
     unions = _split(text, _UNION)
     if len(unions) > 1:
         return Parts("cup", unions)

@@ -38,13 +38,14 @@ _PLAIN_FUNCTION = re.compile(
     r"|alpha|beta|gamma|theta|phi)(?![A-Za-z])"
 )
 _IMAGINARY_UNIT = re.compile(r"(?<![A-Za-z\\_])(?<!_\{)i(?![A-Za-z])")
+_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z]).*\\circ")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])")
 _ROOT_OF_BRACKETS = re.compile(r"\\sqrt ?\(([^()]*)\)")
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS},}}")
 # What only makes sense as text or code, and what the parser would compute at once.
 _FOREIGN = re.compile(
     rf"__|[\"'`@#;?{OPEN}{CLOSE}]|[A-Za-z]{{3,}} [A-Za-z]{{3,}}|[A-Za-z]\.[A-Za-z]"
-    r"|\\(?:operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text)(?![A-Za-z])|\\\|"
+    r"|\\(?:operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text|[hv]?phantom)(?![A-Za-z])|\\\|"
 )
 
 # Real points at which expressions are compared: no identity between different textbook
@@ -118,7 +119,7 @@ def _parse(text: str) -> sympy.Basic:
         tree = latex2sympy(
             normalize_latex(latex, config=_NORMALIZATION),
             is_real=not is_complex,
-            convert_degrees=False,
+            convert_degrees=_OF_AN_ANGLE.search(latex) is not None,
             normalization_config=None,
         )
     except MemoryError:

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,12 @@ def test_the_tests_of_a_response_share_its_seconds():
     found = grade_code(f"```\n{program}\n```", tests, response_seconds=1.0)
     assert found.outcome == "timeout"
     assert found.passed < 4
+
+
+def test_what_a_process_added_to_a_module_does_not_reach_the_program(monkeypatch):
+    monkeypatch.setattr(sys, "last_value", 1, raising=False)
+    program = "last_value = 2\nprint(last_value * int(input()))"
+    assert grade_code(f"```\n{program}\n```", TIMES_TWO).outcome == "right"
 
 
 def test_the_program_extracted_is_what_stands_between_the_fences():
