@@ -118,7 +118,7 @@ def grade_code(
         ValueError: the tests are malformed. Scoring such a row 0 would hide that it is broken.
         SandboxError: the machinery failed, or offers less than `minimum`.
     """
-    name, cases = _read_tests(tests)
+    name, cases = read_tests(tests)
     program = extract_code(response)
     if program is None:
         detail = "no complete fenced block of Python"
@@ -138,7 +138,7 @@ def grade_code(
     return CodeResult("right", len(cases), len(cases), "all tests passed", program)
 
 
-def _read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
+def read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
     """The function's name, if any, and the tests. Raises ValueError where they are malformed."""
     found = dict(tests) if isinstance(tests, Mapping) else {}
     name, inputs, outputs = (found.get(key) for key in ("fn_name", "inputs", "outputs"))

@@ -5,7 +5,8 @@
 
 A row has `response` and `ground_truth` (or `tests`, for code) and may name its `data_source`.
 The rollout dumps that verl writes are read as they are: `output` and `gts` there. Each row comes
-out in its place with `score`, `outcome`, `extracted`, `seconds` and `error` added.
+out in its place with `score`, `outcome`, `extracted`, `seconds` and `error` added; a line that
+cannot be read has no score, and the command then ends with 1.
 """
 
 import argparse
@@ -23,13 +24,14 @@ from tqdm import tqdm
 from recipe.errors import UserError
 from recipe.outputs import provenance
 from recipe.tables import markdown_table
-from reward.grader import Grader, Row, Verdict, read_tests, read_truth
-from reward.pool import RewardError
+from reward.errors import RewardError
+from reward.grader import Grader, Row, Verdict, parse_tests, read_truth
 from reward.sources import ANY, CODE, RewardSettings, Source
 
 RESPONSES = ("response", "output")
 TRUTHS = ("ground_truth", "gts")
-OUTCOMES = ("right", "wrong", "no_answer", "parse_error", "timeout")
+INVALID = "invalid_row"
+OUTCOMES = ("right", "wrong", "no_answer", "parse_error", "timeout", INVALID)
 
 Fields = dict[str, Any]
 
@@ -41,6 +43,12 @@ class Summary:
         self.rows = Counter[str]()
         self.seconds = Counter[str]()
         self.score = 0.0
+        self.first_error = ""
+
+    def add_invalid(self, error: str) -> None:
+        """Count a line that is no row."""
+        self.rows[INVALID] += 1
+        self.first_error = self.first_error or error
 
     def add(self, verdict: Verdict) -> None:
         """Count a verdict."""
@@ -53,9 +61,14 @@ class Summary:
         """All rows."""
         return self.rows.total()
 
+    @property
+    def mean(self) -> float:
+        """The mean score of the rows that have one."""
+        return self.score / max(1, self.total - self.rows[INVALID])
+
     def record(self) -> dict[str, Any]:
         """The figures of the table."""
-        return {"rows": self.total, "mean_score": self.score / max(1, self.total), **self.rows}
+        return {"rows": self.total, "mean_score": self.mean, **self.rows}
 
     def table(self) -> list[str]:
         """A line for each outcome, and the mean score."""
@@ -68,7 +81,7 @@ class Summary:
             )
             for outcome in OUTCOMES
         ]
-        mean = f"mean score {self.score / max(1, self.total):+.4f}"
+        mean = f"mean score {self.mean:+.4f}"
         return [*markdown_table(("outcome", "rows", "share", "ms each"), lines), mean]
 
 
@@ -115,32 +128,24 @@ def read_settings(workers: int, pairs: list[str]) -> RewardSettings:
         raise UserError(str(error)) from None
 
 
-def read_rows(
-    path: Path, default: str | None, settings: RewardSettings
-) -> Iterator[tuple[int, Fields, Row]]:
-    """Bytes read, fields and task of each row of a file.
+def read_line(line: bytes, default: str | None, settings: RewardSettings) -> tuple[Fields, Row]:
+    """The fields of a line, and what the grader takes of them.
 
     Raises:
-        UserError: the first line that is no row, as FILE:LINE: what is wrong.
+        ValueError: it is no row, or a field is missing or cannot be read.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    fields = json.loads(line)
-                    yield len(line), fields, read_row(fields, default, settings)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: {error}") from None
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError(f"a row must be a JSON object, not {type(fields).__name__}")
+    return fields, read_row(fields, default, settings)
 
 
-def read_row(fields: Any, default: str | None, settings: RewardSettings) -> Row:
+def read_row(fields: Fields, default: str | None, settings: RewardSettings) -> Row:
     """What the grader takes of a row.
 
     Raises:
         ValueError: a field is missing or cannot be read.
     """
-    if not isinstance(fields, dict):
-        raise ValueError(f"a row must be a JSON object, not {type(fields).__name__}")
     response = next((fields[name] for name in RESPONSES if name in fields), None)
     if not isinstance(response, str):
         raise ValueError(f"no text in {' or '.join(RESPONSES)}; its fields are {', '.join(fields)}")
@@ -152,39 +157,68 @@ def read_row(fields: Any, default: str | None, settings: RewardSettings) -> Row:
         name = fields.get("data_source", default)
         source = ANY if name is None else settings.find(name)
     if isinstance(source, Source):  # now, rather than after hours
-        (read_truth if source.forms else read_tests)(truth)
+        (read_truth if source.forms else parse_tests)(truth)
     return Row(response, truth, source, fields)
 
 
 def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSettings) -> Summary:
     """Grade a file; a run that is interrupted or fails leaves what it has in OUT.jsonl.partial.
 
+    A line that cannot be read keeps its place, with no score and FILE:LINE: what is wrong.
+
     Raises:
-        UserError: a row cannot be read.
         RewardError: the machinery failed.
     """
     partial = out.with_name(out.name + ".partial")
-    waiting: deque[Fields] = deque()
+    begun: deque[tuple[Fields, bool]] = deque()  # in order; whether a verdict will come
     summary = Summary()
     with (
         closing(Grader(settings)) as grader,
         tqdm(total=rows.stat().st_size, unit="B", unit_scale=True, desc=rows.name) as bar,
+        rows.open("rb") as lines,
         partial.open("w", encoding="utf-8") as file,
     ):
 
         def tasks() -> Iterator[Row]:
-            for size, fields, row in read_rows(rows, default, settings):
-                bar.update(size)
-                waiting.append(fields)
+            for number, line in enumerate(lines, start=1):
+                bar.update(len(line))
+                if not line.strip():
+                    continue
+                try:
+                    fields, row = read_line(line, default, settings)
+                except ValueError as error:
+                    text = line.decode(errors="replace").strip()
+                    begun.append((invalid(text, f"{rows}:{number}: {error}"), False))
+                    continue
+                begun.append((fields, True))
                 yield row
 
+        def write_invalid() -> None:
+            while begun and not begun[0][1]:
+                fields, _ = begun.popleft()
+                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                summary.add_invalid(fields["error"])
+
         for verdict in grader.grade_many(tasks()):
-            fields = {**waiting.popleft(), **verdict._asdict()}
+            write_invalid()
+            fields = {**begun.popleft()[0], **verdict._asdict()}
             fields |= fields.pop("extra")
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
             summary.add(verdict)
+        write_invalid()
     partial.replace(out)
     return summary
+
+
+def invalid(text: str, error: str) -> Fields:
+    """What becomes of a line that is no row."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    given = fields if isinstance(fields, dict) else {"line": text}
+    found = {"outcome": INVALID, "score": None, "extracted": None, "seconds": 0.0, "error": error}
+    return {**given, **found}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,6 +239,13 @@ def main(arguments: list[str] | None = None) -> int:
     note = options.out.with_name(options.out.name + ".summary.json")
     note.write_text(json.dumps(record, indent=2) + "\n")
     print(f"{summary.total} rows in {seconds:.1f} s: {options.out}, {note}")
+    if summary.first_error:
+        print(
+            f"error: {summary.rows[INVALID]} rows could not be read and have no score; the first: "
+            f"{summary.first_error}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

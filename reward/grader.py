@@ -12,12 +12,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from reward.code_answer import grade_code
+from reward.code_answer import CodeResult, grade_code, read_tests
 from reward.equality import same
 from reward.extract import clean, extract
 from reward.pool import Pool
 from reward.quantity import normalise
-from reward.sandbox import LIMITS, Level
+from reward.sandbox import Level, SandboxError
 from reward.sources import RewardSettings, Scorer, Source
 
 Outcome = Literal["right", "wrong", "no_answer", "parse_error", "timeout"]
@@ -107,8 +107,7 @@ class Grader:
         if not isinstance(row.source, Source):
             return _own_verdict(row.source(row.response, row.ground_truth, row.extra), start)
         if not row.source.forms:
-            level, limits = Level[self.settings.sandbox.upper()], LIMITS
-            result = grade_code(row.response, read_tests(row.ground_truth), limits, level)
+            result = self._run_tests(row.response, parse_tests(row.ground_truth))
             return self._verdict(row.source, result.outcome, result.extracted, start, result.detail)
         answer = extract(row.response, row.source.forms, self.settings.thinking) or ""
         reply = self.pool.ask(answer, read_truth(row.ground_truth))
@@ -117,6 +116,14 @@ class Grader:
         else:
             outcome = "right" if reply.same else "wrong"
         return self._verdict(row.source, outcome, answer, start, reply.error)
+
+    def _run_tests(self, response: str, tests: dict[str, Any]) -> CodeResult:
+        """A program's result; a failure of the machinery is tried again before it is raised."""
+        minimum = Level[self.settings.sandbox.upper()]
+        try:
+            return grade_code(response, tests, minimum=minimum)
+        except SandboxError:
+            return grade_code(response, tests, minimum=minimum)
 
     @staticmethod
     def _verdict(
@@ -160,16 +167,15 @@ def read_truth(truth: str) -> str:
     return stated
 
 
-def read_tests(truth: str) -> dict[str, Any]:
+def parse_tests(truth: str) -> dict[str, Any]:
     """The tests of a problem of code, from the JSON that its ground truth is.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or they are malformed.
     """
     try:
         tests = json.loads(truth)
     except (TypeError, ValueError) as error:
         raise ValueError(f"tests are no JSON ({error}): {truth!r:.80}") from None
-    if not isinstance(tests, dict):
-        raise ValueError(f"tests are {truth!r:.80}; they must be an object with inputs and outputs")
+    read_tests(tests)
     return tests

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from reward.errors import RewardError
 from reward.worker import KNOWN
 
 # A worker that has answered so many questions is replaced: sympy's and the parser's caches grow.
@@ -29,10 +30,6 @@ ATTEMPTS = 2
 START_SECONDS = 120.0
 # Where a worker finds this package, whatever the working directory.
 ROOT = str(Path(__file__).parents[1])
-
-
-class RewardError(RuntimeError):
-    """The grader itself is broken, so a score would mean nothing."""
 
 
 class Reply(NamedTuple):

@@ -29,6 +29,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+from reward.errors import RewardError
+
 # What the machinery may take beside the program's own wall time.
 GRACE_SECONDS = 30.0
 STDERR_CHARS = 4096
@@ -39,7 +41,7 @@ _START = "import sys; sys.path.append(sys.argv[1]); from reward.keeper import ma
 _ROOT = str(Path(__file__).parents[1])
 
 
-class SandboxError(RuntimeError):
+class SandboxError(RewardError):
     """The machinery failed, which says nothing about the program."""
 
 

@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from reward import grade
+from reward.errors import RewardError
+from reward.pool import Pool
 from tests.reward.cases import HANGS
 
 ROWS = [
@@ -63,15 +65,31 @@ def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
         ('{"response": "x", "tests": {"inputs": []}}', "in.jsonl:2: "),
     ],
 )
-def test_a_row_that_cannot_be_read_stops_with_its_line_and_keeps_what_was_graded(
-    tmp_path, capsys, line, said
-):
+def test_a_row_that_cannot_be_read_keeps_its_place_and_has_no_score(tmp_path, capsys, line, said):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    rows.write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    right = json.dumps(ROWS[0])
+    rows.write_text(f"{right}\n{line}\n\n{right}\n{line}\n")
     assert grade.main([str(rows), "--out", str(out)]) == 1
-    assert said in capsys.readouterr().err
+    graded = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["score"] for row in graded] == [1.0, None, 1.0, None]
+    assert [row["outcome"] for row in graded] == ["right", "invalid_row"] * 2
+    assert said in graded[1]["error"]
+    printed = capsys.readouterr()
+    assert "2 rows could not be read and have no score; the first" in printed.err
+    assert said in printed.err
+    assert "mean score +1.0000" in printed.out
+
+
+def test_a_failure_of_the_machinery_keeps_what_was_graded(tmp_path, capsys, monkeypatch):
+    def broken(self):
+        raise RewardError("no more processes")
+
+    monkeypatch.setattr(Pool, "_fork", broken)
+    rows, out = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
+    assert grade.main([str(rows), "--out", str(out)]) == 1
+    assert "no more processes" in capsys.readouterr().err
     assert not out.exists()
-    assert len((tmp_path / "out.jsonl.partial").read_text().splitlines()) <= 1
+    assert len((tmp_path / "out.jsonl.partial").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

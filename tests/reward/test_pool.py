@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from reward import pool as pool_module
-from reward.pool import Pool, RewardError
+from reward.errors import RewardError
+from reward.pool import Pool
 from reward.worker import KNOWN
 from tests.reward.cases import HANGS
 

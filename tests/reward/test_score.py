@@ -49,7 +49,7 @@ def test_equal_answers_vote_together():
         (("AIME24", RIGHT, "34"), {}, "data_source is 'AIME24'"),
         (("math_dapo", RIGHT, ""), {}, "ground truth is ''"),
         (("math_dapo", NOTHING, None), {}, "ground truth is None"),
-        (("livecodebench", "```\n1\n```", "34"), {}, "tests are"),
+        (("livecodebench", "```\n1\n```", "34"), {}, "`tests` is a int"),
         (
             ("math_dapo", RIGHT, "34"),
             {"deadlin": 1},
