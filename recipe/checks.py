@@ -4,18 +4,19 @@ import importlib.util
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
-from reward.score import compute_score
+from reward.grader import parse_tests, read_truth
+from reward.sources import RewardSettings, Source
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
 COLUMNS = ("data_source", "prompt", "reward_model")
@@ -33,6 +34,7 @@ def check_settings(config: DictConfig) -> None:
     check_batches(config)
     check_aggregation(config)
     check_trainer(config)
+    check_overlong(config)
     if config.trainer.device == "cpu":
         check_cpu_machine(config)
 
@@ -205,7 +207,7 @@ def check_data(config: DictConfig) -> None:
     Raises:
         UserError: the first row, or file, that is not so.
     """
-    sources: dict[str, str] = {}
+    all_rows: list[dict[str, Any]] = []
     for key, wanted in (("train_files", config.data.train_batch_size), ("val_files", 1)):
         rows = [row for path in data_files(config, key) for row in read_rows(path, f"data.{key}")]
         if len(rows) < wanted:
@@ -213,8 +215,8 @@ def check_data(config: DictConfig) -> None:
                 f"data.{key} holds {len(rows)} rows, but a step takes {wanted} prompts. Give more "
                 f"data, or lower data.train_batch_size."
             )
-        sources |= {row["data_source"]: row["reward_model"]["ground_truth"] for row in rows}
-    check_rewards(config, sources)
+        all_rows += rows
+    check_rewards(config, all_rows)
 
 
 def data_files(config: DictConfig, key: str) -> list[Path]:
@@ -224,19 +226,35 @@ def data_files(config: DictConfig, key: str) -> list[Path]:
     return [Path(str(name)).expanduser() for name in names]
 
 
-def check_rewards(config: DictConfig, sources: dict[str, str]) -> None:
-    """The project's reward function takes every data source, given with one of its answers.
+def check_rewards(config: DictConfig, rows: Iterable[dict[str, Any]]) -> None:
+    """The project's reward function knows every data source and can read every ground truth.
 
-    verl logs what a reward function raises and drops the group, so an unknown source would train
-    on nothing.
+    Raises:
+        UserError: the first row, or setting, that is not so.
     """
     if config.reward.custom_reward_function.path != "pkg://reward.score":
         return
-    for source, ground_truth in sources.items():
-        try:
-            compute_score(source, "", ground_truth)
-        except ValueError as error:
-            raise UserError(f"the reward refuses the data: {error}") from None
+    given = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs)
+    try:
+        settings = RewardSettings.of(cast("dict[str, Any]", given))
+        for row in rows:
+            source = settings.find(row["data_source"])
+            if isinstance(source, Source):
+                (read_truth if source.forms else parse_tests)(row["reward_model"]["ground_truth"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the reward refuses the data: {error}") from None
+
+
+def check_overlong(config: DictConfig) -> None:
+    """The punishment for length begins after the first token."""
+    buffer = config.reward.get("reward_kwargs", {}).get("overlong_buffer_cfg")
+    limit = config.data.max_response_length
+    if buffer and buffer.enable and not 0 < buffer.len < limit:
+        raise UserError(
+            f"reward.reward_kwargs.overlong_buffer_cfg.len is {buffer.len}, but the punishment "
+            f"must begin after the first of data.max_response_length={limit} tokens. "
+            f"Give a smaller len; DAPO has a fifth of the limit."
+        )
 
 
 def read_rows(path: Path, key: str) -> list[dict[str, Any]]:

@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 POLL_SECONDS = 0.5
+# Said on a step's line where a response was not simply right or wrong.
+UNREAD = {
+    "reward/no_answer": "no answer",
+    "reward/parse_error": "not readable",
+    "reward/timeout": "timed out",
+}
 
 
 @contextmanager
@@ -98,6 +104,11 @@ class Progress:
                 f"{data.get(f'reward/length_{verdict}', 0):.0f}" for verdict in ("right", "wrong")
             )
             parts.append("length right/wrong " + "/".join(lengths))
+            parts += [
+                f"{data[key]:.0%} {words}"
+                for key, words in UNREAD.items()
+                if data.get(key, 0.0) > 0
+            ]
             parts.append(f"{data['timing_s/step']:.1f} s")
             done = step - self.first_step
             if done > 0:

@@ -193,15 +193,14 @@ def common_prefix(token_T: Tensor, begin_N: Tensor, length_N: Tensor, group_N: T
 
 
 def by_verdict(
-    length_N: Tensor, score_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
+    length_N: Tensor, right_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
 ) -> dict[str, float]:
     """Share of right responses, lengths by verdict, truncation by sign: of all with a length.
 
-    Whatever the settings leave out of the objective is in here, padding is not. A score above 0
-    counts as right, as it does for the project's graders; unlike the sign of the advantage, that
-    is defined in groups without variance too.
+    Whatever the settings leave out of the objective is in here, padding is not. Unlike the sign of
+    the advantage, `right_N` is defined in groups without variance too.
     """
-    there_N, right_N = length_N > 0, score_N > 0
+    there_N = length_N > 0
     metrics: dict[str, float] = {}
     means = {
         "reward/right": (there_N, right_N),

@@ -52,6 +52,10 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             (label, number(first.get(key)), number(last.get(key)))
             for label, key in (
                 ("sampled reward", "critic/rewards/mean"),
+                ("responses without an answer", "reward/no_answer"),
+                ("answers that cannot be read", "reward/parse_error"),
+                ("answers over their time or memory", "reward/timeout"),
+                ("seconds of grading a response", "reward/seconds"),
                 ("mean length, right", "reward/length_right"),
                 ("mean length, wrong", "reward/length_wrong"),
                 ("length gap (negative - positive, in group means)", "aggregation/length_gap"),

@@ -30,6 +30,7 @@ from recipe.policy_loss import (
     for_worker,
     weighted_ppo_loss,
 )
+from recipe.rewards import refuse_broken, reward_metrics, right
 from recipe.settings import AggregationSettings
 from recipe.worker import measured
 
@@ -87,10 +88,12 @@ class AggregationMixin(PPOTrainer):
 
     def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put the weight column into the batch and its diagnostics into the metrics."""
-        fields = ["advantages", "response_mask", "rm_scores", "responses"]
+        fields = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
         data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
         length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
         score_N = row_sums(data["rm_scores"])
+        info_N = [extra.get("reward_extra_info", {}) for extra in data["extra_fields"]]
+        refuse_broken(score_N, info_N)
         group_N = group_numbers([prompt_of(key) for key in batch.keys])
         if not self.config.algorithm.use_kl_in_reward:
             # Equal scores have advantage 0, but for the rounding of their mean.
@@ -112,7 +115,8 @@ class AggregationMixin(PPOTrainer):
                 rules[self.settings.rule], self.scalar.value, length_C, advantage_C, group_C
             )[1]
             metrics["aggregation/scalar"] = self.scalar.value
-        metrics |= by_verdict(length_N, score_N, advantage_N, truncated_N)
+        metrics |= by_verdict(length_N, right(score_N, info_N), advantage_N, truncated_N)
+        metrics |= reward_metrics(length_N > 0, info_N)
         if counted_N.any():
             responses = data["responses"]
             begin_N, tokens_N = responses.offsets()[:-1], responses.offsets().diff()
@@ -123,6 +127,16 @@ class AggregationMixin(PPOTrainer):
             metrics |= diagnose(length_C, advantage_C, group_C, weights, rule, prefix_P)
         whole = {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=TensorDict(whole, len(batch)))
+
+    def _val_metrics_update(
+        self, data_sources, sample_uids, reward_extra_infos_dict, *rest, **named
+    ):
+        errors = reward_extra_infos_dict.get("error") or [None] * len(sample_uids)
+        scores = torch.tensor(reward_extra_infos_dict["reward"])
+        refuse_broken(scores, ({"error": error} for error in errors))
+        return super()._val_metrics_update(
+            data_sources, sample_uids, reward_extra_infos_dict, *rest, **named
+        )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._update_actor(batch, metrics)

@@ -17,7 +17,7 @@ Leaf = Callable[[str, str], bool | None]
 
 MAX_ITEMS = 64
 # A decimal fraction with fewer significant digits stands for nothing but itself.
-DIGITS_OF_AN_APPROXIMATION = 8
+DIGITS_OF_AN_APPROXIMATION = 12
 # Up to so many letters without a mark of words around them are a product of variables.
 LONGEST_PRODUCT = 3
 
@@ -39,7 +39,7 @@ def undecided(_answer: str, _truth: str) -> None:
 def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     r"""Whether two answers are the same, or None if the leaf was asked and could not tell.
 
-    - Numbers are equal as fractions. A decimal fraction of 8 or more significant digits also
+    - Numbers are equal as fractions. A decimal fraction of 12 or more significant digits also
       stands for a number that no decimal fraction is, if they differ by less than one unit of its
       last place.
     - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:

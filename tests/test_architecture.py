@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "recipe/settings.py": {"recipe"},
     "recipe/tables.py": set(),
     "recipe/checks.py": {"recipe", "reward"},
+    "recipe/rewards.py": {"reward"},
     "recipe/report.py": {"recipe"},
     "recipe/console.py": {"recipe"},
     "recipe/processes.py": {"recipe"},
@@ -27,6 +28,7 @@ MAY_IMPORT = {
     "recipe/analysis/advantages.py": set(),
     "verl_patches": {"verl_patches", "verl"},
     "reward": {"reward"},
+    "reward/grade.py": {"reward", "recipe"},
     "eval": {"eval", "recipe", "reward"},
     "scripts": {"scripts"},
 }

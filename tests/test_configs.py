@@ -1,5 +1,6 @@
 """Every experiment composes with every rule, and verl itself accepts the result."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from verl.utils.config import validate_config
 
 from recipe import embedded
 from recipe.aggregation import RULES
+from recipe.checks import check_settings
+from reward.sources import RewardSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -49,3 +52,23 @@ def test_the_two_regimes_are_a_choice_of_data(composed):
     ]
     assert tasks == ["length_gap", "length_spread"]
     assert embedded.folder(tasks[0]) != embedded.folder(tasks[1])
+
+
+def test_the_reward_settings_of_the_config_are_the_defaults_of_the_command(composed):
+    given = OmegaConf.to_container(composed().reward.custom_reward_function.reward_kwargs)
+    assert RewardSettings.of(given) == RewardSettings()
+    assert set(given) == {field.name for field in fields(RewardSettings)}
+
+
+@pytest.mark.parametrize("rules", names("rewards"))
+def test_published_reward_rules_are_a_choice(rules, composed):
+    config = composed(f"rewards={rules}")
+    validate_config(
+        config=config,
+        use_reference_policy=need_reference_policy(config),
+        use_critic=need_critic(config),
+    )
+    check_settings(composed(f"rewards={rules}", "data.max_response_length=20480"))
+    kwargs = config.reward.custom_reward_function.reward_kwargs
+    assert (kwargs.thinking == "require") == kwargs.asked_form_only == (rules == "polaris")
+    assert config.reward.reward_manager.name == ("dapo" if rules == "dapo" else "naive")

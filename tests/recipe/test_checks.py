@@ -224,3 +224,33 @@ def test_a_missing_package_is_named(config, monkeypatch):
 def test_a_missing_compiler_is_named(config, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert "no C++ compiler" in refused(config, {})
+
+
+def test_a_ground_truth_that_no_grader_can_read_is_refused_in_any_row(config, tmp_path):
+    rows = [ROW, ROW, ROW, ROW | {"reward_model": {"ground_truth": "$$", "style": "rule"}}]
+    path = write(tmp_path, rows, "bad.parquet")
+    assert "ground truth is '$$'" in refused(config, {"data.train_files": path})
+    tests = ROW | {"data_source": "livecodebench"}
+    path = write(tmp_path, [tests] * 4, "code.parquet")
+    assert "`tests` is a int" in refused(config, {"data.train_files": path})
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"thinking": "sometimes"}, "thinking is 'sometimes'; it may be after, require, ignore"),
+        ({"deadline": 0}, "deadline is 0; it must be positive"),
+        ({"tolerance": 1}, "'tolerance' does not exist"),
+        ({"sources": {"math_dapo": "nowhere:score"}}, "nowhere:score cannot be imported"),
+    ],
+)
+def test_a_reward_setting_that_does_not_exist_is_refused(config, changes, found):
+    prefix = "reward.custom_reward_function.reward_kwargs"
+    message = refused(config, {f"{prefix}.{key}": value for key, value in changes.items()})
+    assert found in message
+
+
+def test_a_punishment_longer_than_the_limit_is_refused(config):
+    kwargs = {"overlong_buffer_cfg": {"enable": True, "len": 4096, "penalty_factor": 1.0}}
+    message = refused(config, {"reward.reward_kwargs": kwargs})
+    assert "overlong_buffer_cfg.len is 4096" in message

@@ -203,13 +203,13 @@ def test_an_undefined_quantity_is_left_out():
 
 
 def verdicts(batch):
-    return by_verdict(batch.length_N, batch.advantage_N, batch.advantage_N, batch.length_N >= 9)
+    return by_verdict(batch.length_N, batch.advantage_N > 0, batch.advantage_N, batch.length_N >= 9)
 
 
 def test_verdicts_leave_padding_out():
     length_N = torch.tensor([4, 8, 6, 0])
     score_N = torch.tensor([1.0, -1.0, 1.0, 0.0])
-    found = by_verdict(length_N, score_N, score_N, length_N >= 8)
+    found = by_verdict(length_N, score_N > 0, score_N, length_N >= 8)
     assert found == {
         "reward/right": pytest.approx(2 / 3),
         "reward/length_right": 5.0,
@@ -221,4 +221,4 @@ def test_verdicts_leave_padding_out():
 
 def test_a_batch_of_padding_has_no_verdicts():
     nothing = torch.zeros(3)
-    assert by_verdict(nothing, nothing, nothing, nothing > 0) == {}
+    assert by_verdict(nothing, nothing > 0, nothing, nothing > 0) == {}

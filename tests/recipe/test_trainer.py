@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,6 +40,9 @@ def add_weights(monkeypatch):
         ),
         "responses": nested([list(range(n)) for n in LENGTHS]),
         "rm_scores": nested([[0.0] * (n - 1) + [s] for s, n in zip(SCORES, LENGTHS, strict=True)]),
+        "extra_fields": np.array(
+            [{"reward_extra_info": {"acc": float(s > 0), "timeout": 1.0}} for s in SCORES]
+        ),
     }
     put = {}
 

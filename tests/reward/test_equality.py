@@ -65,18 +65,18 @@ def test_two_writings_are_equal_just_when_their_fractions_are(data, value, other
 @pytest.mark.parametrize(
     ("decimal", "fraction", "expected"),
     [
-        ("0.33333333", "1/3", True),
-        ("0.3333333", "1/3", False),
-        ("0.33333334", "1/3", True),
-        ("0.33333335", "1/3", False),
-        ("0.66666666", "2/3", True),
-        ("2.31481481e-3", "1/432", True),
-        ("0.50000001", "1/2", False),
+        ("0.333333333333", "1/3", True),
+        ("0.33333333333", "1/3", False),
+        ("0.333333333334", "1/3", True),
+        ("0.333333333335", "1/3", False),
+        ("0.666666666666", "2/3", True),
+        ("2.31481481481e-3", "1/432", True),
+        ("0.500000000001", "1/2", False),
         ("3.14159", "3.1415", False),
         ("1234.57", "1234567/1000", False),
     ],
 )
-def test_a_decimal_of_eight_digits_stands_for_what_no_decimal_is(decimal, fraction, expected):
+def test_a_decimal_of_twelve_digits_stands_for_what_no_decimal_is(decimal, fraction, expected):
     assert same(decimal, fraction) == same(fraction, decimal) == expected
 
 
