@@ -11,11 +11,12 @@ from fractions import Fraction
 
 from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
-from reward.structure import Parts, is_symbolic_set, put_together, split_list, take_apart
+from reward.structure import Parts, depth, is_symbolic_set, put_together, split_list, take_apart
 
 Leaf = Callable[[str, str], bool | None]
 
 MAX_ITEMS = 64
+MAX_DEPTH = 16
 # A decimal fraction with fewer significant digits stands for nothing but itself.
 DIGITS_OF_AN_APPROXIMATION = 12
 # Up to so many letters without a mark of words around them are a product of variables.
@@ -47,12 +48,13 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     - The order of a bare list or a set is free, that of a tuple is not; every item must be there,
       once. A bare list may stand for a tuple in the same order, never for an interval.
     - Brackets of intervals matter: `(0,1]` is not `[0,1]`.
+    - Answers longer or nested deeper than the limits are equal only as written.
     - Words are equal without regard to case. `x = 5` equals `5`, but not `y = 5`. The base of a
       number may be missing as a unit may: `1101_2` equals `1101` and not `1101_3`.
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
         return int(answer) == int(truth)
-    if len(answer) > MAX_CHARS or len(truth) > MAX_CHARS:
+    if any(len(text) > MAX_CHARS or depth(text) > MAX_DEPTH for text in (answer, truth)):
         return answer.strip() == truth.strip()
     return _same(tidy(answer), tidy(truth), leaf)
 

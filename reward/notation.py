@@ -86,7 +86,6 @@ _BASE_WORDS = {
 }
 _BASE_WORD = re.compile(rf"_ ?\{{ ?{OPEN}({'|'.join(_BASE_WORDS)}){CLOSE} ?\}}")
 _ONE_CHARACTER_SCRIPT = re.compile(r"([\^_])\s*\{\s*(.)\s*\}")
-_EMPTY_BRACES = re.compile(r"(?<![A-Za-z}\])])\{\}")
 _REDUNDANT_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 
 
@@ -128,9 +127,7 @@ def _rows(environment: re.Match[str]) -> str:
 def _words(font: re.Match[str]) -> str:
     r"""What stood in \\text: a separator, a letter, or words in marks."""
     content = font[1].strip()
-    if content.strip(", ") in ("and", "or"):
-        return f" {content} "
-    if not any(char.isalpha() for char in content):
+    if content.strip(", ") in ("and", "or") or not any(char.isalpha() for char in content):
         return f" {content} "
     is_variable = len(content) == 1 and not font[0].startswith((r"\text", r"\mbox"))
     return content if is_variable else f" {OPEN}{content}{CLOSE} "

@@ -39,7 +39,7 @@ _SPELLINGS_OF_UNITS = {
     "dollar": ("dollar", "dollars", "usd"),
     "cent": ("cent", "cents"),
     "unit": ("unit", "units"),
-    "mph": ("mph",),
+    "mi/h": ("mph",),
 }
 _UNITS = {
     spelling: unit for unit, spellings in _SPELLINGS_OF_UNITS.items() for spelling in spellings

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from reward.notation import CLOSE, OPEN
 
+_BRACKET = re.compile(r"[()\[\]{}]")
 _BRACKETS = ("()", "(]", "[)", "[]", "{}")
 _BRACKET_OR = rf"([(\[{{]|{OPEN})|([)\]}}]|{CLOSE})"
 _SEPARATOR = re.compile(rf"{_BRACKET_OR}|[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
@@ -30,6 +31,15 @@ class Parts(NamedTuple):
 
     kind: str
     items: tuple[str, ...]
+
+
+def depth(text: str) -> int:
+    """How deep brackets are nested, at most."""
+    level = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        level += 1 if bracket in "([{" else -1
+        deepest = max(deepest, level)
+    return deepest
 
 
 def take_apart(text: str) -> Parts:

@@ -21,7 +21,6 @@ from reward.notation import CLOSE, OPEN
 from reward.quantity import Quantity, quantity
 
 MAX_CHARS = 1000
-MAX_DEPTH = 24
 MAX_DIGITS = 400
 MAX_EXPONENT = 10_000
 
@@ -152,12 +151,6 @@ def _check_text(text: str) -> None:
     """Refuse what the parser would take too long for, or would make something else of."""
     if len(text) > MAX_CHARS or _DIGIT_RUN.search(text):
         raise NotUnderstoodError(f"more than {MAX_CHARS} characters or {MAX_DIGITS} digits")
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise NotUnderstoodError(f"brackets are nested {deepest} deep, more than {MAX_DEPTH}")
     if foreign := _FOREIGN.search(text):
         raise NotUnderstoodError(f"{foreign[0]!r} is not read as mathematics")
 

@@ -28,9 +28,11 @@ def train(outputs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=500)
 
 
-def broken_scorer(response, ground_truth, extra_info):
-    """A scorer whose service is gone."""
+# A user's scorer whose service is gone.
+BROKEN = """
+def score(response, ground_truth, extra_info):
     raise ConnectionError("the judge does not answer")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +116,12 @@ def test_the_score_falls_by_the_published_punishment_near_the_limit(hanging):
 
 
 @pytest.mark.exhaustive
-def test_a_grader_that_breaks_stops_the_run_with_what_it_said(tmp_path):
+def test_a_grader_that_breaks_stops_the_run_with_what_it_said(tmp_path, monkeypatch):
+    (tmp_path / "my_scorer.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = train(
         tmp_path,
-        f"reward.custom_reward_function.reward_kwargs.sources={{math_dapo:'{__name__}:broken_scorer'}}",
+        "+reward.custom_reward_function.reward_kwargs.sources.math_dapo=my_scorer:score",
         "trainer.total_training_steps=2",
     )
     assert done.returncode != 0

@@ -171,6 +171,15 @@ def test_a_number_of_any_size_equals_itself_and_not_its_neighbour(digits):
     assert not same(f"{number}/{number}", "2")
 
 
+@pytest.mark.parametrize("brackets", ["()", "[]", "{}", ("\\{", "\\}"), ("\\frac{", "}{2}")])
+@pytest.mark.parametrize("depth", [10, 100, 500, 2000, 100_000])
+def test_nesting_of_any_depth_is_decided(brackets, depth):
+    text = brackets[0] * depth + "1" + brackets[1] * depth
+    assert same(text, text)
+    assert same(text, "x") in (False, None)
+    assert same("x", text) in (False, None)
+
+
 def test_a_list_of_any_length_is_decided():
     numbers = ", ".join(map(str, range(MAX_ITEMS + 1)))
     assert same(numbers, numbers)
