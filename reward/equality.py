@@ -1,14 +1,16 @@
 r"""Whether an answer is the ground truth: structure and exact numbers first, symbols if it must be.
 
 `same` is three-valued. With `undecided` as its leaf it is the fast path: numbers, words, and lists,
-tuples, sets, intervals and matrices of them are decided in microseconds, and None says that only
-symbolic mathematics can tell. With `reward.symbolic.same_expression` it always decides.
+tuples, sets, intervals and matrices of them are decided in microseconds, as are sums of square
+roots and multiples of pi; None says that only symbolic mathematics can tell. With
+`reward.symbolic.same_expression` it always decides.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
+from reward.closed_form import closed_form
 from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
 from reward.structure import Parts, depth, is_symbolic_set, put_together, split_list, take_apart
@@ -213,6 +215,9 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
         return _same(answer_body, truth_body, leaf)
     if _BASED.fullmatch(answer) or _BASED.fullmatch(truth):
         return _same_base(answer, truth)
+    exact = closed_form(answer), closed_form(truth)
+    if None not in exact:
+        return exact[0] == exact[1]
     return leaf(answer, truth)
 
 

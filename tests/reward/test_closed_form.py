@@ -1,0 +1,101 @@
+from fractions import Fraction
+
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reward.closed_form import MAX_RADICAND, closed_form
+from reward.equality import same
+from reward.notation import tidy
+
+
+def by_sympy(found):
+    return sum(
+        sympy.Rational(c.numerator, c.denominator) * sympy.sqrt(root) * sympy.pi**power
+        for (root, power), c in found.items()
+    )
+
+
+numbers = st.integers(0, 30).map(lambda n: (str(n), sympy.Integer(n)))
+roots = st.integers(0, 60).map(lambda n: (f"\\sqrt{{{n}}}", sympy.sqrt(n)))
+atoms = st.one_of(numbers, roots, st.just(("\\pi", sympy.pi)))
+
+
+def combined(inner):
+    pair = st.tuples(inner, inner)
+    return st.one_of(
+        pair.map(lambda x: (f"{x[0][0]}+{x[1][0]}", x[0][1] + x[1][1])),
+        pair.map(lambda x: (f"{x[0][0]}-({x[1][0]})", x[0][1] - x[1][1])),
+        pair.map(lambda x: (f"({x[0][0]})({x[1][0]})", x[0][1] * x[1][1])),
+        pair.map(lambda x: (f"({x[0][0]}) \\cdot ({x[1][0]})", x[0][1] * x[1][1])),
+        st.tuples(inner, st.integers(1, 9), st.integers(1, 9)).map(
+            lambda x: (
+                f"\\frac{{{x[0][0]}}}{{{x[1]}\\sqrt{{{x[2]}}}}}",
+                x[0][1] / x[1] / sympy.sqrt(x[2]),
+            )
+        ),
+        inner.map(lambda x: (f"({x[0]})^2", x[1] ** 2)),
+        inner.map(lambda x: (f"-({x[0]})", -x[1])),
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.recursive(atoms, combined, max_leaves=6))
+def test_the_sum_has_the_value_that_sympy_gives_the_text(drawn):
+    text, value = drawn
+    found = closed_form(text)
+    assert found is None or sympy.simplify(by_sympy(found) - value) == 0
+    assert found is None or all(found.values())
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (r"2\sqrt{2}", r"\sqrt{8}", True),
+        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", True),
+        (r"\frac{\sqrt{3}}{3}", r"\sqrt{\frac{1}{3}}", True),
+        (r"\frac{9}{4}\pi", r"\frac{9\pi}{4}", True),
+        (r"1 - \sqrt{5}", r"-\sqrt{5} + 1", True),
+        (r"(1+\sqrt{2})^2", r"3 + 2\sqrt{2}", True),
+        (r"2.5\pi", r"\frac{5\pi}{2}", True),
+        (r"\sqrt{2} + \sqrt{3}", r"\sqrt{5}", False),
+        (r"\pi^2", r"9.8696044", False),
+        (r"2\sqrt{3}", r"3\sqrt{2}", False),
+        ("3.14159", r"\pi", False),
+    ],
+)
+def test_sums_are_decided_without_symbolic_mathematics(left, right, expected):
+    assert same(left, right) is same(right, left) is expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "2x", "3.141592653589793", "2^x", "2^{100}", "1/(1+\\sqrt{2})", "\\sqrt{-1}", "1,2"),
+        *(
+            "\\sqrt{\\pi}",
+            "\\sqrt[3]{2}",
+            "1/0",
+            "(1",
+            "1)",
+            "",
+            "+",
+            "\\frac{1}",
+            "2 3 !",
+            "\\sin 1",
+        ),
+        f"\\sqrt{{{MAX_RADICAND + 1}}}",
+        "+".join("1" * 50),
+    ],
+)
+def test_anything_else_is_left_to_others(text):
+    assert closed_form(tidy(text)) is None
+
+
+def test_a_sum_is_exact():
+    assert closed_form(r"\frac{2+\sqrt{12}}{6}\pi") == {
+        (1, 1): Fraction(1, 3),
+        (3, 1): Fraction(1, 3),
+    }
+    assert closed_form("0") == {}
