@@ -55,16 +55,21 @@ def kinds(n: int, m: int) -> dict[str, tuple[str, str, str]]:
         "radical": (rf"{m}\sqrt{{{n}}}", rf"\sqrt{{{m * m * n}}}", rf"\sqrt{{{m * n}}}"),
         "pi": (rf"\frac{{{n}\pi}}{{{m}}}", rf"\frac{{{n}}}{{{m}}}\pi", rf"\frac{{\pi}}{{{n}}}"),
         "polynomial": (f"(x+{n})(x-{m})", f"x^2 + {n - m}x - {n * m}", f"x^2 + {n + m}x - {n * m}"),
+        "function": (
+            rf"\frac{{1}}{{{m}}}\ln {n}",
+            rf"\frac{{\ln {n}}}{{{m}}}",
+            rf"\frac{{{m}}}{{\ln {n}}}",
+        ),
         "interval": (rf"[{n}, \infty)", rf"x \ge {n}", rf"({n}, \infty)"),
         "tuple": (f"({n}, {m})", rf"\left({n}, {m}\right)", f"({m}, {n})"),
         "set": (f"{n}, {-m}", rf"\{{{-m}, {n}\}}", f"{n}"),
     }
 
 
-# Of a hundred responses; half of each kind are right. 6 need symbolic mathematics.
+# Of a hundred responses; half of each kind are right. `function` needs symbolic mathematics.
 MIX = {
-    "integer": 60, "fraction": 8, "decimal": 4, "unit": 4, "radical": 5, "pi": 4, "polynomial": 4,
-    "interval": 2, "tuple": 5, "set": 4,
+    "integer": 60, "fraction": 8, "decimal": 4, "unit": 4, "radical": 5, "pi": 3, "polynomial": 4,
+    "function": 3, "interval": 2, "tuple": 4, "set": 3,
 }  # fmt: skip
 
 

@@ -1,26 +1,35 @@
-r"""Sums of rational multiples of square roots and powers of pi, exactly.
+r"""Polynomials in letters and pi, with square roots in their coefficients, exactly.
 
-Square roots of different square-free integers are linearly independent over the rationals, and pi
-is transcendental, so two such sums are equal just when their coefficients are.
+Square roots of different square-free integers are linearly independent over the rationals, and
+letters and pi are independent of them and of each other, so two such sums are equal just when their
+coefficients are.
 """
 
 import re
 from collections import Counter
 from fractions import Fraction
 
-# (square-free radicand, power of pi) -> coefficient, none of them 0.
-Sum = dict[tuple[int, int], Fraction]
+# The letters (and pi) of a term with their powers, in order.
+Letters = tuple[tuple[str, int], ...]
+# (square-free radicand, letters) -> coefficient, none of them 0. Powers may be negative.
+Sum = dict[tuple[int, Letters], Fraction]
 
-MAX_TOKENS = 64
+MAX_TOKENS = 80
+MAX_TERMS = 64
 MAX_RADICAND = 10**7
 MAX_EXPONENT = 32
-# A decimal fraction of more digits may be meant as an approximation.
-MAX_DECIMALS = 11
+MAX_DIGITS = 30
+# A decimal fraction of more places may be meant as an approximation.
+MAX_PLACES = 11
 
+NUMBER = (1, ())
+# Not `e` and `i`, which are numbers, and not `f(x)`, which is no product.
 _TOKEN = re.compile(
-    rf" *(?:([0-9]+(?:\.[0-9]{{1,{MAX_DECIMALS}}})?(?![0-9.]))"
-    r"|(\\(?:frac|sqrt|pi|cdot)(?![A-Za-z]))|([-+*/^(){}]))"
+    rf" *(?:([0-9]{{1,{MAX_DIGITS}}}(?:\.[0-9]{{1,{MAX_PLACES}}})?(?![0-9.]))"
+    r"|([a-df-hj-zA-DF-HJ-Z](?![A-Za-z]{2,}|')|\\pi(?![A-Za-z]))"
+    r"|(\\(?:frac|sqrt|cdot)(?![A-Za-z])|[-+*/^(){}]))"
 )
+_FUNCTION = re.compile(r"(?<![A-Za-z])[fghFGHPQ] ?\(")
 
 
 class _NotOneError(Exception):
@@ -28,9 +37,10 @@ class _NotOneError(Exception):
 
 
 def closed_form(text: str) -> Sum | None:
-    r"""The sum that a tidy text is, such as `2 + \frac{3\sqrt{5}}{4}\pi`, or None."""
+    r"""The sum that a tidy text is, such as `2x + \frac{3\sqrt{5}}{4}\pi`, or None."""
+    if _FUNCTION.search(text):
+        return None
     tokens, at = [], 0
-    text = text.strip()
     while at < len(text):
         token = _TOKEN.match(text, at)
         if token is None or len(tokens) == MAX_TOKENS:
@@ -63,14 +73,14 @@ class _Reader:
         total = self.product()
         while self.next() in ("+", "-"):
             sign = Fraction(1 if self.tokens.pop() == "+" else -1)
-            total = _added(total, _times(self.product(), {(1, 0): sign}))
+            total = _added(total, _times(self.product(), {NUMBER: sign}))
         return total
 
     def product(self) -> Sum:
         sign = Fraction(1)
         while self.next() in ("+", "-"):
             sign *= 1 if self.tokens.pop() == "+" else -1
-        value = _times(self.power(), {(1, 0): sign})
+        value = _times(self.power(), {NUMBER: sign})
         while (token := self.next()) and token not in ("+", "-", ")", "}"):
             if token in ("*", "/", r"\cdot"):
                 self.tokens.pop()
@@ -83,9 +93,8 @@ class _Reader:
         if self.next() != "^":
             return base
         self.tokens.pop()
-        exponent = self.factor()
-        times = exponent.get((1, 0), Fraction(0))
-        if set(exponent) - {(1, 0)} or times.denominator != 1 or not 0 < times <= MAX_EXPONENT:
+        times = _rational(self.factor())
+        if times.denominator != 1 or not 0 < times <= MAX_EXPONENT:
             raise _NotOneError
         value = base
         for _ in range(int(times) - 1):
@@ -96,16 +105,17 @@ class _Reader:
         token = self.next()
         if token in ("(", "{"):
             return self.bracket(token)
-        if token in (r"\pi", r"\sqrt", r"\frac"):
+        if token in (r"\sqrt", r"\frac"):
             self.tokens.pop()
-            if token == r"\pi":
-                return {(1, 1): Fraction(1)}
             inner = self.bracket("{")
             return _root(inner) if token == r"\sqrt" else _times(inner, _inverse(self.bracket("{")))
-        if not token[:1].isdigit():
-            raise _NotOneError
-        self.tokens.pop()
-        return {(1, 0): Fraction(token)} if Fraction(token) else {}
+        if token[:1].isdigit():
+            self.tokens.pop()
+            return {NUMBER: Fraction(token)} if Fraction(token) else {}
+        if token == r"\pi" or token.isalpha():
+            self.tokens.pop()
+            return {(1, ((token, 1),)): Fraction(1)}
+        raise _NotOneError
 
     def bracket(self, opening: str) -> Sum:
         self.take(opening)
@@ -114,37 +124,50 @@ class _Reader:
         return value
 
 
+def _rational(value: Sum) -> Fraction:
+    if value.keys() - {NUMBER}:
+        raise _NotOneError
+    return value.get(NUMBER, Fraction(0))
+
+
 def _added(left: Sum, right: Sum) -> Sum:
     keys = left.keys() | right.keys()
     sums = {key: left.get(key, Fraction(0)) + right.get(key, Fraction(0)) for key in keys}
+    if len(sums) > MAX_TERMS:
+        raise _NotOneError
     return {key: value for key, value in sums.items() if value}
 
 
 def _times(left: Sum, right: Sum) -> Sum:
+    if len(left) * len(right) > MAX_TERMS:
+        raise _NotOneError
     total: Sum = {}
-    for (a, p), x in left.items():
-        for (b, q), y in right.items():
+    for (a, letters), x in left.items():
+        for (b, others), y in right.items():
             outside, inside = _extracted(a * b)
-            total = _added(total, {(inside, p + q): x * y * outside})
-    return total
+            powers = Counter(dict(letters))
+            for name, power in others:
+                powers[name] += power
+            key = inside, tuple(sorted((name, power) for name, power in powers.items() if power))
+            total[key] = total.get(key, Fraction(0)) + x * y * outside
+    return {key: value for key, value in total.items() if value}
 
 
 def _inverse(value: Sum) -> Sum:
     if len(value) != 1:
         raise _NotOneError
-    ((radicand, power), coefficient) = next(iter(value.items()))
-    return {(radicand, -power): 1 / (coefficient * radicand)}
+    (((radicand, letters), coefficient),) = value.items()
+    flipped = tuple((name, -power) for name, power in letters)
+    return {(radicand, flipped): 1 / (coefficient * radicand)}
 
 
 def _root(value: Sum) -> Sum:
-    """The square root of a positive rational number, or of 0."""
-    if set(value) - {(1, 0)}:
-        raise _NotOneError
-    inside = value.get((1, 0), Fraction(0))
+    """The square root of a rational number that is not negative."""
+    inside = _rational(value)
     if inside < 0:
         raise _NotOneError
     outside, radicand = _extracted(inside.numerator * inside.denominator)
-    return {(radicand, 0): Fraction(outside, inside.denominator)} if inside else {}
+    return {(radicand, ()): Fraction(outside, inside.denominator)} if inside else {}
 
 
 def _extracted(number: int) -> tuple[int, int]:

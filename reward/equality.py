@@ -1,8 +1,8 @@
 r"""Whether an answer is the ground truth: structure and exact numbers first, symbols if it must be.
 
 `same` is three-valued. With `undecided` as its leaf it is the fast path: numbers, words, and lists,
-tuples, sets, intervals and matrices of them are decided in microseconds, as are sums of square
-roots and multiples of pi; None says that only symbolic mathematics can tell. With
+tuples, sets, intervals and matrices of them are decided in microseconds, as are
+polynomials with square roots and pi; None says that only symbolic mathematics can tell. With
 `reward.symbolic.same_expression` it always decides.
 """
 
@@ -13,10 +13,19 @@ from fractions import Fraction
 from reward.closed_form import closed_form
 from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
-from reward.structure import Parts, depth, is_symbolic_set, put_together, split_list, take_apart
+from reward.structure import (
+    Parts,
+    as_interval,
+    depth,
+    is_symbolic_set,
+    put_together,
+    split_list,
+    take_apart,
+)
 
 Leaf = Callable[[str, str], bool | None]
 
+INTERVALS = ("()", "(]", "[)", "[]")
 MAX_ITEMS = 64
 MAX_DEPTH = 16
 # A decimal fraction with fewer significant digits stands for nothing but itself.
@@ -31,6 +40,7 @@ _STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{
 _CONSTANTS = re.compile(r"(?:\\(?:sqrt|frac|pi|cdot)|[^=<>A-Za-z\\])+(?:=[^=]+)+")
 _CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?\w+\}?|[A-Z|:/{} ])+=")
 _CHOICE = re.compile(rf"{OPEN}?\(([A-J])\) ?{CLOSE}?+ ?+(.+)")
+_INFINITE = re.compile(r"[-+]? ?\\infty")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?([0-9]{1,2})\}?")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
 
@@ -77,6 +87,10 @@ def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
         if "=" not in truth and _CONSTANTS.fullmatch(answer):  # `\sqrt{4} = 2`, if that is true
             return _all(_same(side.strip(), truth, leaf) for side in answer.split("="))
     left, right = take_apart(answer), take_apart(truth)
+    if left.kind in INTERVALS and not right.kind:
+        right = as_interval(truth) or right
+    elif right.kind in INTERVALS and not left.kind:
+        left = as_interval(answer) or left
     if left.kind or right.kind:
         return _same_parts(left, right, leaf)
     return _same_item(left.items[0], right.items[0], leaf)
@@ -199,9 +213,8 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
     if ("=" in answer) != ("=" in truth):
         return False
     left, right = _words(answer), _words(truth)
-    if left and right:
-        is_product = max(len(answer), len(truth)) <= LONGEST_PRODUCT
-        return leaf(answer, truth) if is_product else left == right
+    if left and right and max(len(answer), len(truth)) > LONGEST_PRODUCT:
+        return left == right
     if max(len(left), len(right)) > LONGEST_PRODUCT and (quantity(answer) or quantity(truth)):
         return False
     if ":" in answer and ":" in truth:
@@ -218,6 +231,8 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
     exact = closed_form(answer), closed_form(truth)
     if None not in exact:
         return exact[0] == exact[1]
+    if exact != (None, None) and (_INFINITE.fullmatch(answer) or _INFINITE.fullmatch(truth)):
+        return False
     return leaf(answer, truth)
 
 

@@ -22,10 +22,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reward.errors import RewardError
-from reward.worker import KNOWN
 
 # A worker that has answered so many questions is replaced: sympy's and the parser's caches grow.
 QUESTIONS_PER_WORKER = 1000
+# Asked before the first fork, so that every worker has the parser's tables warm, and to prove that
+# the installed mathematics works; asked again when workers die.
+KNOWN = (
+    (r"\sqrt[3]{16}", r"2\sqrt[3]{2}", True),
+    (r"(x+1)(x-12)", r"x^2 - 11x - 12", True),
+    (r"\frac{n(n+1)}{2}", r"\frac{1}{2}n^2 + \frac{n}{2}", True),
+    (r"\sin^2 \theta", r"1 - \cos^2 \theta", True),
+    (r"x \ge 3", r"[3, \infty)", True),
+    (r"y = 2x + 1", r"2x - y + 1 = 0", True),
+    (r"e^{2}\ln 3", r"e^{3}\ln 2", False),
+)
+
 ATTEMPTS = 2
 START_SECONDS = 120.0
 # Where a worker finds this package, whatever the working directory.
@@ -64,7 +75,9 @@ class _Worker:
         """End the process and wait until it is gone, with all the memory it had."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.process, signal.SIGKILL)
-        select.select([self.process], [], [])
+        gone = select.poll()  # select() takes no descriptor above 1023
+        gone.register(self.process, select.POLLIN)
+        gone.poll()
         os.close(self.process)
         self.connection.close()
 

@@ -17,6 +17,8 @@ _MATRIX = re.compile(
 )
 _SIGNS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _SET_BUILDER = re.compile(r"[<>|:]|\\(?:le|ge|ne|mid|in|colon)(?![A-Za-z])")
+_COMPARISON = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[a-df-hj-z](?![A-Za-z])")
 _SET = re.compile(r"[<>]|\\(?:le|ge|ne|mathbb|emptyset|setminus|cap)(?![A-Za-z])")
 _GROUP_BEHIND = re.compile(r",[0-9]{3}(?![0-9])")
 _GROUP_BEFORE = re.compile(r"(?<![0-9])[0-9]{1,3}(?:,[0-9]{3})*$")
@@ -63,6 +65,25 @@ def take_apart(text: str) -> Parts:
         return Parts("", (content if kind == "()" else text,))
     signed = tuple(_each_sign(items))
     return Parts("," if len(signed) > 1 else "", signed)
+
+
+def as_interval(text: str) -> Parts | None:
+    r"""The interval that `x > a`, `a > x` or `a < x \le b` is, as its brackets and ends."""
+    pieces = _COMPARISON.split(text)
+    ends, signs = [piece.strip() for piece in pieces[::2]], pieces[1::2]
+    is_less = {sign[0] == "<" or sign.startswith(r"\le") for sign in signs}
+    if len(is_less) != 1 or not 2 <= len(ends) <= 3 or not all(ends):
+        return None
+    if is_less == {False}:
+        ends, signs = ends[::-1], signs[::-1]
+    closed = [sign.startswith("\\") for sign in signs]
+    if len(ends) == 2:
+        is_upper = _VARIABLE.fullmatch(ends[0]) is not None
+        ends = [r"-\infty", *ends] if is_upper else [*ends, r"\infty"]
+        closed = [False, *closed] if is_upper else [*closed, False]
+    if not _VARIABLE.fullmatch(ends[1]) or any(_VARIABLE.search(end) for end in ends[::2]):
+        return None
+    return Parts("(["[closed[0]] + ")]"[closed[1]], (ends[0], ends[2]))
 
 
 def put_together(parts: Parts) -> str:

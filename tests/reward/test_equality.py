@@ -119,6 +119,35 @@ def test_brackets_of_intervals_matter(left, right):
     assert same(left, f"[0,1] \\cup {right}") in (False, None)
 
 
+@pytest.mark.parametrize(
+    ("relation", "interval"),
+    [
+        ("x > 3", r"(3, \infty)"),
+        (r"x \ge 3", r"[3, \infty)"),
+        ("3 < x", r"(3, \infty)"),
+        (r"x \leq \frac{1}{2}", r"(-\infty, 0.5]"),
+        ("1 < x < 4", "(1, 4)"),
+        (r"4 \ge t > 1", "(1, 4]"),
+    ],
+)
+def test_a_relation_is_its_interval(relation, interval):
+    others = {
+        "(3, \\infty)",
+        "[3, \\infty)",
+        "(-\\infty, 0.5]",
+        "(1, 4)",
+        "(1, 4]",
+        "(-\\infty, 3)",
+    }
+    assert same(relation, interval) is same(interval, relation) is True
+    assert all(same(relation, other) is False for other in others - {interval})
+
+
+@pytest.mark.parametrize("relation", ["x > y", "1 < x > 4", "x^2 > 4", "|x| < 1", "a < 1 < 2"])
+def test_other_relations_are_left_to_symbolic_mathematics(relation):
+    assert same(relation, "(1, 2)") is None
+
+
 def test_an_answer_is_taken_apart():
     assert take_apart(tidy("1, 2 \\text{ and } 3")) == Parts(",", ("1", "2", "3"))
     assert take_apart(tidy("\\left(1, \\frac{1}{2}\\right]")) == Parts("(]", ("1", "\\frac{1}{2}"))

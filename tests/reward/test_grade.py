@@ -11,7 +11,7 @@ from tests.reward.cases import HANGS
 
 ROWS = [
     {"response": "\\boxed{34}", "ground_truth": "34", "id": 0},
-    {"response": "Answer: 2x+1", "ground_truth": "x+1+x", "data_source": "math_dapo"},
+    {"response": "Answer: 1+\\ln x", "ground_truth": "\\ln x+1", "data_source": "math_dapo"},
     {"response": "Answer: 3", "ground_truth": 4, "data_source": "math_dapo"},
     {"response": "no idea", "ground_truth": "4"},
     {"response": f"\\boxed{{{HANGS}}}", "ground_truth": "4"},
@@ -35,7 +35,7 @@ def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
     assert [row["outcome"] for row in graded] == OUTCOMES
     assert [row["score"] for row in graded] == SCORES
     assert all(given.items() <= row.items() for given, row in zip(ROWS, graded, strict=True))
-    assert graded[1]["extracted"] == "2x+1"
+    assert graded[1]["extracted"] == "1+\\ln x"
     assert "not decided after 1 s" in graded[4]["error"]
     assert all(row["seconds"] > 0 for row in graded)
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())

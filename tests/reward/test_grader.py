@@ -52,7 +52,11 @@ def test_many_rows_come_out_in_order_with_the_verdicts_of_one_by_one(grader):
 def test_rows_that_hang_hold_up_nobody_else(grader, monkeypatch):
     """Every tenth row hangs; each is a timeout, and the others are decided meanwhile."""
     rows = [
-        Row(f"\\boxed{{{HANGS if i % 10 == 0 else f'{i}+x'}}}", f"x+{i}" if i % 2 else "7", ANY)
+        Row(
+            f"\\boxed{{{HANGS if i % 10 == 0 else f'{i}+' + chr(92) + 'ln x'}}}",
+            f"\\ln x+{i}" if i % 2 else "7",
+            ANY,
+        )
         for i in range(40)
     ]
     finished = []

@@ -13,8 +13,7 @@ import pytest
 
 from reward import pool as pool_module
 from reward.errors import RewardError
-from reward.pool import Pool
-from reward.worker import KNOWN
+from reward.pool import KNOWN, Pool
 from tests.reward.cases import HANGS
 
 
@@ -26,6 +25,11 @@ def children(parent):
             for child in map(int, (task / "children").read_text().split()):
                 found += [child, *children(child)]
     return found
+
+
+def test_the_process_that_asks_does_not_import_sympy():
+    program = "import sys, reward.score; assert 'sympy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_question_is_decided():
