@@ -165,7 +165,7 @@ def measure_hanging() -> dict[str, Any]:
     """Seconds for 2,000 rows of which 2 % hang, beside those that the deadlines alone take."""
     rows = mixed(2000)
     hang = set(random.Random(SEED).sample(range(len(rows)), len(rows) // 50))
-    stuck = [Row(HANGS, row.ground_truth, ANY) if i in hang else row for i, row in enumerate(rows)]
+    stuck = [Row(HANGS, "7", ANY) if i in hang else row for i, row in enumerate(rows)]
     rest = seconds(partial(grade, [row for i, row in enumerate(rows) if i not in hang]))
     outcomes: list[Counter[str]] = []
     total = seconds(lambda: outcomes.append(grade(stuck)))
