@@ -19,7 +19,7 @@ def refuse_broken(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> None:
     Raises:
         RewardError: with what the first such row says (`reward.score.compute_score`).
     """
-    broken = score_N.isnan()
+    broken = ~score_N.isfinite()
     if broken.any():
         said = next(info.get("error") for info, bad in zip(info_N, broken, strict=True) if bad)
         raise RewardError(

@@ -19,13 +19,14 @@ MAX_TERMS = 64
 MAX_RADICAND = 10**7
 MAX_EXPONENT = 32
 MAX_DIGITS = 30
-# A decimal fraction of more places may be meant as an approximation.
-MAX_PLACES = 11
+MAX_BITS = 2000
+# A decimal fraction of so many significant digits may be meant as an approximation.
+DIGITS_OF_AN_APPROXIMATION = 12
 
 NUMBER = (1, ())
 # Not `e` and `i`, which are numbers, and not `f(x)`, which is no product.
 _TOKEN = re.compile(
-    rf" *(?:([0-9]{{1,{MAX_DIGITS}}}(?:\.[0-9]{{1,{MAX_PLACES}}})?(?![0-9.]))"
+    rf" *(?:([0-9]{{1,{MAX_DIGITS}}}(?:\.[0-9]{{1,{MAX_DIGITS}}})?(?![0-9.]))"
     r"|([a-df-hj-zA-DF-HJ-Z](?![A-Za-z]{2,}|')|\\pi(?![A-Za-z]))"
     r"|(\\(?:frac|sqrt|cdot)(?![A-Za-z])|[-+*/^(){}]))"
 )
@@ -60,6 +61,7 @@ class _Reader:
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens[::-1]
+        self.is_behind_a_number = False
 
     def next(self) -> str:
         return self.tokens[-1] if self.tokens else ""
@@ -84,6 +86,8 @@ class _Reader:
         while (token := self.next()) and token not in ("+", "-", ")", "}"):
             if token in ("*", "/", r"\cdot"):
                 self.tokens.pop()
+            elif token[0].isdigit() or (token == r"\frac" and self.is_behind_a_number):
+                raise _NotOneError  # `2 3` is no product, and `3\frac{1}{2}` a mixed number
             factor = self.power()
             value = _times(value, _inverse(factor) if token == "/" else factor)
         return value
@@ -103,6 +107,7 @@ class _Reader:
 
     def factor(self) -> Sum:
         token = self.next()
+        self.is_behind_a_number = token[:1].isdigit()
         if token in ("(", "{"):
             return self.bracket(token)
         if token in (r"\sqrt", r"\frac"):
@@ -110,6 +115,9 @@ class _Reader:
             inner = self.bracket("{")
             return _root(inner) if token == r"\sqrt" else _times(inner, _inverse(self.bracket("{")))
         if token[:1].isdigit():
+            significant = len(token.replace(".", "").lstrip("0"))
+            if "." in token and significant >= DIGITS_OF_AN_APPROXIMATION:
+                raise _NotOneError
             self.tokens.pop()
             return {NUMBER: Fraction(token)} if Fraction(token) else {}
         if token == r"\pi" or token.isalpha():
@@ -149,7 +157,10 @@ def _times(left: Sum, right: Sum) -> Sum:
             for name, power in others:
                 powers[name] += power
             key = inside, tuple(sorted((name, power) for name, power in powers.items() if power))
-            total[key] = total.get(key, Fraction(0)) + x * y * outside
+            product = x * y * outside
+            if max(product.numerator.bit_length(), product.denominator.bit_length()) > MAX_BITS:
+                raise _NotOneError
+            total[key] = total.get(key, Fraction(0)) + product
     return {key: value for key, value in total.items() if value}
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from reward.closed_form import closed_form
+from reward.closed_form import DIGITS_OF_AN_APPROXIMATION, closed_form
 from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
 from reward.structure import (
@@ -28,8 +28,6 @@ Leaf = Callable[[str, str], bool | None]
 INTERVALS = ("()", "(]", "[)", "[]")
 MAX_ITEMS = 64
 MAX_DEPTH = 16
-# A decimal fraction with fewer significant digits stands for nothing but itself.
-DIGITS_OF_AN_APPROXIMATION = 12
 # Up to so many letters without a mark of words around them are a product of variables.
 LONGEST_PRODUCT = 3
 
@@ -38,10 +36,10 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 # truth may do so in capitals: `AB:CD = 3:4`.
 _STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{)[0-9])+=")
 _CONSTANTS = re.compile(r"(?:\\(?:sqrt|frac|pi|cdot)|[^=<>A-Za-z\\])+(?:=[^=]+)+")
-_CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?\w+\}?|[A-Z|:/{} ])+=")
+_CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?[A-Za-z0-9]++\}?|[A-Z|:/{} ])++=")
 _CHOICE = re.compile(rf"{OPEN}?\(([A-J])\) ?{CLOSE}?+ ?+(.+)")
 _INFINITE = re.compile(r"[-+]? ?\\infty")
-_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?([0-9]{1,2})\}?")
+_BASED = re.compile(r"\(?(?:[0-9][0-9A-Fa-f]*|[A-F][0-9A-F]+)\)?_\{?[0-9]{1,2}\}?")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
 
 
@@ -58,7 +56,8 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:
       `50\%` equals `50`, the missing unit, and not `0.5`.
     - The order of a bare list or a set is free, that of a tuple is not; every item must be there,
-      once. A bare list may stand for a tuple in the same order, never for an interval.
+      once. A bare list may stand for a tuple in the same order, never for an interval with a
+      closed end.
     - Brackets of intervals matter: `(0,1]` is not `[0,1]`.
     - Answers longer or nested deeper than the limits are equal only as written.
     - Words are equal without regard to case. `x = 5` equals `5`, but not `y = 5`. The base of a
@@ -66,9 +65,12 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
         return int(answer) == int(truth)
-    if any(len(text) > MAX_CHARS or depth(text) > MAX_DEPTH for text in (answer, truth)):
+    if max(len(answer), len(truth)) > MAX_CHARS:
         return answer.strip() == truth.strip()
-    return _same(tidy(answer), tidy(truth), leaf)
+    answer, truth = tidy(answer), tidy(truth)
+    if any(len(text) > MAX_CHARS or depth(text) > MAX_DEPTH for text in (answer, truth)):
+        return answer == truth
+    return _same(answer, truth, leaf)
 
 
 def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:

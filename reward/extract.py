@@ -17,7 +17,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from reward.quantity import normalise
+from reward.notation import MAX_CHARS, squeeze, tidy
 
 Form = Literal["answer_line", "boxed", "sentence"]
 Thinking = Literal["after", "require", "ignore"]
@@ -149,7 +149,7 @@ def _to_end_of_sentence(text: str) -> str:
 
 def _agreed(pieces: list[str]) -> str:
     """The one answer that all pieces give, or the list of them where they differ."""
-    distinct = list({normalise(piece): piece for piece in pieces}.values())
+    distinct = list({squeeze(tidy(piece[:MAX_CHARS])): piece for piece in pieces}.values())
     return ", ".join(distinct)
 
 

@@ -153,7 +153,10 @@ def read_row(fields: Fields, default: str | None, settings: RewardSettings) -> R
         tests = fields["tests"]
         truth, source = tests if isinstance(tests, str) else json.dumps(tests), CODE
     else:
-        truth = next((str(fields[name]) for name in TRUTHS if fields.get(name) is not None), "")
+        truth = next((fields[name] for name in TRUTHS if fields.get(name) is not None), "")
+        truth = str(truth) if isinstance(truth, int | float) else truth
+        if not isinstance(truth, str):
+            raise ValueError(f"ground truth is {truth!r:.80}; it must be a text or a number")
         name = fields.get("data_source", default)
         source = ANY if name is None else settings.find(name)
     if isinstance(source, Source):  # now, rather than after hours
@@ -186,7 +189,7 @@ def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSetti
                     continue
                 try:
                     fields, row = read_line(line, default, settings)
-                except ValueError as error:
+                except (RecursionError, TypeError, ValueError) as error:
                     text = line.decode(errors="replace").strip()
                     begun.append((invalid(text, f"{rows}:{number}: {error}"), False))
                     continue
@@ -196,14 +199,14 @@ def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSetti
         def write_invalid() -> None:
             while begun and not begun[0][1]:
                 fields, _ = begun.popleft()
-                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                file.write(json.dumps(fields) + "\n")
                 summary.add_invalid(fields["error"])
 
         for verdict in grader.grade_many(tasks()):
             write_invalid()
-            fields = {**begun.popleft()[0], **verdict._asdict()}
-            fields |= fields.pop("extra")
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            found = verdict._asdict()
+            fields = {**begun.popleft()[0], **found.pop("extra"), **found}
+            file.write(json.dumps(fields) + "\n")
             summary.add(verdict)
         write_invalid()
     partial.replace(out)
@@ -214,7 +217,7 @@ def invalid(text: str, error: str) -> Fields:
     """What becomes of a line that is no row."""
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         fields = None
     given = fields if isinstance(fields, dict) else {"line": text}
     found = {"outcome": INVALID, "score": None, "extracted": None, "seconds": 0.0, "error": error}

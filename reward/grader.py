@@ -4,6 +4,7 @@ This is the one grader of training, validation and evaluation.
 """
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,6 +71,7 @@ class Grader:
     def __init__(self, settings: RewardSettings) -> None:
         self.settings = settings
         self.pool = Pool(settings.workers, settings.deadline, settings.memory_mib << 20)
+        self._programs = threading.BoundedSemaphore(settings.workers)
 
     def grade(self, row: Row) -> Verdict:
         """The verdict on one response; blocks while a process is at work on it."""
@@ -96,7 +98,10 @@ class Grader:
         start = time.perf_counter()
         truth = read_truth(row.ground_truth)
         answer = extract(row.response, row.source.forms, self.settings.thinking)
-        decided = None if answer is None else same(answer, truth)
+        try:
+            decided = None if answer is None else same(answer, truth)
+        except (ArithmeticError, RecursionError, ValueError) as error:
+            return self._verdict(row.source, "parse_error", answer, start, f"answer: {error}")
         if answer is not None and decided is None:
             return None
         outcome = "no_answer" if answer is None else "right" if decided else "wrong"
@@ -120,10 +125,11 @@ class Grader:
     def _run_tests(self, response: str, tests: dict[str, Any]) -> CodeResult:
         """A program's result; a failure of the machinery is tried again before it is raised."""
         minimum = Level[self.settings.sandbox.upper()]
-        try:
-            return grade_code(response, tests, minimum=minimum)
-        except SandboxError:
-            return grade_code(response, tests, minimum=minimum)
+        with self._programs:
+            try:
+                return grade_code(response, tests, minimum=minimum)
+            except SandboxError:
+                return grade_code(response, tests, minimum=minimum)
 
     @staticmethod
     def _verdict(

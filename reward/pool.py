@@ -95,7 +95,7 @@ class _Template:
         path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "reward.worker", str(theirs.fileno()), str(memory)],
+                [sys.executable, "-P", "-m", "reward.worker", str(theirs.fileno()), str(memory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self.errors,
@@ -120,11 +120,16 @@ class _Template:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self.control, [b"+"], [theirs.fileno()])
-        (process,) = self._await()
-        return _Worker(Connection(ours.detach()), process)
+        processes = self._await()
+        if not processes:
+            ours.close()
+            raise OSError("its template could not fork, or no descriptor is left here")
+        return _Worker(Connection(ours.detach()), processes[0])
 
     def close(self) -> str:
         """End the process, which goes when its socket is closed; the end of what it printed."""
+        if self.errors.closed:
+            return ""
         self.control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1.0)
@@ -150,6 +155,7 @@ class Pool:
         self.workers, self.deadline, self.memory = workers, deadline, memory
         self._owner = os.getpid()
         self._lock = threading.Lock()
+        self._is_closed = False
         self._template: _Template | None = None
         self._slots: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
@@ -190,12 +196,16 @@ class Pool:
 
     def close(self) -> None:
         """End the idle workers and the template; workers in use end with the template."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                if worker := self._slots.get_nowait():
-                    worker.kill()
-        if self._template:
-            self._template.close()
+        with self._lock:
+            self._is_closed = True
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if worker := self._slots.get_nowait():
+                        worker.kill()
+            if self._template:
+                self._template.close()
+            for _ in range(self.workers):  # whoever asks from now on is told
+                self._slots.put(None)
 
     def __enter__(self) -> "Pool":
         return self
@@ -208,6 +218,8 @@ class Pool:
         cause = None
         with self._lock:
             for _ in range(ATTEMPTS):
+                if self._is_closed:
+                    raise RewardError("this pool is closed")
                 try:
                     self._template = self._template or _Template(self.memory)
                     return self._template.fork()

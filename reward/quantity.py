@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 
+# Longer numbers vote as they are written: Python prints at most 4300 digits.
+MAX_BITS = 10_000
+
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGNED = rf"([-+]? ?{_DECIMAL})"
@@ -60,8 +63,15 @@ _POWER = re.compile(r"\^\{?([23])\}?$")
 _SYMBOL = re.compile(r"(\\?%|\^ ?\{? ?\\circ ?\}?|\u00b0)$")
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _WORDS_AT_END = re.compile(r"(?:(?<=[0-9}]) ?| )([A-Za-z]{2,}(?: [A-Za-z]{2,}){0,3})$")
-_GREEK = ("alpha", "beta", "gamma", "delta", "theta", "lambda", "sqrt", "infinity")
-_NO_UNIT = re.compile(r"\b(?:and|or|not|if|for|where|else|otherwise|is|are)\b|(?:\w+ ){4}|[0-9,:]")
+# Words that change the number, or say something else.
+_NO_UNIT = re.compile(
+    r"\b(?:and|or|not|if|for|where|else|otherwise|is|are|of|to|than|less|more|minus|plus|times|over"
+    r"|divided|by|power|factorial|dozen|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven"
+    r"|twelve|\w+teen|\w+ty|\w*(?:hundred|thousand|illion)s?|half|halves|quarters?|\w*thirds?"
+    r"|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?"
+    r"|alpha|beta|gamma|delta|theta|lambda|sqrt|infinity|pi)\b"
+    r"|\b[ienxyz]\b|(?:\w+ ){3}|[0-9,:=<>]"
+)
 _UNIT_TOKEN = re.compile(r"[A-Za-z]+|[/\u00b0%]")
 
 
@@ -88,7 +98,9 @@ def normalise(answer: str) -> str:
     if (named := NAME.fullmatch(text)) and "=" not in named[2]:
         text = named[2]
     found = quantity(text)
-    return f"{found.value}{found.unit}" if found else squeeze(text)
+    if found is None or max(map(int.bit_length, found.value.as_integer_ratio())) > MAX_BITS:
+        return squeeze(text)
+    return f"{found.value}{found.unit}"
 
 
 @lru_cache(maxsize=4096)
@@ -111,7 +123,9 @@ def _split_unit(text: str) -> tuple[str, str]:
     if words := _WORDS_AT_END.search(body, max(0, len(body) - 80)):
         unit = _unit(words[1], _UNITS)
         is_known = set(_UNIT_TOKEN.findall(unit)) <= set(_UNITS.values())
-        is_word = len(words[1]) > 3 and words[1].islower() and words[1] not in _GREEK
+        is_word = len(words[1]) > 3 and words[1].isalpha() and words[1].islower()
+        if not unit or _NO_UNIT.search(words[1]):
+            return text, ""
         if is_known or (is_word and _signed(body[: words.start()].rstrip())):
             return body[: words.start()].rstrip(), f"{unit}{exponent}"
     return text, ""
@@ -126,13 +140,13 @@ def _unit(words: str, names: dict[str, str]) -> str:
         else:
             part = "/" if token.lower() == "per" else token
             parts.append(names.get(part) or names.get(part.lower()) or part.lower())
-    return "".join(parts) + power
+    return "".join(parts) + power if parts else ""
 
 
 def quantity(text: str) -> Quantity | None:
     """The number a tidy text is, with its unit, or None if it is anything more or else."""
     body, unit = split_unit(text)
-    while len(body) > 2 and body[0] + body[-1] in ("()", "{}"):
+    while len(body) > 2 and body[0] + body[-1] in ("()", "{}") and "," not in body:
         body = body[1:-1].strip()
     number = _signed(body)
     return number and number._replace(unit=unit)

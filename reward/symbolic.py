@@ -14,6 +14,7 @@ from typing import cast
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
 from math_verify import verify
+from sympy.core.function import AppliedUndef
 from sympy.logic.boolalg import Boolean
 
 from reward.equality import DIGITS_OF_AN_APPROXIMATION
@@ -40,8 +41,11 @@ _IMAGINARY_UNIT = re.compile(r"(?<![A-Za-z\\_])(?<!_\{)i(?![A-Za-z])")
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z]).*\\circ")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])")
 _ROOT_OF_BRACKETS = re.compile(r"\\sqrt ?\(([^()]*)\)")
+# `1/2x` is half of x, here as in `reward.closed_form`.
+_SLASH = re.compile(r"(?<![A-Za-z0-9_.}^])([0-9]+) ?/ ?([0-9]+)(?![0-9.!^])")
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS},}}")
 # What only makes sense as text or code, and what the parser would compute at once.
+_INDEX_OF_A_NUMBER = re.compile(r"[0-9)}]\s*_")
 _FOREIGN = re.compile(
     rf"__|[\"'`@#;?{OPEN}{CLOSE}]|[A-Za-z]{{3,}} [A-Za-z]{{3,}}|[A-Za-z]\.[A-Za-z]"
     r"|\\(?:operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text|[hv]?phantom)(?![A-Za-z])|\\\|"
@@ -87,9 +91,9 @@ def same_expression(answer: str, truth: str) -> bool:
             return result
     names = [tree.free_symbols for tree in (found, wanted) if isinstance(tree, Boolean)]
     if len(names) < 2 or names[0] == names[1]:
-        sets = _set_of(found), _set_of(wanted)
-        if sets[0] is not None and sets[0] == sets[1]:
-            return True
+        left, right = _set_of(found), _set_of(wanted)
+        if left is not None and right is not None:
+            return left == right or left.symmetric_difference(right).is_empty is True
     if isinstance(found, sympy.Eq) and isinstance(wanted, sympy.Eq):
         if _are_multiples(_difference(found), _difference(wanted)):
             return True
@@ -112,6 +116,7 @@ def _parse(text: str) -> sympy.Basic:
         return sympy.Union(*sets)
     _check_text(text)
     latex = _PLAIN_FUNCTION.sub(r"\\\1 ", _INFINITY.sub(r"\\infty ", text.replace("**", "^")))
+    latex = _SLASH.sub(r"\\frac{\1}{\2}", latex)
     latex = _ROOT_OF_BRACKETS.sub(r"\\sqrt{\1}", latex.replace("*", r" \cdot "))
     is_complex = _IMAGINARY_UNIT.search(latex) is not None
     try:
@@ -132,7 +137,7 @@ def _parse(text: str) -> sympy.Basic:
     if is_complex:
         unit = {symbol: sympy.I for symbol in tree.free_symbols if symbol.name == "i"}
         tree = tree.xreplace(unit)
-    if tree.has(sympy.zoo, sympy.nan):
+    if tree.has(sympy.zoo, sympy.nan) or (isinstance(tree, Boolean) and not tree.free_symbols):
         raise NotUnderstoodError(f"{text[:80]!r} has no value")
     return tree.replace(lambda node: node.is_Float, lambda node: sympy.Rational(str(node)))
 
@@ -141,7 +146,8 @@ def _set_of(tree: sympy.Basic) -> sympy.Set | None:
     """The numbers that a relation in one variable admits, or the set that the tree is."""
     if isinstance(tree, sympy.Set):
         return tree
-    if isinstance(tree, Boolean) and len(tree.free_symbols) == 1:
+    is_plain = isinstance(tree, Boolean) and not tree.atoms(AppliedUndef)
+    if is_plain and len(tree.free_symbols) == 1:
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return tree.as_set()
     return None
@@ -151,6 +157,8 @@ def _check_text(text: str) -> None:
     """Refuse what the parser would take too long for, or would make something else of."""
     if len(text) > MAX_CHARS or _DIGIT_RUN.search(text):
         raise NotUnderstoodError(f"more than {MAX_CHARS} characters or {MAX_DIGITS} digits")
+    if index := _INDEX_OF_A_NUMBER.search(text):
+        raise NotUnderstoodError(f"{index[0]!r} is an index of a number")
     if foreign := _FOREIGN.search(text):
         raise NotUnderstoodError(f"{foreign[0]!r} is not read as mathematics")
 

@@ -73,17 +73,21 @@ def main() -> None:
         if not message:
             return
         questions = socket.socket(fileno=descriptors[0])
-        pid = os.fork()
-        if pid == 0:
-            control.close()
-            try:
-                become_worker(questions, memory)
-            finally:
-                os._exit(0)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                try:
+                    become_worker(questions, memory)
+                finally:
+                    os._exit(0)
+            process = os.pidfd_open(pid)
+        except OSError:  # no memory, or the worker is dead already
+            control.sendall(b"-")
+        else:
+            socket.send_fds(control, [b"+"], [process])
+            os.close(process)
         questions.close()
-        process = os.pidfd_open(pid)
-        socket.send_fds(control, [b"+"], [process])
-        os.close(process)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rewards in a training run: answers that hang, the punishment for length, a grader that breaks."""
+"""Rewards in a training run: comparisons that hang, a punishment for length, a broken grader."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def dump(outputs: Path, step: int) -> list[dict]:
     ]
 
 
-def test_responses_that_hang_the_symbolic_path_are_timeouts_and_the_run_goes_on(hanging):
+def test_responses_whose_comparison_hangs_are_timeouts_and_the_run_goes_on(hanging):
     """The counters are those that the dumped responses have by definition."""
     outputs, said = hanging
     [metrics] = outputs.glob("cpu_demo/*/metrics.jsonl")

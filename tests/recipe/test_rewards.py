@@ -40,4 +40,5 @@ def test_right_is_the_verdict_and_not_the_score_where_length_is_punished():
     scores = torch.tensor([0.2, -0.5, 1.0, -1.0])
     infos = [{"acc": 1.0}, {"acc": 1.0}, {}, {}]
     assert right(scores, infos).tolist() == [True, True, True, False]
-    refuse_broken(torch.tensor([math.inf]), [{}])
+    with pytest.raises(RewardError, match="1 of 1"):
+        refuse_broken(torch.tensor([math.inf]), [{}])

@@ -85,6 +85,9 @@ def test_sums_are_decided_without_symbolic_mathematics(left, right, expected):
     [
         *(
             "e",
+            "2 3",
+            "3\\frac{1}{2}\\pi",
+            "1.41421356237",
             "2i",
             "f(x)",
             "g (x+1)",
@@ -127,6 +130,14 @@ def test_a_sum_is_exact():
 
 
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("text", ["(a+b+c)^{32}", "(x+1)^{32}(x+2)^{32}", "((x^{32})^{32})^{32}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("(a+b+c)^{32}", "(x+1)^{32}(x+2)^{32}", "((x^{32})^{32})^{32}"),
+        "(" * 9 + "2" + ")^{32}" * 9,
+        "(" * 9 + "\\frac{1}{3}" + ")^{32}" * 9,
+        "9" * 30 + "^{32}",
+    ],
+)
 def test_what_would_grow_is_left_to_others_at_once(text):
     assert closed_form(text) is None or len(closed_form(text)) < 3

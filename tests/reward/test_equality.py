@@ -181,7 +181,21 @@ def test_a_unit_has_one_name(text, value, unit):
 
 
 @pytest.mark.parametrize(
-    "text", ["5m", "2xy", "2 pi", "5 or 6", "3\\text{ or }4", "2 \\text{ if } x"]
+    "text",
+    [
+        "5 or six",
+        "5 minus one",
+        "5 squared",
+        "5 hundred",
+        "5 \\text{ million}",
+        "5\\text{i}",
+        "5m",
+        "2xy",
+        "2 pi",
+        "5 or 6",
+        "3\\text{ or }4",
+        "2 \\text{ if } x",
+    ],
 )
 def test_what_may_be_a_variable_or_a_word_is_no_unit(text):
     assert quantity(tidy(text)) is None
@@ -200,13 +214,38 @@ def test_a_number_of_any_size_equals_itself_and_not_its_neighbour(digits):
     assert not same(f"{number}/{number}", "2")
 
 
-@pytest.mark.parametrize("brackets", ["()", "[]", "{}", ("\\{", "\\}"), ("\\frac{", "}{2}")])
-@pytest.mark.parametrize("depth", [10, 100, 500, 2000, 100_000])
+@pytest.mark.parametrize(
+    "brackets",
+    [
+        "()",
+        "[]",
+        "{}",
+        ("\\{", "\\}"),
+        ("\\frac{", "}{2}"),
+        ("\\\uff5b", "\\\uff5d"),
+        ("\\lbrace ", "\\rbrace "),
+    ],
+)
+@pytest.mark.parametrize("depth", [10, 100, 290, 500, 2000, 100_000])
 def test_nesting_of_any_depth_is_decided(brackets, depth):
     text = brackets[0] * depth + "1" + brackets[1] * depth
     assert same(text, text)
     assert same(text, "x") in (False, None)
     assert same("x", text) in (False, None)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("text", ["9" * 3500 + "e999", "9" * 4000 + "/7", "7e999" + "9"])
+def test_a_number_that_python_would_not_print_votes_as_written(text):
+    assert normalise(text) == text
+    assert same(text, text)
+    assert not same(text, "34")
+
+
+def test_a_letter_with_an_index_is_no_number_in_a_base():
+    assert same("a_1", "a") is not True
+    assert same("1101_2", "1101_3") is False
+    assert same("FF_{16}", "ff_{16}") is not False
 
 
 def test_a_list_of_any_length_is_decided():

@@ -17,10 +17,21 @@ ROWS = [
     {"response": f"\\boxed{{{HANGS}}}", "ground_truth": "4"},
     {"response": "\\boxed{9^{9^{9^9}}}", "ground_truth": "4"},
     {"response": "```\nprint(4)\n```", "tests": {"inputs": [""], "outputs": ["4"]}},
+    {"response": "\ud800 \\boxed{5}", "ground_truth": "5", "extra": 1},
     {"input": "?", "output": "The answer is \u00bd.", "gts": "0.5", "step": 3},
 ]
-OUTCOMES = ["right", "right", "wrong", "no_answer", "timeout", "parse_error", "right", "right"]
-SCORES = [1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+OUTCOMES = [
+    "right",
+    "right",
+    "wrong",
+    "no_answer",
+    "timeout",
+    "parse_error",
+    "right",
+    "right",
+    "right",
+]
+SCORES = [1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
 
 
 def write(path, rows):
@@ -39,11 +50,11 @@ def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
     assert "not decided after 1 s" in graded[4]["error"]
     assert all(row["seconds"] > 0 for row in graded)
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
-    assert (summary["rows"], summary["right"], summary["timeout"]) == (8, 4, 1)
+    assert (summary["rows"], summary["right"], summary["timeout"]) == (9, 5, 1)
     assert {"commit", "command", "versions", "seconds"} <= set(summary)
     printed = capsys.readouterr().out
-    assert "| right       |    4 | 50.0% |" in printed
-    assert "mean score +0.3750" in printed
+    assert "| right       |    5 | 55.6% |" in printed
+    assert "mean score +0.4444" in printed
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -63,6 +74,9 @@ def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
         ('{"response": "x"}', "in.jsonl:2: ground truth is ''"),
         ('{"response": "x", "ground_truth": "1", "data_source": "y"}', "data_source is 'y'"),
         ('{"response": "x", "tests": {"inputs": []}}', "in.jsonl:2: "),
+        ('{"response": "5", "ground_truth": ["5"]}', "ground truth is ['5']"),
+        ('{"response": "5", "ground_truth": "5", "data_source": 3}', "in.jsonl:2: "),
+        ("[" * 100_000, "in.jsonl:2: "),
     ],
 )
 def test_a_row_that_cannot_be_read_keeps_its_place_and_has_no_score(tmp_path, capsys, line, said):

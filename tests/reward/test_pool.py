@@ -27,6 +27,21 @@ def children(parent):
     return found
 
 
+def of(pool):
+    """The template of a pool and its workers."""
+    template = pool._template.process.pid
+    return [template, *children(template)]
+
+
+def gone(pids):
+    """Wait until processes whose parent was killed are gone as well."""
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there: {pids}")
+
+
 def test_the_process_that_asks_does_not_import_sympy():
     program = "import sys, reward.score; assert 'sympy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -43,15 +58,15 @@ def test_a_question_is_decided():
 def test_a_worker_that_overruns_is_killed_and_replaced():
     with Pool(workers=1, deadline=1.0) as pool:
         pool.ask(*KNOWN[0][:2])
-        before = children(os.getpid())
+        before = of(pool)
         reply = pool.ask(HANGS, "1")
         assert (reply.same, reply.over_limit) == (None, True)
         assert "1 s" in reply.error
         assert pool.ask(*KNOWN[0][:2]).same
-        after = children(os.getpid())
+        after = of(pool)
         assert len(after) == len(before)
         assert set(before) - set(after)
-    assert not set(before + after) & set(children(os.getpid()))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in before + after)
 
 
 def test_a_worker_out_of_memory_says_so_and_the_next_question_is_answered():
@@ -70,7 +85,7 @@ def test_threads_wait_for_a_worker_and_each_gets_its_own_reply():
             )
         )
         assert [reply.same for reply in replies] == [i % 2 == 0 for i in range(1, 81)]
-        assert len(children(os.getpid())) == 3  # the template and two workers
+        assert len(of(pool)) == 3  # the template and two workers
 
 
 def test_a_worker_is_replaced_after_its_share_of_questions(monkeypatch):
@@ -79,7 +94,7 @@ def test_a_worker_is_replaced_after_its_share_of_questions(monkeypatch):
         seen = set()
         for _ in range(9):
             pool.ask("x", "y")
-            seen |= set(children(os.getpid()))
+            seen |= set(of(pool))
         assert len(seen) == 1 + 3
 
 
@@ -179,8 +194,29 @@ def test_nothing_is_left_of_a_process_that_was_killed_while_its_worker_hung():
         below = children(process.pid)
         assert len(below) == 2
         process.kill()
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in below):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"still there: {below}")
+    gone(below)
+
+
+def test_a_closed_pool_says_so_also_to_a_thread_that_waits_for_a_reply():
+    pool = Pool(workers=1, deadline=60.0)
+    pool.ask("x", "y")
+    below = of(pool)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(pool.ask, HANGS, "1")
+        time.sleep(0.5)
+        pool.close()
+        with pytest.raises(RewardError, match="closed"):
+            waiting.result(timeout=30)
+    with pytest.raises(RewardError, match="closed"):
+        pool.ask("x", "y")
+    pool.close()
+    gone(below)
+
+
+def test_a_worker_is_found_whatever_the_working_directory_holds(tmp_path, monkeypatch):
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward" / "__init__.py").write_text("raise ImportError")
+    (tmp_path / "sympy.py").write_text("raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    with Pool(workers=1) as pool:
+        assert pool.ask(*KNOWN[0][:2]).same

@@ -1,9 +1,11 @@
 import inspect
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reward import grader
 from reward.score import COUNTED, MAX_PRED_CHARS, compute_score
 
 RIGHT, WRONG, NOTHING = "Answer: 34", "Answer: 35", "I do not know."
@@ -124,3 +126,44 @@ def test_verl_may_pass_its_own_arguments_by_name():
     assert row["score"] == 1.0
     # verl awaits coroutine functions and gives other ones a thread.
     assert not inspect.iscoroutinefunction(compute_score)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Answer: " + "9" * 3500 + "e999",
+        "Answer: $" + "(" * 7 + "2" + ")^{32}" * 7 + "$",
+        "\\boxed{" + "\\\uff5b" * 700 + "5" + "\\\uff5d" * 700 + "}",
+        "\\boxed{" + "\\lbrace " * 290 + "5" + "\\rbrace " * 290 + "}",
+    ],
+)
+def test_no_response_stops_a_run(response):
+    row = compute_score("math_dapo", response, "34")
+    assert row["score"] == -1.0
+    tests = json.dumps({"inputs": ["1"], "outputs": ["1"]})
+    assert compute_score("livecodebench", f"```\n{response}\n```", tests)["score"] == 0.0
+
+
+def test_as_many_programs_run_at_once_as_there_are_workers(monkeypatch):
+    running, most = [0], [0]
+    original = grader.grade_code
+
+    def counted(*args, **named):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        try:
+            return original(*args, **named)
+        finally:
+            running[0] -= 1
+
+    monkeypatch.setattr(grader, "grade_code", counted)
+    tests = json.dumps({"inputs": [""], "outputs": ["1"]})
+    program = "```python\nimport time\ntime.sleep(0.5)\n```"
+    with ThreadPoolExecutor(6) as executor:
+        list(
+            executor.map(
+                lambda _: compute_score("livecodebench", program, tests, workers=2), range(6)
+            )
+        )
+    assert most == [2]

@@ -49,6 +49,8 @@ DIFFERENT = [
     ("f(x)", "g(x)"),
     (r"-\infty", r"\infty"),
     ("0", r"\emptyset"),
+    (r"x < \infty", r"\emptyset"),
+    (r"\frac{1}{2\ln x}", r"1/2 \ln x"),
     (r"x(x-1)(x-2)(x-3)+x", "x"),
 ]
 REFUSED = [
@@ -68,6 +70,10 @@ REFUSED = [
     "open('x').write(1)",
     "x.evalf",
     "the value of it",
+    "1 < 2",
+    "2 < 1",
+    "101_{2}+e",
+    r"\ln 3_2",
     r"\frac{1}{",
 ]
 
