@@ -5,6 +5,9 @@ expected output: those are compared here. So whatever the program does to its in
 whatever it writes as its result, the only way to pass is to produce the expected output; and no
 test can learn from or prepare another. A secret mark on the result would add nothing, since the
 program could read it from the memory it shares with the code that makes the mark.
+
+Stricter than LiveCodeBench's harness: a return code other than 0 is a crash, also after the right
+output; memory is limited; and no program may start another.
 """
 
 import builtins
