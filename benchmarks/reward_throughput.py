@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "reward_throughput"
 SETTINGS = RewardSettings(workers=2)
 BYTES = 2000
 # Two numbers of 356 million digits each, multiplied out in C.
-HANGS = r"\boxed{(9999!)^{9999}-(9998!)^{9999}}"
+HANGS = "(9999!)^{9999}-(9998!)^{9999}"
 SENTENCE = (
     "We substitute $x = {}$ into the equation and find that the left side is "
     "$\\frac{{{}}}{{{}}} + \\sqrt{{{}}}$, which is not yet what was asked for. "
@@ -165,7 +165,9 @@ def measure_hanging() -> dict[str, Any]:
     """Seconds for 2,000 rows of which 2 % hang, beside those that the deadlines alone take."""
     rows = mixed(2000)
     hang = set(random.Random(SEED).sample(range(len(rows)), len(rows) // 50))
-    stuck = [Row(HANGS, "7", ANY) if i in hang else row for i, row in enumerate(rows)]
+    stuck = [
+        Row(f"\\boxed{{{HANGS}}}", "7", ANY) if i in hang else row for i, row in enumerate(rows)
+    ]
     rest = seconds(partial(grade, [row for i, row in enumerate(rows) if i not in hang]))
     outcomes: list[Counter[str]] = []
     total = seconds(lambda: outcomes.append(grade(stuck)))

@@ -149,6 +149,8 @@ def _to_end_of_sentence(text: str) -> str:
 
 def _agreed(pieces: list[str]) -> str:
     """The one answer that all pieces give, or the list of them where they differ."""
+    if len(pieces) < 2:
+        return "".join(pieces)
     distinct = list({squeeze(tidy(piece[:MAX_CHARS])): piece for piece in pieces}.values())
     return ", ".join(distinct)
 

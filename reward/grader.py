@@ -75,14 +75,18 @@ class Grader:
 
     def grade(self, row: Row) -> Verdict:
         """The verdict on one response; blocks while a process is at work on it."""
-        return self._at_once(row) or self._at_length(row)
+        found = self._at_once(row)
+        return found if isinstance(found, Verdict) else self._at_length(row, found)
 
     def grade_many(self, rows: Iterable[Row]) -> Iterator[Verdict]:
         """The verdicts in the order of the rows, many at once, without reading far ahead."""
         begun: deque[Verdict | Future[Verdict]] = deque()
         with ThreadPoolExecutor(self.settings.workers) as executor:
             for row in rows:
-                begun.append(self._at_once(row) or executor.submit(self._at_length, row))
+                found = self._at_once(row)
+                if not isinstance(found, Verdict):
+                    found = executor.submit(self._at_length, row, found)
+                begun.append(found)
                 while begun and (len(begun) > ROWS_AHEAD or _is_done(begun[0])):
                     yield _wait(begun.popleft())
             yield from map(_wait, begun)
@@ -91,30 +95,30 @@ class Grader:
         """End the worker processes."""
         self.pool.close()
 
-    def _at_once(self, row: Row) -> Verdict | None:
-        """The verdict, if no process is needed for it."""
+    def _at_once(self, row: Row) -> Verdict | str:
+        """The verdict, or the answer (of mathematics) that needs more than the fast path."""
         if not isinstance(row.source, Source) or not row.source.forms:
-            return None
+            return ""
         start = time.perf_counter()
         truth = read_truth(row.ground_truth)
         answer = extract(row.response, row.source.forms, self.settings.thinking)
+        if answer is None:
+            return self._verdict(row.source, "no_answer", None, start)
         try:
-            decided = None if answer is None else same(answer, truth)
+            decided = same(answer, truth)
         except (ArithmeticError, RecursionError, ValueError) as error:
             return self._verdict(row.source, "parse_error", answer, start, f"answer: {error}")
-        if answer is not None and decided is None:
-            return None
-        outcome = "no_answer" if answer is None else "right" if decided else "wrong"
-        return self._verdict(row.source, outcome, answer, start)
+        if decided is None:
+            return answer
+        return self._verdict(row.source, "right" if decided else "wrong", answer, start)
 
-    def _at_length(self, row: Row) -> Verdict:
+    def _at_length(self, row: Row, answer: str) -> Verdict:
         start = time.perf_counter()
         if not isinstance(row.source, Source):
             return _own_verdict(row.source(row.response, row.ground_truth, row.extra), start)
         if not row.source.forms:
             result = self._run_tests(row.response, parse_tests(row.ground_truth))
             return self._verdict(row.source, result.outcome, result.extracted, start, result.detail)
-        answer = extract(row.response, row.source.forms, self.settings.thinking) or ""
         reply = self.pool.ask(answer, read_truth(row.ground_truth))
         if reply.same is None:
             outcome = "timeout" if reply.over_limit else "parse_error"

@@ -148,6 +148,7 @@ def _set_of(tree: sympy.Basic) -> sympy.Set | None:
         return tree
     is_plain = isinstance(tree, Boolean) and not tree.atoms(AppliedUndef)
     if is_plain and len(tree.free_symbols) == 1:
+        # What sympy cannot solve is left to math-verify.
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return tree.as_set()
     return None

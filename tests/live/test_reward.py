@@ -10,10 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
+from benchmarks.reward_throughput import HANGS
 from reward.equality import same
 from reward.extract import extract
 from reward.sources import DAPO
-from tests.reward.cases import HANGS
 
 pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reward.closed_form import MAX_RADICAND, closed_form
@@ -49,8 +49,9 @@ def combined(inner):
 def test_the_sum_has_the_value_that_sympy_gives_the_text(drawn):
     text, value = drawn
     found = closed_form(text)
-    assert found is None or sympy.simplify(by_sympy(found) - value) == 0
-    assert found is None or all(found.values())
+    assume(found is not None)  # too many terms; hypothesis fails if that is the rule
+    assert sympy.simplify(by_sympy(found) - value) == 0
+    assert all(found.values())
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from benchmarks.reward_throughput import HANGS
 from reward import grade
 from reward.errors import RewardError
 from reward.pool import Pool
-from tests.reward.cases import HANGS
 
 ROWS = [
     {"response": "\\boxed{34}", "ground_truth": "34", "id": 0},

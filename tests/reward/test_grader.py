@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmarks.reward_throughput import HANGS
 from reward.grader import ROWS_AHEAD, Grader, Row, parse_tests, read_truth
 from reward.sources import ANY, CODE, RewardSettings, Source
-from tests.reward.cases import CASES, HANGS
+from tests.reward.cases import CASES
 
 SETTINGS = RewardSettings(workers=2, deadline=2.0)
 TESTS = json.dumps({"inputs": ["2 3"], "outputs": ["5"]})

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reward_throughput import HANGS
 from reward import pool as pool_module
 from reward.errors import RewardError
 from reward.pool import KNOWN, Pool
-from tests.reward.cases import HANGS
 
 
 def children(parent):
