@@ -1,6 +1,7 @@
 """verl's asynchronous trainer modes, its group filtering, and a resumed learned scalar."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,16 @@ def colocated(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def separate(tmp_path_factory, colocated):
-    """Goes on from the other's checkpoint."""
-    checkpoint = colocated[0] / "checkpoints" / f"global_step_{SAVED}"
+    """Goes on from the other's checkpoint, without the responses in flight: older weights' work."""
+    outputs = tmp_path_factory.mktemp("separate")
+    checkpoint = outputs / f"global_step_{SAVED}"
+    shutil.copytree(
+        colocated[0] / "checkpoints" / checkpoint.name,
+        checkpoint,
+        ignore=shutil.ignore_patterns("transfer_queue"),
+    )
     return run(
-        tmp_path_factory.mktemp("separate"),
+        outputs,
         "cluster=cpu_separate",
         "trainer.total_training_steps=5",
         "trainer.resume_mode=resume_path",
