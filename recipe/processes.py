@@ -5,6 +5,7 @@ stays behind unless somebody removes it. Everything here goes by process, never 
 """
 
 import fcntl
+import json
 import re
 import shutil
 import signal
@@ -20,30 +21,55 @@ from recipe.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLE_SECONDS = 4.0
+# What a run's processes and shared-memory segments are, in its temporary folder.
+NOTES = "notes.json"
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for Ray's session and all temporary files, gone at the end.
 
-    Under /tmp whatever TMPDIR says, because Unix sockets allow 107 characters.
+    Under /tmp whatever TMPDIR says, because Unix sockets allow 107 characters. Its lock tells a run
+    from what is left of a killed one, which is cleaned up first.
     """
+    for left in Path("/tmp").glob("ba-*"):
+        clean_up(left)
     folder = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))
     try:
-        yield folder
+        with (folder / "lock.part").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Under its name only when it is held, or another run might take this one for dead.
+            Path(lock.name).rename(folder / "lock")
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def only_local_run(lock: Path) -> Iterator[None]:
-    """Hold `lock` while this machine's own Ray runs.
+def clean_up(folder: Path) -> None:
+    """End what a killed run left, by the notes in its temporary folder, and remove the folder."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            notes = json.loads((folder / NOTES).read_text())
+    except (BlockingIOError, FileNotFoundError, PermissionError):
+        # It runs, begins or ends, or belongs to somebody else.
+        return
+    left = []
+    for pid, created in notes["processes"]:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            left += [process] if process.create_time() == created else []
+    end(left)
+    unlink_unmapped((Path(segment), inode) for segment, inode in notes["shared"])
+    shutil.rmtree(folder, ignore_errors=True)
 
-    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
-    started on its own has the same: two runs would send each other their weights.
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold `lock` meanwhile; a killed process holds none.
 
     Raises:
-        UserError: another run holds it.
+        UserError: another process holds it; `what` says for whom.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
@@ -51,8 +77,9 @@ def only_local_run(lock: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                "another run trains on this machine, and two would mix up their weights. Wait "
-                "for it or stop it, or give both to one Ray cluster (RAY_ADDRESS)."
+                f"{what} trains already ({lock} is held), and two would mix up their weights. "
+                f"Wait for it or stop it; to train several runs on one machine, give them to one "
+                f"Ray cluster (python -m scripts.submit)."
             ) from None
         yield
 
@@ -61,8 +88,13 @@ class Watch:
     """Follows this process and its descendants, and cleans up after them when it closes.
 
     Ray and vLLM processes die before or after their parents, so the descendants at the end are
-    not all there were: they are sampled while the run goes on.
+    not all there were: they are sampled while the run goes on. What was seen is noted in the run's
+    temporary folder, for whoever comes after a run that was killed.
     """
+
+    def __init__(self, folder: Path) -> None:
+        """Keep notes in `folder`."""
+        self.notes = folder / NOTES
 
     def __enter__(self) -> "Watch":
         """Begin to follow."""
@@ -86,10 +118,7 @@ class Watch:
         self._sample()
         ray.shutdown()
         end([process for process in self.seen if process.is_running()])
-        still_mapped = mapped_inodes(psutil.process_iter())
-        for segment, inode in self.shared:
-            if inode not in still_mapped and segment.exists() and segment.stat().st_ino == inode:
-                segment.unlink()
+        unlink_unmapped(self.shared)
         for stop, handler in zip(stops, handlers, strict=True):
             signal.signal(stop, handler)
 
@@ -110,6 +139,11 @@ class Watch:
             with suppress(FileNotFoundError):
                 if (inode := segment.stat().st_ino) in inodes:
                     self.shared.add((segment, inode))
+        processes = [(process.pid, process.create_time()) for process in self.seen]
+        shared = [(str(segment), inode) for segment, inode in self.shared]
+        part = self.notes.with_suffix(".part")
+        part.write_text(json.dumps({"processes": processes, "shared": shared}))
+        part.rename(self.notes)
         kib = sum(proportional_kib(process.pid) for process in (me, *descendants))
         self.peak_gib = max(self.peak_gib, kib / 2**20)
 
@@ -121,6 +155,14 @@ def end(processes: list[psutil.Process]) -> None:
             with suppress(psutil.NoSuchProcess):
                 demand(process)
         _, processes = psutil.wait_procs(processes, timeout=3)
+
+
+def unlink_unmapped(segments: Iterable[tuple[Path, int]]) -> None:
+    """Remove shared-memory segments, by path and inode, that no process has mapped any more."""
+    mapped = mapped_inodes(psutil.process_iter())
+    for segment, inode in segments:
+        if inode not in mapped and segment.exists() and segment.stat().st_ino == inode:
+            segment.unlink()
 
 
 def mapped_inodes(processes: Iterable[psutil.Process]) -> set[int]:

@@ -88,7 +88,8 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             "",
             f"{summary['steps']} steps in {summary['seconds']:.0f} s, "
             f"{summary['startup_seconds']:.0f} s of them until the first record; peak memory "
-            f"{summary['peak_memory_gib']} GiB; gradient clipped in {clipped} of the updates.",
+            f"{number(summary['peak_memory_gib'])} GiB; gradient clipped in {clipped} of the "
+            f"updates.",
             "",
             "What each rule would have made of the same responses, mean over the steps: the share "
             "of the objective of negative responses; the coupling of sign and length, log of "

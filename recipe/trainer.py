@@ -56,13 +56,7 @@ class AggregationMixin(PPOTrainer):
         if self.settings.scalar is not None:
             self.scalar = LearnedScalar(self.settings.scalar)
             if self.global_steps > 0:
-                self.scalar.load(self._resumed_from())
-
-    def _resumed_from(self) -> Path:
-        trainer = self.config.trainer
-        if trainer.resume_mode == "resume_path":
-            return Path(trainer.resume_from_path)
-        return Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+                self.scalar.load(Path(self.config.trainer.resume_from_path))
 
     def _save_checkpoint(self) -> None:
         # First, because verl's own part ends by declaring the checkpoint complete.

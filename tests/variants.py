@@ -19,8 +19,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from recipe import embedded
 from recipe.checks import check_data, check_settings
 from recipe.learned import LearnedScalar
-from recipe.main import ROOT, name_run, prepare_verl, train
-from recipe.outputs import open_folder
+from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
 from recipe.settings import AggregationSettings
 from recipe.trainer import AggregationMixin, AggregationTaskRunner
 
@@ -103,8 +102,8 @@ def main(folder: Path) -> None:
     check_settings(config)
     check_data(config)
     prepare_verl(config)
-    open_folder(folder, config)
-    train(lambda: run_ppo(config, VariantTaskRunner), config, folder, sys.stdout)
+    journal = open_journal(folder, config)
+    train(lambda: run_ppo(config, VariantTaskRunner), config, journal, sys.stdout)
 
 
 if __name__ == "__main__":

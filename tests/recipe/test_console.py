@@ -5,6 +5,7 @@ import subprocess
 import time
 
 from recipe.console import Progress, clock, held_out_accuracy, output_to
+from recipe.journal import Journal
 
 VALIDATION = {"val-core/math_dapo/acc/mean@1": 0.25, "val-aux/math_dapo/score/mean@1": -0.5}
 STEP = {
@@ -17,8 +18,8 @@ STEP = {
 
 
 def test_one_line_a_step_as_the_metrics_appear(tmp_path):
-    metrics, terminal = tmp_path / "metrics.jsonl", io.StringIO()
-    with Progress(metrics, 10, terminal) as progress, metrics.open("w") as file:
+    journal, terminal = Journal(tmp_path, "", tmp_path / "checkpoints"), io.StringIO()
+    with Progress(journal, 10, terminal) as progress, journal.verl_metrics.open("w") as file:
         for step, data in enumerate((VALIDATION, STEP, STEP | VALIDATION)):
             line = json.dumps({"step": step, "data": data}) + "\n"
             # A line that is half written is no record yet.

@@ -4,7 +4,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.errors import UserError
-from recipe.outputs import open_folder, provenance, read_metrics, run_folder, write_summary
+from recipe.outputs import (
+    holds_same_run,
+    new_folder,
+    provenance,
+    read_metrics,
+    run_folder,
+    write_summary,
+)
 
 BASE = {
     "experiment_name": "cpu_demo",
@@ -34,20 +41,23 @@ def test_other_overrides_give_a_hash_so_that_a_sweep_does_not_collide():
 
 def test_where_runs_are_written_is_not_part_of_the_name():
     assert folder_name("output_root=elsewhere") == "token-s3"
+    assert folder_name("trainer.resume_mode=auto") == "token-s3"
 
 
 def test_another_config_in_the_same_folder_is_refused_with_the_key(tmp_path):
     folder = tmp_path / "run"
-    open_folder(folder, OmegaConf.create(BASE))
+    assert not holds_same_run(folder, OmegaConf.create(BASE))
+    new_folder(folder, OmegaConf.create(BASE | {"trainer": {"resume_mode": "auto"}}))
+    assert holds_same_run(folder, OmegaConf.create(BASE | {"trainer": {"resume_mode": "disable"}}))
     with pytest.raises(UserError, match=r"it differs in lr\)"):
-        open_folder(folder, OmegaConf.create(BASE | {"lr": 1e-3}))
+        holds_same_run(folder, OmegaConf.create(BASE | {"lr": 1e-3}))
     assert OmegaConf.load(folder / "config.yaml").lr == 1e-4
 
 
 def test_an_earlier_run_of_the_same_config_is_moved_aside(tmp_path):
     folder = tmp_path / "run"
     for attempt in range(3):
-        open_folder(folder, OmegaConf.create(BASE))
+        new_folder(folder, OmegaConf.create(BASE))
         (folder / "metrics.jsonl").write_text(str(attempt))
     kept = {path.name: (path / "metrics.jsonl").read_text() for path in tmp_path.iterdir()}
     assert kept == {"run~1": "0", "run~2": "1", "run": "2"}

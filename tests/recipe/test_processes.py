@@ -13,8 +13,9 @@ from recipe import processes
 from recipe.errors import UserError
 from recipe.processes import (
     Watch,
+    alone,
+    clean_up,
     mapped_inodes,
-    only_local_run,
     proportional_kib,
     temporary_folder,
 )
@@ -35,17 +36,17 @@ def start_child() -> tuple[subprocess.Popen, Path]:
     return child, Path("/dev/shm") / child.stdout.readline().strip()
 
 
-def test_processes_and_segments_of_a_run_are_gone_after_it():
-    with Watch():
+def test_processes_and_segments_of_a_run_are_gone_after_it(tmp_path):
+    with Watch(tmp_path):
         child, segment = start_child()
         assert segment.exists()
     assert not psutil.pid_exists(child.pid)
     assert not segment.exists()
 
 
-def test_they_are_gone_after_an_error_too():
+def test_they_are_gone_after_an_error_too(tmp_path):
     try:
-        with Watch():
+        with Watch(tmp_path):
             child, segment = start_child()
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -54,11 +55,11 @@ def test_they_are_gone_after_an_error_too():
     assert not segment.exists()
 
 
-def test_a_segment_that_somebody_else_still_uses_stays():
+def test_a_segment_that_somebody_else_still_uses_stays(tmp_path):
     child, segment = start_child()
     mine = shared_memory.SharedMemory(name=segment.name)
     try:
-        with Watch():
+        with Watch(tmp_path):
             pass
         assert not psutil.pid_exists(child.pid)
         assert segment.exists()
@@ -67,10 +68,10 @@ def test_a_segment_that_somebody_else_still_uses_stays():
         segment.unlink(missing_ok=True)
 
 
-def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch):
+def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch, tmp_path):
     """Ray may end a worker, and so orphan what it started, before the run is over."""
     monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
-    with Watch():
+    with Watch(tmp_path):
         child, segment = start_child()
         time.sleep(0.5)
         child.kill()
@@ -79,10 +80,10 @@ def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch):
     assert not segment.exists()
 
 
-def test_the_peak_is_of_all_processes_together(monkeypatch):
+def test_the_peak_is_of_all_processes_together(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
     code = "x = bytearray(300 * 2**20); print(flush=True); import time; time.sleep(600)"
-    with Watch() as watch:
+    with Watch(tmp_path) as watch:
         pipe = subprocess.PIPE
         children = [subprocess.Popen([sys.executable, "-c", code], stdout=pipe) for _ in range(2)]
         for child in children:
@@ -106,14 +107,53 @@ def test_memory_of_a_process_is_counted_and_of_a_gone_one_is_zero():
     assert proportional_kib(child.pid) == 0
 
 
-def test_a_second_local_run_is_refused_until_the_first_is_over(tmp_path):
+def test_a_second_run_is_refused_until_the_first_is_over(tmp_path):
     lock = tmp_path / "cache" / "run.lock"
-    with only_local_run(lock):
-        with pytest.raises(UserError, match="another run trains on this machine"):
-            with only_local_run(lock):
+    with alone(lock, "this run"):
+        with pytest.raises(UserError, match="this run trains already"):
+            with alone(lock, "this run"):
                 pass
-    with only_local_run(lock):
+    with alone(lock, "this run"):
         pass
+
+
+KILLED = f"""
+import os, signal, sys, time
+from pathlib import Path
+from recipe import processes
+processes.SAMPLE_SECONDS = 0.05
+with processes.temporary_folder() as folder, processes.Watch(folder):
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdout=subprocess.PIPE, text=True)
+    segment = child.stdout.readline().strip()
+    time.sleep(1)
+    print(folder, child.pid, segment, flush=True)
+    {{end}}
+"""
+
+
+def start_run(end: str) -> tuple[subprocess.Popen, Path, int, Path]:
+    run = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(end=end)], stdout=subprocess.PIPE, text=True
+    )
+    folder, pid, segment = run.stdout.readline().split()
+    return run, Path(folder), int(pid), Path("/dev/shm") / segment
+
+
+def test_the_next_run_cleans_up_after_a_killed_one_and_leaves_a_living_one_alone():
+    living, its_folder, its_pid, its_segment = start_run("time.sleep(600)")
+    killed, folder, pid, segment = start_run("os.kill(os.getpid(), signal.SIGKILL)")
+    try:
+        killed.wait()
+        assert folder.exists() and psutil.pid_exists(pid) and segment.exists()
+        with temporary_folder():
+            assert not (folder.exists() or psutil.pid_exists(pid) or segment.exists())
+            assert its_folder.exists() and psutil.pid_exists(its_pid) and its_segment.exists()
+    finally:
+        living.kill()
+        living.wait()
+        clean_up(its_folder)
+    assert not (its_folder.exists() or psutil.pid_exists(its_pid) or its_segment.exists())
 
 
 def test_a_temporary_folder_has_a_short_path_and_goes():

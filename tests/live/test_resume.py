@@ -1,0 +1,104 @@
+"""A run that is killed goes on as if nothing had happened, and nothing of the killed one stays."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live.test_demo import traces
+
+pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
+ROOT = Path(__file__).parents[2]
+# Two epochs of three steps, saved where an epoch ends.
+STEPS = 6
+SETTINGS = (
+    "data.train_max_samples=24", "trainer.total_epochs=2", f"trainer.total_training_steps={STEPS}",
+    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda",
+    "trainer.logger=[console,file,wandb]",
+)  # fmt: skip
+# Of what a step sampled and learned; the rest is times, memory and rounding.
+COMPARED = ("critic/", "response_length/", "aggregation/", "val-core/", "actor/grad_norm")
+
+
+def start(outputs: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", *SETTINGS]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
+    return subprocess.Popen(
+        [*command, f"output_root={outputs}", *overrides], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment | {"WANDB_MODE": "offline"},
+    )  # fmt: skip
+
+
+def finish(outputs: Path, *overrides: str) -> str:
+    run = start(outputs, *overrides)
+    said = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, said
+    return said
+
+
+def records(outputs: Path) -> dict[int, dict[str, float]]:
+    [metrics] = outputs.glob("cpu_demo/*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(STEPS + 1))
+    return {line["step"]: line["data"] for line in lines}
+
+
+def kill_when(run: subprocess.Popen, outputs: Path, pattern: str, lines: int = 0) -> None:
+    """SIGKILL the driver once a path is there; of a file with that many lines, a moment later."""
+    for _ in range(6000):
+        if any(
+            not lines or len(path.read_text().splitlines()) >= lines
+            for path in outputs.glob(f"cpu_demo/*/{pattern}")
+        ):
+            break
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.05)
+    if lines:
+        time.sleep(random.uniform(0, 5))
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("whole")
+    finish(outputs)
+    return outputs
+
+
+def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(whole, tmp_path):
+    before = traces()
+    # The validation and three steps.
+    kill_when(start(tmp_path), tmp_path, "metrics.jsonl", lines=4)
+    kill_when(start(tmp_path), tmp_path, f"checkpoints/global_step_{STEPS}/actor")
+    said = finish(tmp_path)
+    assert "goes on after step 3, from its last whole checkpoint" in said
+    assert traces() == before
+
+    found, expected = records(tmp_path), records(whole)
+    for step, data in expected.items():
+        assert found[step].keys() == data.keys()
+        for key in (key for key in data if key.startswith(COMPARED)):
+            assert found[step][key] == pytest.approx(data[key], rel=1e-4, abs=1e-6), (step, key)
+    assert expected[4]["aggregation/scalar"] != expected[3]["aggregation/scalar"] != 0
+
+    [folder] = tmp_path.glob("cpu_demo/*")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [start["after_step"] for start in summary["starts"]] == [0, 3, 3]
+    # Three starts, one run at W&B.
+    ids = {path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")}
+    assert ids == {(folder / "run_id").read_text()}
+
+
+def test_a_finished_run_is_not_trained_again(whole):
+    [summary] = whole.glob("cpu_demo/*/summary.json")
+    before = summary.stat().st_mtime_ns
+    assert "this run is finished" in finish(whole)
+    assert summary.stat().st_mtime_ns == before

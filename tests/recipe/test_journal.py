@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from recipe.errors import UserError
+from recipe.journal import Journal, digest, step_of
+
+MADE_BY = {"commit": "abc"}
+
+
+def line(step):
+    return json.dumps({"step": step, "data": {"loss": step / 7, "timing_s/step": 2.0}}) + "\n"
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def saved(journal, step):
+    folder = journal.checkpoints / f"global_step_{step}"
+    (folder / "actor").mkdir(parents=True)
+    (folder / "actor" / "model.pt").write_bytes(b"weights")
+    (folder / "data.pt").write_bytes(b"order")
+    return folder
+
+
+@pytest.fixture
+def again(tmp_path):
+    """Open the journal as the next start of the run would; `data` is the digest of its files."""
+
+    def open_journal(data="digest"):
+        return Journal(tmp_path, data, tmp_path / "checkpoints")
+
+    return open_journal
+
+
+@pytest.fixture
+def killed(again):
+    """Killed after 5 logged steps of which 2 and 4 were saved, while 6 was being saved."""
+    journal = again()
+    journal.begin(None, MADE_BY)
+    for step in range(6):
+        if step in (2, 4):
+            saved(journal, step)
+        with journal.verl_metrics.open("a") as file:
+            file.write(line(step))
+        assert [record["step"] for record in journal.new_records()] == [step]
+    saved(journal, 6)
+    return journal
+
+
+def test_every_record_is_copied_once_and_only_when_it_is_whole(again):
+    journal = again()
+    journal.begin(None, MADE_BY)
+    assert list(journal.new_records()) == []
+    journal.verl_metrics.write_text(line(0) + line(1)[:9])
+    assert [record["step"] for record in journal.new_records()] == [0]
+    assert list(journal.new_records()) == []
+    journal.verl_metrics.write_text(line(0) + line(1))
+    assert [record["step"] for record in journal.new_records()] == [1]
+    assert journal.metrics.read_text() == line(0) + line(1)
+
+
+def test_a_checkpoint_is_whole_once_its_step_is_logged(killed):
+    assert step_of(killed.last_whole()) == 4
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut"])
+def test_a_checkpoint_that_lost_something_is_passed_over(killed, harm):
+    file = killed.checkpoints / "global_step_4" / "actor" / "model.pt"
+    file.unlink() if harm == "lost" else file.write_bytes(b"wei")
+    assert step_of(killed.last_whole()) == 2
+
+
+def test_going_on_cuts_back_to_the_checkpoint(killed, again):
+    killed.metrics.write_text(killed.metrics.read_text() + line(6)[:20])
+    kept = killed.metrics.read_text().splitlines()[:5]
+    journal = again()
+    journal.begin(journal.last_whole(), MADE_BY)
+    assert journal.begins_after == 4
+    assert journal.metrics.read_text().splitlines() == kept
+    assert journal.seconds_before == 10.0
+    assert not (journal.checkpoints / "global_step_6").exists()
+    assert (journal.checkpoints / "global_step_2").exists()
+    assert journal.run_id == killed.run_id
+    journal.verl_metrics.write_text(line(5) + line(6))
+    saved(journal, 6)
+    list(journal.new_records())
+    assert steps(journal.metrics) == list(range(7))
+    assert step_of(again().last_whole()) == 6
+    assert [start["after_step"] for start in journal.starts()] == [0, 4]
+
+
+def test_a_checkpoint_of_another_run_in_the_same_place_is_no_start(killed, again):
+    before, journal = killed.run_id, again()
+    journal.begin(None, MADE_BY)
+    assert journal.last_whole() is None
+    assert journal.run_id != before
+
+
+def test_other_training_files_are_refused(killed, again):
+    journal = again(data="other")
+    with pytest.raises(UserError, match=r"training files have changed since .*global_step_4"):
+        journal.begin(journal.last_whole(), MADE_BY)
+    assert steps(journal.metrics) == list(range(6))
+
+
+def test_the_digest_is_of_contents_in_order(tmp_path):
+    one, other, copy = (tmp_path / name for name in "abc")
+    for path, text in ((one, "1"), (other, "2"), (copy, "1")):
+        path.write_text(text)
+    assert digest([one, other]) == digest([copy, other])
+    assert digest([one, other]) != digest([other, one])
