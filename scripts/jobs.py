@@ -1,0 +1,177 @@
+"""Runs as Ray jobs: submitted under names that stay the same, followed, tried again.
+
+A job is one try of a run, with the submission id NAME.TRY. What a cluster knows of them is all the
+state there is: a sweep that is submitted again goes on with what the cluster has.
+"""
+
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from recipe.errors import UserError
+from recipe.main import ROOT
+from scripts.sweep import Run
+
+PROJECT = "balanced-aggregation"
+# What a job needs none of; Ray leaves out what .gitignore names by itself.
+EXCLUDES = [".git", ".venv", "outputs", "data", "tests", "benchmarks", "docker", "wandb"]
+POLL_SECONDS = 2.0
+ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+class Settings(NamedTuple):
+    """How a sweep is worked off."""
+
+    max_concurrent: int
+    """Runs at a time."""
+    retries: int
+    """Further tries of a run whose job failed; each goes on from the last whole checkpoint."""
+    python: str
+    """The interpreter on the cluster."""
+    env: Mapping[str, str]
+    """Environment of every job, beside what is made of its run."""
+
+
+class Try(NamedTuple):
+    """One job of a run."""
+
+    number: int
+    job: JobDetails
+
+    @property
+    def is_alive(self) -> bool:
+        return self.job.status in ALIVE
+
+
+@contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """Say it in one paragraph when the job server cannot be reached or refuses."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the Ray job server at {address} does not answer as one: {reason}. Give the address "
+            f"of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
+            f"RAY_AUTH_TOKEN if it asks for one), or use --local. Jobs that were submitted go on; "
+            f"the same command finds them again."
+        ) from None
+
+
+def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
+    """The jobs of this project that the cluster knows, by submission id."""
+    return {
+        job.submission_id: job
+        for job in client.list_jobs()
+        if job.submission_id and (job.metadata or {}).get("project") == PROJECT
+    }
+
+
+def last_try(jobs: Mapping[str, JobDetails], run: Run) -> Try | None:
+    """The latest job of a run.
+
+    Raises:
+        UserError: it was submitted with another config.
+    """
+    tries = [
+        Try(int(number), job)
+        for name, _, number in (key.rpartition(".") for key in jobs)
+        if name == run.name and (job := jobs[f"{name}.{number}"])
+    ]
+    if not tries:
+        return None
+    latest = max(tries, key=lambda one: one.number)
+    if (latest.job.metadata or {}).get("config") != run.digest:
+        raise UserError(
+            f"the cluster has a job {latest.job.submission_id} with another config (one of the "
+            f"files in configs/, or --output-root, differs), and a name stands for one config. "
+            f"Give these runs another name with experiment_name=NAME."
+        )
+    return latest
+
+
+def submit(client: JobSubmissionClient, run: Run, number: int, settings: Settings) -> None:
+    """Submit one try of a run."""
+    client.submit_job(
+        submission_id=f"{run.name}.{number}",
+        entrypoint=entrypoint(run, settings.python),
+        runtime_env={
+            "working_dir": str(ROOT),
+            "excludes": EXCLUDES,
+            "env_vars": {**settings.env, **environment(run)},
+        },
+        metadata={"project": PROJECT, "run": run.name, "config": run.digest},
+    )
+
+
+def entrypoint(run: Run, python: str) -> str:
+    """The command of a run's jobs."""
+    return shlex.join([python, "-m", "recipe.main", *run.arguments])
+
+
+def environment(run: Run) -> dict[str, str]:
+    """A run is one run at W&B however often it is tried; its seeds are a group."""
+    return {
+        "WANDB_RUN_ID": f"{run.name}-{run.digest}",
+        "WANDB_RESUME": "allow",
+        "WANDB_RUN_GROUP": run.name.partition("-s")[0],
+        "WANDB_JOB_TYPE": "train",
+    }
+
+
+def work_off(
+    client: JobSubmissionClient, runs: Iterable[Run], settings: Settings, say: Callable[[str], None]
+) -> dict[str, Try]:
+    """Submit what is not finished, follow it, try again what fails.
+
+    Returns:
+        The last try of each run, when none is left to be made.
+    """
+    jobs = our_jobs(client)
+    waiting, running, done = [], {}, {}
+    for run in runs:
+        latest = last_try(jobs, run)
+        if latest is None:
+            waiting.append((run, 1))
+        elif latest.is_alive:
+            running[run.name] = run
+            say(f"{latest.job.submission_id}  {latest.job.status.value.lower()} already")
+        elif latest.job.status == JobStatus.SUCCEEDED:
+            done[run.name] = latest
+            say(f"{latest.job.submission_id}  finished before")
+        else:
+            waiting.append((run, latest.number + 1))
+    left = {run.name: settings.retries for run in [*running.values(), *(run for run, _ in waiting)]}
+    while waiting or running:
+        while waiting and len(running) < settings.max_concurrent:
+            run, number = waiting.pop(0)
+            submit(client, run, number, settings)
+            running[run.name] = run
+            say(f"{run.name}.{number}  submitted")
+        time.sleep(POLL_SECONDS)
+        jobs = our_jobs(client)
+        for name, run in list(running.items()):
+            latest = last_try(jobs, run)
+            assert latest is not None, f"the cluster forgot {name}"
+            if latest.is_alive:
+                continue
+            del running[name]
+            status = latest.job.status
+            say(f"{latest.job.submission_id}  {status.value.lower()}{because(latest.job)}")
+            if status == JobStatus.FAILED and left[name] > 0:
+                left[name] -= 1
+                waiting.insert(0, (run, latest.number + 1))
+            else:
+                done[name] = latest
+    return done
+
+
+def because(job: JobDetails) -> str:
+    """Why a job did not succeed, in a line."""
+    if job.status == JobStatus.SUCCEEDED or not job.message:
+        return ""
+    return f": {job.message.strip().splitlines()[0]}"

@@ -1,0 +1,243 @@
+"""Submit runs as Ray jobs, and see them through.
+
+    python -m scripts.submit EXPERIMENT... --rule R... --seed S... [KEY=VALUE...] --address URL
+    python -m scripts.submit --sweep paper_table --dry-run
+    python -m scripts.submit --sweep cpu_demo --local
+    python -m scripts.submit --status | --logs JOB | --stop JOB...
+
+The same command again submits only what has not finished. It may be stopped at any time: the jobs
+on a cluster go on, and the same command follows them again.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+from recipe.cost import gpu_hours
+
+from eval.table import HEAD, read_summaries, rows
+from recipe.checks import check_aggregation, check_batches, check_overlong, check_trainer
+from recipe.errors import UserError
+from recipe.main import ROOT, alone_with_ray
+from recipe.outputs import provenance
+from recipe.processes import Watch, temporary_folder
+from recipe.tables import markdown_table
+from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
+from scripts.sweep import Grid, Run, plan
+
+# Ray's own variables for a job server, in its order.
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line; overrides may stand anywhere among the names."""
+    words = sys.argv[1:] if given is None else given
+    overrides = [word for word in words if "=" in word and not word.startswith("--")]
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.submit", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
+    parser.add_argument("--rule", nargs="+", default=["balanced"], help="names of aggregation")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
+    parser.add_argument("--address", help="of the job server, http://HEAD:8265")
+    parser.add_argument("--local", action="store_true", help="a Ray of its own on this machine")
+    parser.add_argument("--dry-run", action="store_true", help="check and print, submit nothing")
+    parser.add_argument("--max-concurrent", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--retries", type=int, default=1, help="further tries of a failed run (1)")
+    parser.add_argument("--output-root", type=Path, default=Path("outputs"),
+                        help="where all nodes of the cluster see it (outputs)")  # fmt: skip
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="likewise (data)")
+    parser.add_argument("--python", help="interpreter on the cluster (python)")
+    parser.add_argument("--env", nargs="+", default=[], metavar="NAME",
+                        help="variables of this shell that every job gets")  # fmt: skip
+    parser.add_argument("--status", action="store_true", help="the jobs that the cluster knows")
+    parser.add_argument("--logs", metavar="JOB", help="print a job's log")
+    parser.add_argument("--stop", nargs="+", metavar="JOB", help="stop jobs")
+    options = parser.parse_args([word for word in words if word not in overrides])
+    options.overrides = overrides
+    return options
+
+
+def command(options: argparse.Namespace) -> int:
+    """Do what was asked; 0 if every run finished.
+
+    Raises:
+        UserError: something asked for does not exist or cannot be reached.
+    """
+    if options.status or options.logs or options.stop:
+        return about_jobs(options)
+    runs = plan(grid(options), places(options))
+    for run in runs:
+        # What depends on the machine is checked where the run starts.
+        for check in (check_aggregation, check_batches, check_trainer, check_overlong):
+            check(run.config)
+    print_plan(runs)
+    settings = Settings(
+        options.max_concurrent,
+        options.retries,
+        options.python or (sys.executable if options.local else "python"),
+        {"RECIPE_COMMIT": provenance()["commit"] or "", **variables(options.env)},
+    )
+    if options.dry_run:
+        for run in runs:
+            print(f"\n{run.name}\n  {entrypoint(run, settings.python)}")
+            print("  " + " ".join(f"{key}={value}" for key, value in environment(run).items()))
+        return 0
+    with job_server(options, runs) as client, reaching(client.get_address()):
+        done = work_off(client, runs, settings, say)
+    failed = [name for name, last in done.items() if last.job.status != JobStatus.SUCCEEDED]
+    print_results(runs)
+    for name in failed:
+        say(f"{name} did not finish: see python -m scripts.submit --logs {name}."
+            f"{done[name].number}, and {options.output_root}")  # fmt: skip
+    return 1 if failed else 0
+
+
+def grid(options: argparse.Namespace) -> Grid:
+    """What was asked for, from the command line or a kept sweep."""
+    if options.sweep:
+        if options.experiment:
+            raise UserError("give experiments or --sweep, not both.")
+        kept = Grid.read(options.sweep)
+        return Grid(kept.experiments, kept.rules, kept.seeds, (*kept.overrides, *options.overrides))
+    if not options.experiment:
+        known = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*")))
+        raise UserError(f"no experiment was named. There are {known}; or give --sweep NAME.")
+    return Grid(
+        tuple(options.experiment), tuple(options.rule), tuple(options.seed),
+        tuple(options.overrides),
+    )  # fmt: skip
+
+
+def places(options: argparse.Namespace) -> list[str]:
+    """Where runs write and read: absolute, because a job runs in a copy of this folder."""
+    return [
+        f"output_root={options.output_root.absolute()}",
+        f"data_root={options.data_root.absolute()}",
+    ]
+
+
+def variables(names: list[str]) -> dict[str, str]:
+    """These variables of this process's environment.
+
+    Raises:
+        UserError: one is not set.
+    """
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(f"--env names {', '.join(missing)}, not set here. Set or leave out.")
+    return {name: os.environ[name] for name in names}
+
+
+def print_plan(runs: list[Run]) -> None:
+    """The runs, and what they will cost if the assumed throughput holds."""
+    costs = [gpu_hours(run.config) for run in runs]
+    table = [
+        (run.name, str(run.num_gpus), str(run.config.trainer.total_training_steps), f"{cost:,.0f}")
+        for run, cost in zip(runs, costs, strict=True)
+    ]
+    print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
+    print(f"{len(runs)} runs, {sum(costs):,.0f} GPU-hours")
+
+
+def print_results(runs: list[Run]) -> None:
+    """The table of what finished, where this machine sees the outputs."""
+    summaries = [
+        summary
+        for run in runs
+        if (run.folder / "summary.json").is_file()
+        for summary in read_summaries(run.folder)
+    ]
+    if summaries:
+        print("\n".join(markdown_table(HEAD, rows(summaries))))
+
+
+@contextmanager
+def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubmissionClient]:
+    """A client of the cluster that was named, or of a Ray that lives as long as this command."""
+    if not options.local:
+        yield connect(options)
+        return
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    on_cpu = runs[0].config.trainer.device == "cpu"
+    with alone_with_ray(), temporary_folder() as temporary, Watch(temporary):
+        os.environ["TMPDIR"] = str(temporary)
+        at_once = options.max_concurrent
+        context = ray.init(
+            include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
+            _temp_dir=str(temporary / "ray"),
+            # On a CPU both are logical: most actors wait.
+            num_cpus=16 * at_once if on_cpu else None,
+            num_gpus=at_once * max(run.num_gpus for run in runs) if on_cpu else None,
+        )  # fmt: skip
+        yield JobSubmissionClient(f"http://{context.dashboard_url}")
+
+
+def connect(options: argparse.Namespace) -> JobSubmissionClient:
+    """A client of the cluster that was named."""
+    address = options.address or next((os.environ[a] for a in ADDRESSES if a in os.environ), None)
+    if address is None:
+        raise UserError(
+            f"no cluster was named. Add --address http://HEAD:8265 (or set {ADDRESSES[0]}), or "
+            f"--local for a Ray of its own on this machine; --dry-run needs neither."
+        )
+    with reaching(address):
+        return JobSubmissionClient(address)
+
+
+def about_jobs(options: argparse.Namespace) -> int:
+    """Show, print or stop jobs."""
+    client = connect(options)
+    with reaching(client.get_address()):
+        jobs = our_jobs(client)
+        for name in [*([options.logs] if options.logs else []), *(options.stop or [])]:
+            if name not in jobs:
+                raise UserError(f"the cluster has no job {name}; --status shows the ones it has.")
+        if options.logs:
+            print(client.get_job_logs(options.logs))
+        for name in options.stop or []:
+            client.stop_job(name)
+            say(f"{name}  asked to stop")
+        if options.status:
+            table = [
+                (name, job.status.value.lower(), at(job.start_time), at(job.end_time))
+                for name, job in sorted(jobs.items())
+            ]
+            print("\n".join(markdown_table(("job", "status", "started", "ended"), table)))
+    return 0
+
+
+def at(milliseconds: int | None) -> str:
+    """A time as people write it."""
+    if not milliseconds:
+        return "-"
+    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def say(line: str) -> None:
+    """A line with the time."""
+    print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
+
+
+def main() -> None:
+    """`command`, with what is wrong said in one paragraph."""
+    try:
+        sys.exit(command(arguments()))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("left; jobs on a cluster go on, and the same command follows them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The runs of a sweep: a grid of experiments, rules and seeds, each with its composed config."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.errors import UserError
+from recipe.main import ROOT, name_run
+from recipe.outputs import leaves, run_folder
+
+SWEEPS = ROOT / "configs/sweep"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What `configs/sweep/NAME.yaml` holds: every combination is a run."""
+
+    experiments: tuple[str, ...]
+    rules: tuple[str, ...]
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, name: str) -> "Grid":
+        """The sweep that is kept under `name`.
+
+        Raises:
+            UserError: there is none, or its keys are others than a grid's.
+        """
+        path = SWEEPS / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(path.stem for path in SWEEPS.glob("*.yaml")))
+            raise UserError(f"there is no sweep {name}; {SWEEPS} has {known}.")
+        given = OmegaConf.to_container(OmegaConf.load(path))
+        wanted = set(cls.__dataclass_fields__)
+        if not isinstance(given, dict) or not wanted - {"overrides"} <= set(given) <= wanted:
+            raise UserError(f"{path} must have the keys {', '.join(sorted(wanted))}.")
+        return cls(**{str(key): tuple(value) for key, value in given.items()})
+
+    def cells(self) -> Iterable[list[str]]:
+        """The overrides of each run, seeds changing fastest."""
+        for experiment, rule, seed in product(self.experiments, self.rules, self.seeds):
+            named = [f"+experiment={experiment}", f"aggregation={rule}", f"seed={seed}"]
+            yield [*named, *self.overrides]
+
+
+class Run(NamedTuple):
+    """One run of a sweep."""
+
+    name: str
+    """`EXPERIMENT.RULE-sSEED[-HASH]`, the same for the same overrides."""
+    arguments: tuple[str, ...]
+    """Of `recipe.main`."""
+    config: DictConfig
+    digest: str
+    """Of the resolved config, less what differs between machines."""
+    folder: Path
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs, on a CPU cluster logical ones, that the run holds."""
+        trainer, rollout = self.config.trainer, self.config.actor_rollout_ref.rollout
+        apart = rollout.nnodes * rollout.n_gpus_per_node if rollout.nnodes else 0
+        return trainer.nnodes * trainer.n_gpus_per_node + apart
+
+
+def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
+    """Compose every run of a grid; `places` are overrides that say where data and outputs are.
+
+    Raises:
+        UserError: two of the runs have one name.
+    """
+    runs: dict[str, Run] = {}
+    for cell in grid.cells():
+        overrides = [*cell, *places, "trainer.resume_mode=auto"]
+        config = composed(overrides)
+        folder = run_folder(config, overrides)
+        name_run(config, folder, overrides)
+        name = f"{config.experiment_name}.{folder.name}"
+        if name in runs:
+            raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")
+        runs[name] = Run(name, tuple(overrides), config, digest(config), folder)
+    return list(runs.values())
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The config of `recipe.main` with these overrides, resolved."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("base", overrides)
+    OmegaConf.resolve(config)
+    return config
+
+
+def digest(config: DictConfig) -> str:
+    """SHA-256 of a config by its dotted keys."""
+    flat: dict[str, Any] = dict(leaves(config))
+    text = json.dumps(flat, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
