@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
+from recipe.shapes import check_positions
 from reward.grader import parse_tests, read_truth
 from reward.sources import RewardSettings, Source
 
@@ -32,6 +33,7 @@ def check_settings(config: DictConfig) -> None:
     """
     check_packages(config)
     check_batches(config)
+    check_positions(config)
     check_aggregation(config)
     check_trainer(config)
     check_overlong(config)
@@ -227,7 +229,10 @@ def check_data(config: DictConfig) -> None:
     """
     all_rows: list[dict[str, Any]] = []
     for key, wanted in (("train_files", config.data.train_batch_size), ("val_files", 1)):
-        rows = [row for path in data_files(config, key) for row in read_rows(path, f"data.{key}")]
+        files = data_files(config, key)
+        for path in files:
+            check_file(path, f"data.{key}", config.data_root)
+        rows = [row for path in files for row in read_rows(path, f"data.{key}")]
         if len(rows) < wanted:
             raise UserError(
                 f"data.{key} holds {len(rows)} rows, but a step takes {wanted} prompts. Give more "
@@ -275,12 +280,21 @@ def check_overlong(config: DictConfig) -> None:
         )
 
 
+def check_file(path: Path, key: str, data_root: str) -> None:
+    """A data file is there; under `data_root` it is one that scripts.prepare_data makes."""
+    if path.is_file():
+        return
+    make = "Check the path, or make the data."
+    if path.parent == Path(data_root).expanduser():
+        make = (
+            f"Make it with `python -m scripts.prepare_data {path.stem} --source PATH_OR_HUB_ID "
+            f"--out {data_root}`, or name the folder that has it with data_root=..."
+        )
+    raise UserError(f"{key} names {path}, which is not a file. {make}")
+
+
 def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
     """The rows of one parquet file, each in verl's schema."""
-    if not path.is_file():
-        raise UserError(
-            f"{key} names {path}, which is not a file. Check the path, or make the data."
-        )
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:

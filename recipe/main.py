@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,11 +24,6 @@ from typing import Any, TextIO
 import hydra
 import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    ConfigCompositionException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
@@ -45,14 +40,11 @@ from recipe.outputs import (
     run_folder,
     write_summary,
 )
+from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text
 from recipe.processes import Watch, alone, temporary_folder
 from recipe.report import write_report
 
-ROOT = Path(__file__).parents[1]
 INTERRUPTED = 130
-
-OmegaConf.register_new_resolver("made", embedded.folder, replace=True)
-OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
 
 
 @hydra.main(config_path=str(ROOT / "configs"), config_name="base", version_base=None)
@@ -61,8 +53,9 @@ def main(config: DictConfig) -> None:
     # Jobs are ended by SIGTERM: leave by the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        check_choice(HydraConfig.get().runtime.choices)
-        run(config, HydraConfig.get().overrides.task)
+        given = HydraConfig.get()
+        check_choice(given.runtime.choices, given.overrides.task)
+        run(config, given.overrides.task)
     except UserError as error:
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -71,21 +64,6 @@ def main(config: DictConfig) -> None:
             raise
         print("stopped; nothing was left running", file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-def check_choice(choices: Mapping[str, str | None]) -> None:
-    """Something to train was chosen: an experiment, or a model and a cluster.
-
-    Raises:
-        UserError: it was not.
-    """
-    if choices.get("experiment") or (choices.get("model") and choices.get("cluster")):
-        return
-    experiments = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*")))
-    raise UserError(
-        f"nothing was chosen to train. Add +experiment=NAME with one of {experiments}, or choose "
-        f"model=... data=... cluster=... from configs/."
-    )
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -308,15 +286,15 @@ def num_steps(config: DictConfig) -> int:
 
 
 def command_line() -> None:
-    """`main`, with what Hydra finds wrong in the overrides said in one paragraph."""
+    """`main`, with help of our own, and what Hydra finds wrong in the overrides in one paragraph."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except MissingConfigException as error:
-        options = ", ".join(error.options or [])
-        sys.exit(f"error: there is no config {error.missing_cfg_file}; known ones are {options}.")
-    except (ConfigCompositionException, OverrideParseException) as error:
-        sys.exit(f"error: {'. '.join(line.strip(' .') for line in str(error).splitlines())}.")
+    except WRONG_OVERRIDES as error:
+        sys.exit(f"error: {explanation(error, sys.argv[1:])}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from recipe.errors import UserError
-from recipe.main import ROOT
+from recipe.overrides import ROOT
 from scripts.sweep import Run
 
 PROJECT = "balanced-aggregation"
@@ -44,6 +44,7 @@ class Try(NamedTuple):
 
     @property
     def is_alive(self) -> bool:
+        """Whether the job has not ended."""
         return self.job.status in ALIVE
 
 

@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
-from recipe.cost import gpu_hours
 
 from eval.table import HEAD, read_summaries, rows
 from recipe.checks import check_aggregation, check_batches, check_overlong, check_trainer
+from recipe.cost import gpu_hours
 from recipe.errors import UserError
-from recipe.main import ROOT, alone_with_ray
+from recipe.main import alone_with_ray
 from recipe.outputs import provenance
+from recipe.overrides import CONFIGS
 from recipe.processes import Watch, temporary_folder
 from recipe.tables import markdown_table
 from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
@@ -109,7 +110,7 @@ def grid(options: argparse.Namespace) -> Grid:
         kept = Grid.read(options.sweep)
         return Grid(kept.experiments, kept.rules, kept.seeds, (*kept.overrides, *options.overrides))
     if not options.experiment:
-        known = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*")))
+        known = ", ".join(sorted(path.stem for path in (CONFIGS / "experiment").glob("*")))
         raise UserError(f"no experiment was named. There are {known}; or give --sweep NAME.")
     return Grid(
         tuple(options.experiment), tuple(options.rule), tuple(options.seed),
@@ -141,11 +142,12 @@ def print_plan(runs: list[Run]) -> None:
     """The runs, and what they will cost if the assumed throughput holds."""
     costs = [gpu_hours(run.config) for run in runs]
     table = [
-        (run.name, str(run.num_gpus), str(run.config.trainer.total_training_steps), f"{cost:,.0f}")
+        (run.name, str(cost.num_gpus), str(cost.num_steps), f"{cost.total:,.0f}")
         for run, cost in zip(runs, costs, strict=True)
     ]
     print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
-    print(f"{len(runs)} runs, {sum(costs):,.0f} GPU-hours")
+    print(f"{len(runs)} runs, {sum(cost.total for cost in costs):,.0f} GPU-hours")
+    print(*sorted({cost.assumptions for cost in costs}), sep="\n")
 
 
 def print_results(runs: list[Run]) -> None:

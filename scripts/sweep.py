@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.errors import UserError
-from recipe.main import ROOT, name_run
+from recipe.main import name_run
 from recipe.outputs import leaves, run_folder
+from recipe.overrides import CONFIGS, composed
 
-SWEEPS = ROOT / "configs/sweep"
+SWEEPS = CONFIGS / "sweep"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
     for cell in grid.cells():
         overrides = [*cell, *places, "trainer.resume_mode=auto"]
         config = composed(overrides)
+        OmegaConf.resolve(config)
         folder = run_folder(config, overrides)
         name_run(config, folder, overrides)
         name = f"{config.experiment_name}.{folder.name}"
@@ -88,14 +89,6 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
             raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")
         runs[name] = Run(name, tuple(overrides), config, digest(config), folder)
     return list(runs.values())
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """The config of `recipe.main` with these overrides, resolved."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("base", overrides)
-    OmegaConf.resolve(config)
-    return config
 
 
 def digest(config: DictConfig) -> str:

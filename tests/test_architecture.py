@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "reward": {"reward"},
     "reward/grade.py": {"reward", "recipe"},
     "eval": {"eval", "recipe", "reward"},
-    "scripts": {"scripts"},
+    "scripts": {"scripts", "recipe", "reward", "eval"},
 }
 PURE = ("recipe/aggregation.py", "recipe/diagnostics.py")
 

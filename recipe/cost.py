@@ -1,0 +1,118 @@
+"""GPU-hours of an experiment before it is launched: an estimate with its assumptions.
+
+    python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
+
+A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic. Both
+reach the same part, `estimate.utilization`, of a GPU's peaks.
+"""
+
+import sys
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from recipe.errors import UserError
+from recipe.memory import kv_bytes_per_gpu, memory
+from recipe.overrides import composed
+from recipe.shapes import Shape, shape_of
+
+
+class GpuHours(NamedTuple):
+    """What a run is expected to take."""
+
+    total: float
+    """GPU-hours: hours of the run times its GPUs."""
+    hours: float
+    num_gpus: int
+    num_steps: int
+    rollout_seconds: float
+    """Of one step."""
+    training_seconds: float
+    """Of one step: old log-probs, gradients and the update."""
+    assumptions: str
+    """In a sentence or two, to be printed beside the numbers."""
+
+
+def gpu_hours(config: DictConfig) -> GpuHours:
+    """Expected GPU-hours of `config`.
+
+    Raises:
+        UserError: the model's shape is not known, or the number of steps.
+    """
+    steps = config.trainer.total_training_steps
+    if not steps:
+        raise UserError(
+            f"trainer.total_training_steps is {steps}, so the run's length depends on its data. "
+            f"Give a number to have it estimated."
+        )
+    shape, num_gpus = shape_of(config), config.trainer.n_gpus_per_node * config.trainer.nnodes
+    rollout = rollout_seconds(config, shape)
+    training = training_seconds(config, shape)
+    hours = steps * (rollout + training) / 3600
+    known = config.estimate
+    return GpuHours(
+        total=hours * num_gpus,
+        hours=hours,
+        num_gpus=num_gpus,
+        num_steps=steps,
+        rollout_seconds=rollout,
+        training_seconds=training,
+        assumptions=(
+            f"Assumed: prompts and responses are {known.mean_length:.0%} of their limits long in the "
+            f"mean, one response in each server reaches its limit, and {known.utilization:.0%} of a "
+            f"GPU's {known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and "
+            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached (estimate.*, with the "
+            f"source, in configs/base.yaml). Start, validation, rewards, weight sync and checkpoints "
+            f"are not counted."
+        ),
+    )
+
+
+def rollout_seconds(config: DictConfig, shape: Shape) -> float:
+    """Seconds in which the servers, side by side, sample a train batch.
+
+    A decoding step reads the weights once (2 bytes a parameter) and the KV cache of all sequences
+    that run; a response of length L after a prompt of length P reads (P L + L^2 / 2) tokens of it.
+    There are as many steps as the longest response has tokens, or S L / C where only C of the
+    server's S sequences run at a time.
+    """
+    rollout, known = config.actor_rollout_ref.rollout, config.estimate
+    prompt = known.mean_length * config.data.max_prompt_length
+    response = known.mean_length * config.data.max_response_length
+    parallel = rollout.tensor_model_parallel_size
+    servers = config.trainer.n_gpus_per_node * config.trainer.nnodes / parallel
+    sequences = config.data.train_batch_size * rollout.n / servers
+    held = memory(config).kv_tokens / (prompt + response)
+    running = max(1, min(sequences, held, rollout.max_num_seqs))
+    decoding_steps = max(config.data.max_response_length, sequences * response / running)
+    weights = decoding_steps * 2 * shape.parameters / parallel
+    cached = sequences * (prompt * response + response**2 / 2) * kv_bytes_per_gpu(config, shape)
+    return (weights + cached) / (known.utilization * known.gpu_bandwidth)
+
+
+def training_seconds(config: DictConfig, shape: Shape) -> float:
+    """Seconds of the forward pass for old log-probs, and of the update, which costs three forward."""
+    known = config.estimate
+    num_responses = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    length = known.mean_length * (config.data.max_prompt_length + config.data.max_response_length)
+    forward = shape.forward_operations(num_responses * length, num_responses * length**2)
+    epochs = config.actor_rollout_ref.actor.ppo_epochs
+    num_gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    return (1 + 3 * epochs) * forward / (num_gpus * known.utilization * known.gpu_flops)
+
+
+def main() -> None:
+    """Print the estimate and what it assumes."""
+    try:
+        found = gpu_hours(composed(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"about {found.total:.0f} GPU-hours: {found.hours:.0f} hours on {found.num_gpus} GPUs, "
+        f"{found.num_steps} steps of {found.rollout_seconds:.0f} s rollout and "
+        f"{found.training_seconds:.0f} s training\n{found.assumptions}"
+    )
+
+
+if __name__ == "__main__":
+    main()
