@@ -139,15 +139,22 @@ def variables(names: list[str]) -> dict[str, str]:
 
 
 def print_plan(runs: list[Run]) -> None:
-    """The runs, and what they will cost if the assumed throughput holds."""
-    costs = [gpu_hours(run.config) for run in runs]
+    """The runs, and what those on GPUs will cost if the assumed throughput holds."""
+    costs = {run.name: gpu_hours(run.config) for run in runs if not run.on_cpu}
     table = [
-        (run.name, str(cost.num_gpus), str(cost.num_steps), f"{cost.total:,.0f}")
-        for run, cost in zip(runs, costs, strict=True)
+        (
+            run.name,
+            "-" if run.on_cpu else str(run.num_gpus),
+            str(run.config.trainer.total_training_steps),
+            "-" if run.on_cpu else f"{costs[run.name].total:,.0f}",
+        )
+        for run in runs
     ]
     print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
-    print(f"{len(runs)} runs, {sum(cost.total for cost in costs):,.0f} GPU-hours")
-    print(*sorted({cost.assumptions for cost in costs}), sep="\n")
+    total = sum(cost.total for cost in costs.values())
+    print(f"{len(runs)} runs" + (f", {total:,.0f} GPU-hours" if costs else ""))
+    for assumptions in sorted({cost.assumptions for cost in costs.values()}):
+        print(assumptions)
 
 
 def print_results(runs: list[Run]) -> None:
@@ -171,7 +178,7 @@ def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubm
     import ray
 
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    on_cpu = runs[0].config.trainer.device == "cpu"
+    on_cpu = all(run.on_cpu for run in runs)
     with alone_with_ray(), temporary_folder() as temporary, Watch(temporary):
         os.environ["TMPDIR"] = str(temporary)
         at_once = options.max_concurrent

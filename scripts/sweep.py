@@ -64,6 +64,11 @@ class Run(NamedTuple):
     folder: Path
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the run asks for no GPU."""
+        return self.config.trainer.device == "cpu"
+
+    @property
     def num_gpus(self) -> int:
         """GPUs, on a CPU cluster logical ones, that the run holds."""
         trainer, rollout = self.config.trainer, self.config.actor_rollout_ref.rollout
