@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,8 +22,12 @@ NAMED = (
     "+experiment", "experiment", "aggregation", "seed", "output_root", "data_root",
     "trainer.resume_mode",
 )  # fmt: skip
-# Differ between two starts of one run: how it starts, and where this project lies on a machine.
-OF_A_START = ("trainer.resume_mode", "actor_rollout_ref.rollout.agent.agent_loop_config_path")
+# May differ between two starts of one run: how it starts, where things lie on a machine (files
+# have their own keys), and what only estimates read.
+OF_A_START = re.compile(
+    r"trainer\.resume_mode|actor_rollout_ref\.rollout\.agent\.agent_loop_config_path"
+    r"|output_root|data_root|estimate\..*"
+)
 
 
 def run_folder(config: DictConfig, overrides: list[str]) -> Path:
@@ -88,7 +93,7 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(node, dict):
             for key, value in node.items():
                 yield from walk(value, f"{prefix}{key}.")
-        elif prefix[:-1] not in OF_A_START:
+        elif not OF_A_START.fullmatch(prefix[:-1]):
             yield prefix[:-1], node
 
     return walk(OmegaConf.to_container(config, resolve=True), "")

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -17,8 +18,8 @@ from recipe.overrides import ROOT
 from scripts.sweep import Run
 
 PROJECT = "balanced-aggregation"
-# What a job needs none of; Ray leaves out what .gitignore names by itself.
-EXCLUDES = [".git", ".venv", "outputs", "data", "tests", "benchmarks", "docker", "wandb"]
+# What no job needs; what .gitignore names Ray leaves out by itself.
+EXCLUDES = [f"/{name}" for name in ("outputs", "data", "tests", "benchmarks", "docker")]
 POLL_SECONDS = 2.0
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
@@ -34,6 +35,8 @@ class Settings(NamedTuple):
     """The interpreter on the cluster."""
     env: Mapping[str, str]
     """Environment of every job, beside what is made of its run."""
+    logs: Path
+    """Folder where the logs of ended jobs are kept: a cluster forgets them."""
 
 
 class Try(NamedTuple):
@@ -130,19 +133,20 @@ def work_off(
     """Submit what is not finished, follow it, try again what fails.
 
     Returns:
-        The last try of each run, when none is left to be made.
+        The last try of each run that did not finish, when none is left to be made.
     """
     jobs = our_jobs(client)
-    waiting, running, done = [], {}, {}
+    waiting, running, failed = [], {}, {}
     for run in runs:
         latest = last_try(jobs, run)
-        if latest is None:
+        if run.is_finished:
+            say(f"{run.name}  finished before")
+        elif latest is None:
             waiting.append((run, 1))
         elif latest.is_alive:
             running[run.name] = run
             say(f"{latest.job.submission_id}  {latest.job.status.value.lower()} already")
         elif latest.job.status == JobStatus.SUCCEEDED:
-            done[run.name] = latest
             say(f"{latest.job.submission_id}  finished before")
         else:
             waiting.append((run, latest.number + 1))
@@ -161,18 +165,25 @@ def work_off(
             if latest.is_alive:
                 continue
             del running[name]
+            keep_log(client, latest.job.submission_id, settings.logs)
             status = latest.job.status
             say(f"{latest.job.submission_id}  {status.value.lower()}{because(latest.job)}")
             if status == JobStatus.FAILED and left[name] > 0:
                 left[name] -= 1
                 waiting.insert(0, (run, latest.number + 1))
-            else:
-                done[name] = latest
-    return done
+            elif status != JobStatus.SUCCEEDED:
+                failed[name] = latest
+    return failed
+
+
+def keep_log(client: JobSubmissionClient, job: str, folder: Path) -> None:
+    """Write the log of a job that ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{job}.log").write_text(client.get_job_logs(job))
 
 
 def because(job: JobDetails) -> str:
-    """Why a job did not succeed, in a line."""
+    """Why a job did not succeed: the last line of its log, which Ray's message ends with."""
     if job.status == JobStatus.SUCCEEDED or not job.message:
         return ""
-    return f": {job.message.strip().splitlines()[0]}"
+    return f": {job.message.strip().splitlines()[-1]}"

@@ -10,6 +10,7 @@ on a cluster go on, and the same command follows them again.
 """
 
 import argparse
+import logging
 import os
 import secrets
 import sys
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobSubmissionClient
 
 from eval.table import HEAD, read_summaries, rows
 from recipe.checks import check_aggregation, check_batches, check_overlong, check_trainer
@@ -86,6 +87,7 @@ def command(options: argparse.Namespace) -> int:
         options.retries,
         options.python or (sys.executable if options.local else "python"),
         {"RECIPE_COMMIT": provenance()["commit"] or "", **variables(options.env)},
+        options.output_root.absolute() / "jobs",
     )
     if options.dry_run:
         for run in runs:
@@ -93,12 +95,11 @@ def command(options: argparse.Namespace) -> int:
             print("  " + " ".join(f"{key}={value}" for key, value in environment(run).items()))
         return 0
     with job_server(options, runs) as client, reaching(client.get_address()):
-        done = work_off(client, runs, settings, say)
-    failed = [name for name, last in done.items() if last.job.status != JobStatus.SUCCEEDED]
+        failed = work_off(client, runs, settings, say)
     print_results(runs)
-    for name in failed:
-        say(f"{name} did not finish: see python -m scripts.submit --logs {name}."
-            f"{done[name].number}, and {options.output_root}")  # fmt: skip
+    for name, last in failed.items():
+        log = settings.logs / f"{last.job.submission_id}.log"
+        say(f"{name} did not finish: its log is {log}; the same command tries it again")
     return 1 if failed else 0
 
 
@@ -160,10 +161,7 @@ def print_plan(runs: list[Run]) -> None:
 def print_results(runs: list[Run]) -> None:
     """The table of what finished, where this machine sees the outputs."""
     summaries = [
-        summary
-        for run in runs
-        if (run.folder / "summary.json").is_file()
-        for summary in read_summaries(run.folder)
+        summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
     ]
     if summaries:
         print("\n".join(markdown_table(HEAD, rows(summaries))))
@@ -184,6 +182,7 @@ def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubm
         at_once = options.max_concurrent
         context = ray.init(
             include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
+            logging_level=logging.ERROR,
             _temp_dir=str(temporary / "ray"),
             # On a CPU both are logical: most actors wait.
             num_cpus=16 * at_once if on_cpu else None,
@@ -240,6 +239,8 @@ def say(line: str) -> None:
 
 def main() -> None:
     """`command`, with what is wrong said in one paragraph."""
+    # Ray names every file that it does not upload, and warns of those it leaves out.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         sys.exit(command(arguments()))
     except UserError as error:

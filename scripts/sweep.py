@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.errors import UserError
 from recipe.main import name_run
-from recipe.outputs import leaves, run_folder
+from recipe.outputs import holds_same_run, leaves, run_folder
 from recipe.overrides import CONFIGS, composed
 
 SWEEPS = CONFIGS / "sweep"
@@ -62,6 +62,15 @@ class Run(NamedTuple):
     digest: str
     """Of the resolved config, less what differs between machines."""
     folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its report is there, as far as this machine sees the outputs.
+
+        Raises:
+            UserError: the folder holds a run with another config.
+        """
+        return holds_same_run(self.folder, self.config) and (self.folder / "summary.json").exists()
 
     @property
     def on_cpu(self) -> bool:
