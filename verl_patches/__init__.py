@@ -1,7 +1,7 @@
-"""What verl, vLLM and Ray need to run on a CPU: one file per cause, listed in README.md.
+"""What verl, vLLM, Ray and TransferQueue need here: one file per cause, listed in README.md.
 
-Importing this package applies the patches when `VERL_PLATFORM=cpu` and does nothing otherwise, so
-a CUDA machine runs upstream code as it is. verl imports it in every process, because the configs
+Importing this package applies the patches: on every machine the one for several runs on a cluster,
+and under `VERL_PLATFORM=cpu` those for a CPU. verl imports it in every process, because the configs
 put it into `VERL_USE_EXTERNAL_MODULES`: unlike an entry point, a failure there is fatal.
 """
 
@@ -10,13 +10,15 @@ import os
 from verl_patches import (
     cpu_platform,
     gloo_backend,
+    own_transfer_queue,
     received_weights,
     unpinned_offload,
     vllm_cpu_linear,
     vllm_distribution,
 )
 
-PATCHES = (
+EVERYWHERE = (own_transfer_queue,)
+ON_A_CPU = (
     vllm_distribution,
     cpu_platform,
     gloo_backend,
@@ -24,13 +26,14 @@ PATCHES = (
     received_weights,
     unpinned_offload,
 )
+PATCHES = (*EVERYWHERE, *ON_A_CPU)
 
 
 def apply_all() -> None:
-    """Apply every patch once; those of modules not yet imported wait for their import."""
-    for patch in PATCHES:
+    """Apply each patch of this platform once; those of modules to come wait for their import."""
+    on_a_cpu = os.environ.get("VERL_PLATFORM") == "cpu"
+    for patch in PATCHES if on_a_cpu else EVERYWHERE:
         patch.apply()
 
 
-if os.environ.get("VERL_PLATFORM") == "cpu":
-    apply_all()
+apply_all()

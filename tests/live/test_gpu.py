@@ -13,7 +13,7 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 
 
-def test_patches_are_inactive_on_a_cuda_machine():
+def test_patches_for_a_cpu_are_inactive_on_a_cuda_machine():
     code = (
         "import verl_patches, importlib.metadata, verl.utils.distributed as d\n"
         "from verl.plugin.platform import get_platform\n"

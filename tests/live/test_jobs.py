@@ -113,7 +113,7 @@ def test_both_finish_and_the_killed_one_went_on_where_it_was(sweep):
     outputs, said = sweep
     assert len(re.findall(r"cpu_demo\.token-s0-\w+\.1  failed", said)) == 1
     assert len(re.findall(r"cpu_demo\.(token-s0-\w+\.2|balanced-s0-\w+\.1)  succeeded", said)) == 2
-    starts = {}
+    starts, before = {}, {}
     for rule in ("balanced", "token"):
         [summary] = outputs.glob(f"cpu_demo/{rule}-s0-*/summary.json")
         found = json.loads(summary.read_text())
@@ -122,6 +122,10 @@ def test_both_finish_and_the_killed_one_went_on_where_it_was(sweep):
         starts[rule] = [start["after_step"] for start in found["starts"]]
         lines = (summary.parent / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]
+        before[rule] = json.loads(lines[0])["data"]
+    # Same seed, same model: what one run samples must not depend on its neighbour.
+    starting = {rule: first["val-core/math_dapo/acc/mean@1"] for rule, first in before.items()}
+    assert starting["balanced"] == starting["token"] > 0.25
     assert starts["balanced"] == [0]
     assert len(starts["token"]) == 2 and starts["token"][1] > 0
     # One table at the end, a row per rule.

@@ -31,6 +31,8 @@ print("STATE", hasattr(d.initialize_global_process_group_ray, "__wrapped__"))
 print("STATE", hasattr(r.receive_weights, "__wrapped__"))
 print("STATE", m.CPUOffloadPolicy.__module__.startswith("verl_patches"))
 print("STATE", layers.dispatch_cpu_unquantized_gemm.__module__.startswith("verl_patches"))
+import transfer_queue.interface as queue
+print("STATE", type(queue.ray).__name__ == "JobsRay")
 """
 
 
@@ -43,7 +45,7 @@ def patched(done: subprocess.CompletedProcess) -> list[bool]:
 @pytest.mark.slow
 def test_importing_verl_applies_every_patch_on_the_platform_cpu():
     done = run_python(STATE, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="verl_patches")
-    assert patched(done) == [True] * 6
+    assert patched(done) == [True] * 7
 
 
 VLLM_INSTALLED = """
@@ -54,22 +56,23 @@ metadata.version = lambda name: "0.24.0+cpu" if name == "vllm" else lookup(name)
 
 
 @pytest.mark.slow
-def test_nothing_changes_on_another_platform():
-    """A CUDA machine loads the patches too. A distribution named `vllm` is feigned here."""
+def test_one_patch_alone_applies_on_another_platform():
+    """A CUDA machine loads them too. A distribution named `vllm` is feigned here."""
     environment = {"VERL_PLATFORM": "nvidia", "VERL_USE_EXTERNAL_MODULES": "verl_patches"}
-    assert patched(run_python(VLLM_INSTALLED + STATE, **environment)) == [False] * 6
+    assert patched(run_python(VLLM_INSTALLED + STATE, **environment)) == [False] * 6 + [True]
 
 
 OTHER_VERSION = """
-import verl_patches, verl_patches.guard
+import verl_patches.guard
 verl_patches.guard.version = lambda name: "9.9.9"
-verl_patches.apply_all()
+import verl.workers.engine
 """
 
 
 @pytest.mark.slow
 def test_a_failing_guard_ends_the_process():
-    done = run_python(OTHER_VERSION)
+    environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "verl_patches"}
+    done = run_python(OTHER_VERSION, **environment)
     assert done.returncode != 0
     assert "UpstreamChanged" in done.stderr
     assert "found 9.9.9" in done.stderr
