@@ -2,8 +2,8 @@
 
     python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
 
-A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic. Both
-reach the same part, `estimate.utilization`, of a GPU's peaks.
+A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic.
+Both reach the same part, `estimate.utilization`, of a GPU's peaks.
 """
 
 import sys
@@ -58,12 +58,11 @@ def gpu_hours(config: DictConfig) -> GpuHours:
         rollout_seconds=rollout,
         training_seconds=training,
         assumptions=(
-            f"Assumed: prompts and responses are {known.mean_length:.0%} of their limits long in the "
-            f"mean, one response in each server reaches its limit, and {known.utilization:.0%} of a "
-            f"GPU's {known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and "
-            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached (estimate.*, with the "
-            f"source, in configs/base.yaml). Start, validation, rewards, weight sync and checkpoints "
-            f"are not counted."
+            f"Assumed: prompts and responses have {known.mean_length:.0%} of their limits in the "
+            f"mean, one response of each server reaches it, and {known.utilization:.0%} of a GPU's "
+            f"{known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and {known.gpu_flops / 1e12:.3g} "
+            f"TFLOP/s in training are reached (estimate.* in configs/base.yaml, with the source). "
+            f"Start, validation, rewards, weight sync and checkpoints are not counted."
         ),
     )
 
@@ -91,7 +90,7 @@ def rollout_seconds(config: DictConfig, shape: Shape) -> float:
 
 
 def training_seconds(config: DictConfig, shape: Shape) -> float:
-    """Seconds of the forward pass for old log-probs, and of the update, which costs three forward."""
+    """Seconds of a forward pass for old log-probs, and of the update, which costs three."""
     known = config.estimate
     num_responses = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
     length = known.mean_length * (config.data.max_prompt_length + config.data.max_response_length)
