@@ -1,20 +1,28 @@
 """GPU-hours of an experiment before it is launched: an estimate with its assumptions.
 
     python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
+    python -m recipe.cost table [--into README.md]      # the paper's runs, with their memory
 
 A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic.
 Both reach the same part, `estimate.utilization`, of a GPU's peaks.
 """
 
+import argparse
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.errors import UserError
-from recipe.memory import kv_bytes_per_gpu, memory
+from recipe.memory import GIB, kv_bytes_per_gpu, memory
 from recipe.overrides import composed
 from recipe.shapes import Shape, shape_of
+from recipe.tables import between_marks, markdown_table
+
+# What `table` shows; the data change neither number.
+MODELS = ("qwen25_math_7b", "qwen3_1_7b")
+CLUSTERS = ("gpu8", "gpu8x2", "gpu8x4")
 
 
 class GpuHours(NamedTuple):
@@ -100,8 +108,33 @@ def training_seconds(config: DictConfig, shape: Shape) -> float:
     return (1 + 3 * epochs) * forward / (num_gpus * known.utilization * known.gpu_flops)
 
 
+def table() -> list[str]:
+    """Memory and GPU-hours of the paper's models on each cluster, in lines of Markdown."""
+    rows = []
+    for model in MODELS:
+        for cluster in CLUSTERS:
+            config = composed([f"model={model}", "training=paper", f"cluster={cluster}"])
+            found, cost = memory(config), gpu_hours(config)
+            rows.append([
+                f"`{model}`", f"`{cluster}`",
+                *(f"{sum(parts.values()) / GIB:.0f}" for parts in (found.update, found.rollout)),
+                str(found.full_sequences), f"{cost.hours:.0f}", f"{cost.total:.0f}",
+            ])  # fmt: skip
+    head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
+    return markdown_table(head, rows)
+
+
 def main() -> None:
-    """Print the estimate and what it assumes."""
+    """Print the estimate and what it assumes, or the table, or keep it in a document."""
+    if sys.argv[1:2] == ["table"]:
+        command = argparse.ArgumentParser("python -m recipe.cost table")
+        command.add_argument("--into", type=Path, help="a document with the marks runs:begin, end")
+        into, lines = command.parse_args(sys.argv[2:]).into, table()
+        if into:
+            into.write_text(between_marks(into.read_text(), "runs", lines))
+        else:
+            print("\n".join(lines))
+        return
     try:
         found = gpu_hours(composed(sys.argv[1:]))
     except UserError as error:

@@ -1,11 +1,13 @@
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.cost import gpu_hours, rollout_seconds, training_seconds
+from recipe.cost import gpu_hours, rollout_seconds, table, training_seconds
 from recipe.errors import UserError
 from recipe.shapes import Shape
+from recipe.tables import between_marks
 
 # config.json of Qwen/Qwen3-8B.
 EIGHT_B = {
@@ -64,6 +66,11 @@ def test_a_second_epoch_costs_a_second_update_and_no_second_rollout(cell):
     two = gpu_hours(cell)
     assert two.training_seconds == pytest.approx(one.training_seconds * 7 / 4)
     assert two.rollout_seconds == one.rollout_seconds
+
+
+def test_the_table_of_the_document_is_the_estimate_as_it_is_now():
+    document = (Path(__file__).parents[2] / "README_CONFIGS.md").read_text()
+    assert between_marks(document, "runs", table()) == document
 
 
 def test_a_run_without_a_number_of_steps_is_not_estimated(cell):
