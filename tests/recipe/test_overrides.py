@@ -17,7 +17,7 @@ DEMO = "+experiment=cpu_demo"
         ),
         ([DEMO, "rollout.n=4"], "no key rollout.n", ": actor_rollout_ref.rollout.n, reward."),
         ([DEMO, "lr=1e-5"], "no key lr", "actor_rollout_ref.actor.optim.lr"),
-        ([DEMO, "agregation=balanced"], "no key agregation", "nearest known: aggregation."),
+        ([DEMO, "aggregatio=balanced"], "no key aggregatio", "nearest known: aggregation."),
         ([DEMO, "zzzzz=1"], "no key zzzzz", "nearest known: none."),
         ([DEMO, "aggregation=balance"], "no config aggregation/balance", "nearest is balanced."),
         ([DEMO, "model=qwen3_17b"], "known ones are qwen25_math_7b", "nearest is qwen3_1_7b."),
@@ -40,8 +40,8 @@ def test_a_key_may_be_added_where_it_has_a_section():
 
 
 def test_a_key_of_its_own_that_nothing_reads_is_refused():
-    with pytest.raises(UserError, match=r"\+experimnt would add a key .* nearest is experiment"):
-        check_choice({"experiment": None}, ["+experimnt=cpu_demo"])
+    with pytest.raises(UserError, match=r"\+experimen would add a key .* nearest is experiment"):
+        check_choice({"experiment": None}, ["+experimen=cpu_demo"])
 
 
 def test_something_to_train_is_chosen_by_an_experiment_or_by_its_parts():
