@@ -13,7 +13,7 @@ WRONG = {
     "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, constant",
     "+experiment=cpu_demo trainer.nodes=1": "no key trainer.nodes to override; the nearest known: "
     "trainer.nnodes",
-    "+experimen=cpu_demo": "The nearest is experiment.",
+    "+experiments=cpu_demo": "The nearest is experiment.",
 }
 
 

@@ -40,8 +40,8 @@ def test_a_key_may_be_added_where_it_has_a_section():
 
 
 def test_a_key_of_its_own_that_nothing_reads_is_refused():
-    with pytest.raises(UserError, match=r"\+experimen would add a key .* nearest is experiment"):
-        check_choice({"experiment": None}, ["+experimen=cpu_demo"])
+    with pytest.raises(UserError, match=r"\+experiments would add a key .* nearest is experiment"):
+        check_choice({"experiment": None}, ["+experiments=cpu_demo"])
 
 
 def test_something_to_train_is_chosen_by_an_experiment_or_by_its_parts():
