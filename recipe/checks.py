@@ -32,13 +32,18 @@ def check_settings(config: DictConfig) -> None:
         UserError: the first thing found wrong.
     """
     check_packages(config)
+    check_config(config)
+    if config.trainer.device == "cpu":
+        check_cpu_machine(config)
+
+
+def check_config(config: DictConfig) -> None:
+    """All that needs neither data nor the machine that trains."""
     check_batches(config)
     check_positions(config)
     check_aggregation(config)
     check_trainer(config)
     check_overlong(config)
-    if config.trainer.device == "cpu":
-        check_cpu_machine(config)
 
 
 def check_packages(config: DictConfig) -> None:
@@ -287,7 +292,7 @@ def check_file(path: Path, key: str, data_root: str) -> None:
     make = "Check the path, or make the data."
     if path.parent == Path(data_root).expanduser():
         make = (
-            f"Make it with `python -m scripts.prepare_data {path.stem} --source PATH_OR_HUB_ID "
+            f"Make it with `python -m scripts.prepare_data {path.stem} "
             f"--out {data_root}`, or name the folder that has it with data_root=..."
         )
     raise UserError(f"{key} names {path}, which is not a file. {make}")

@@ -1,20 +1,28 @@
 """GPU-hours of an experiment before it is launched: an estimate with its assumptions.
 
     python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
+    python -m recipe.cost table [--into README.md]      # the paper's runs, with their memory
 
-A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic. Both
-reach the same part, `estimate.utilization`, of a GPU's peaks.
+A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic.
+Both reach the same part, `estimate.utilization`, of a GPU's peaks.
 """
 
+import argparse
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.errors import UserError
-from recipe.memory import kv_bytes_per_gpu, memory
+from recipe.memory import GIB, kv_bytes_per_gpu, memory
 from recipe.overrides import composed
 from recipe.shapes import Shape, shape_of
+from recipe.tables import between_marks, markdown_table
+
+# What `table` shows; the data change neither number.
+MODELS = ("qwen25_math_7b", "qwen3_1_7b")
+CLUSTERS = ("gpu8", "gpu8x2", "gpu8x4")
 
 
 class GpuHours(NamedTuple):
@@ -58,12 +66,11 @@ def gpu_hours(config: DictConfig) -> GpuHours:
         rollout_seconds=rollout,
         training_seconds=training,
         assumptions=(
-            f"Assumed: prompts and responses are {known.mean_length:.0%} of their limits long in the "
-            f"mean, one response in each server reaches its limit, and {known.utilization:.0%} of a "
-            f"GPU's {known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and "
-            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached (estimate.*, with the "
-            f"source, in configs/base.yaml). Start, validation, rewards, weight sync and checkpoints "
-            f"are not counted."
+            f"Assumed: prompts and responses have {known.mean_length:.0%} of their limits in the "
+            f"mean, one response of each server reaches it, and {known.utilization:.0%} of a GPU's "
+            f"{known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and {known.gpu_flops / 1e12:.3g} "
+            f"TFLOP/s in training are reached (estimate.* in configs/base.yaml, with the source). "
+            f"Start, validation, rewards, weight sync and checkpoints are not counted."
         ),
     )
 
@@ -91,7 +98,7 @@ def rollout_seconds(config: DictConfig, shape: Shape) -> float:
 
 
 def training_seconds(config: DictConfig, shape: Shape) -> float:
-    """Seconds of the forward pass for old log-probs, and of the update, which costs three forward."""
+    """Seconds of a forward pass for old log-probs, and of the update, which costs three."""
     known = config.estimate
     num_responses = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
     length = known.mean_length * (config.data.max_prompt_length + config.data.max_response_length)
@@ -101,8 +108,33 @@ def training_seconds(config: DictConfig, shape: Shape) -> float:
     return (1 + 3 * epochs) * forward / (num_gpus * known.utilization * known.gpu_flops)
 
 
+def table() -> list[str]:
+    """Memory and GPU-hours of the paper's models on each cluster, in lines of Markdown."""
+    rows = []
+    for model in MODELS:
+        for cluster in CLUSTERS:
+            config = composed([f"model={model}", "training=paper", f"cluster={cluster}"])
+            found, cost = memory(config), gpu_hours(config)
+            rows.append([
+                f"`{model}`", f"`{cluster}`",
+                *(f"{sum(parts.values()) / GIB:.0f}" for parts in (found.update, found.rollout)),
+                str(found.full_sequences), f"{cost.hours:.0f}", f"{cost.total:.0f}",
+            ])  # fmt: skip
+    head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
+    return markdown_table(head, rows)
+
+
 def main() -> None:
-    """Print the estimate and what it assumes."""
+    """Print the estimate and what it assumes, or the table, or keep it in a document."""
+    if sys.argv[1:2] == ["table"]:
+        command = argparse.ArgumentParser("python -m recipe.cost table")
+        command.add_argument("--into", type=Path, help="a document with the marks runs:begin, end")
+        into, lines = command.parse_args(sys.argv[2:]).into, table()
+        if into:
+            into.write_text(between_marks(into.read_text(), "runs", lines))
+        else:
+            print("\n".join(lines))
+        return
     try:
         found = gpu_hours(composed(sys.argv[1:]))
     except UserError as error:

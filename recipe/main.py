@@ -286,7 +286,7 @@ def num_steps(config: DictConfig) -> int:
 
 
 def command_line() -> None:
-    """`main`, with help of our own, and what Hydra finds wrong in the overrides in one paragraph."""
+    """`main`, with our own help, and what Hydra finds wrong in the overrides in one paragraph."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return

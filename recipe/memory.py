@@ -47,8 +47,8 @@ def memory(config: DictConfig) -> Memory:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     if not actor.use_dynamic_bsz or config.trainer.device == "cpu":
         raise UserError(
-            "the estimate is for GPUs and micro-batches with a budget of tokens. Choose cluster=gpu8 "
-            "or another GPU cluster, and actor_rollout_ref.actor.use_dynamic_bsz=true."
+            "the estimate is for GPUs, and micro-batches with a budget of tokens. Choose "
+            "cluster=gpu8 or another of GPUs, and actor_rollout_ref.actor.use_dynamic_bsz=true."
         )
     longest = config.data.max_prompt_length + config.data.max_response_length
     vllm = rollout.gpu_memory_utilization * limit
@@ -130,9 +130,9 @@ def activation_bytes(shape: Shape, tokens: int) -> float:
     Per token and in bytes, H, Q, K, I being the widths of hidden state, queries, keys and MLP: a
     layer's input has 2 H; inside a layer each of two norms has 4 H in float32, 4 H normalised and
     2 H out, and attention, MLP and two sums 2 H each (28 H together); queries and the output of
-    attention have 2 Q, the rotation of queries and keys 4 Q + 4 K and their norms 8 Q + 8 K, values
-    2 K; the MLP has its gate, its activation, the other half and the product (8 I), and gradients of
-    three of them while it runs backward (6 I).
+    attention have 2 Q, the rotation of queries and keys 4 Q + 4 K and their norms 8 Q + 8 K, keys
+    and values 2 K; the MLP has its gate, its activation, the other half and the product (8 I), and
+    gradients of three of them while it runs backward (6 I).
     """
     hidden, query, key = shape.hidden_size, shape.query_size, shape.key_size
     inputs = 2 * hidden * shape.num_hidden_layers
@@ -144,7 +144,7 @@ def logit_bytes(shape: Shape, tokens: int, *, fused: bool) -> float:
     """Logits in bfloat16, a copy in float32 for the log-softmax, and its gradient: 10 V a token.
 
     Fused kernels see `FUSED_CHUNK` tokens at a time, with logits, probabilities, a one-hot row and
-    the gradient in float32 (18 V), and sum the output layer's gradient up in bfloat16 twice (4 V H).
+    the gradient in float32 (18 V), and add up the output layer's gradient in bfloat16 (4 V H).
     """
     if fused:
         return 18 * shape.vocab_size * min(tokens, FUSED_CHUNK) + 4 * shape.embedding_parameters
@@ -217,8 +217,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print("\n".join(lines))
     print(
-        f"\nvLLM's KV cache holds {found.kv_tokens} tokens, {found.full_sequences} sequences at their "
-        f"limits. A GPU has {config.estimate.gpu_gib} GiB."
+        f"\nvLLM's KV cache holds {found.kv_tokens} tokens, {found.full_sequences} sequences at "
+        f"their limits. A GPU has {config.estimate.gpu_gib} GiB."
     )
     if found.problems:
         sys.exit("does not fit: " + ". ".join(found.problems) + ".")

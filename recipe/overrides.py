@@ -136,7 +136,7 @@ def explanation(error: Exception, overrides: list[str]) -> str:
             near = ", ".join(nearest_keys(key, known)) or "none"
             add = f", or write +{override.input_line} to add a key" if "." in key else ""
             return (
-                f"there is no key {key} to override; the nearest known are {near}. Correct it{add}. "
+                f"there is no key {key} to override; the nearest known: {near}. Correct it{add}. "
                 f"python -m recipe.main --help lists the keys that matter, --cfg job prints all."
             )
     return ". ".join(line.strip(" .") for line in str(error).splitlines()) + "."
@@ -159,7 +159,9 @@ def nearest_keys(key: str, known: Iterable[str], most: int = 3) -> list[str]:
 
     def likeness(candidate: str) -> tuple[float, float]:
         tail = ".".join(candidate.split(".")[-len(key.split(".")) :])
-        return tuple(round(SequenceMatcher(None, key, x).ratio(), 3) for x in (tail, candidate))
+        return SequenceMatcher(None, key, tail).ratio(), SequenceMatcher(
+            None, key, candidate
+        ).ratio()
 
     ranked = sorted(((likeness(candidate), candidate) for candidate in known), reverse=True)
     best = ranked[0][0][0] if ranked else 0

@@ -120,8 +120,8 @@ def shape_of(config: DictConfig) -> Shape:
     given = KNOWN.get(path) or json.loads(file.read_text())
     if given.get("model_type") not in ("qwen2", "qwen3"):
         raise UserError(
-            f"{path} is of the model type {given.get('model_type')}, but memory and cost are worked "
-            f"out for qwen2 and qwen3. Choose one of these."
+            f"{path} is of the model type {given.get('model_type')}, but memory and cost are "
+            f"worked out for qwen2 and qwen3. Choose one of these."
         )
     return Shape.of(given)
 

@@ -1,9 +1,7 @@
 import os
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 # Without CUDA the suite runs on the CPU platform, here and in every process it starts.
@@ -26,11 +24,9 @@ def renew_golden(request) -> bool:
 @pytest.fixture(scope="session")
 def composed():
     """Compose a config as the command line does: `composed("data.train_batch_size=4")`."""
-    import recipe.main  # noqa: F401  (registers the config resolvers)
+    from recipe.overrides import composed
 
     def run(*overrides: str, experiment: str = "cpu_demo") -> DictConfig:
-        folder = str(Path(__file__).parents[1] / "configs")
-        with initialize_config_dir(folder, version_base=None):
-            return compose("base", [f"+experiment={experiment}", *overrides])
+        return composed([f"+experiment={experiment}", *overrides])
 
     return run

@@ -1,6 +1,8 @@
 """Every experiment composes with every rule, and verl itself accepts the result."""
 
+from copy import deepcopy
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,10 @@ from verl.utils.config import validate_config
 
 from recipe import embedded
 from recipe.aggregation import RULES
-from recipe.checks import check_settings
+from recipe.checks import check_config, check_settings
+from recipe.memory import memory
+from recipe.outputs import differing_keys
+from recipe.shapes import KNOWN
 from reward.sources import RewardSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,15 +29,100 @@ def test_there_is_a_config_for_each_rule():
     assert names("aggregation") == sorted(RULES)
 
 
+PAPER = [name for name in names("experiment") if name.endswith(("_dapo_17k", "_polaris"))]
+GPU_CLUSTERS = [name for name in names("cluster") if name.startswith("gpu8")]
+# What the arms of an experiment may differ in.
+STUDIED = ("aggregation.rule", "aggregation.scalar", "algorithm.norm_adv_by_std_in_grpo")
+# What follows from the length that a model allows.
+LENGTHS = ("response_length", "max_model_len", "constant_length")
+
+
+@pytest.fixture(scope="module")
+def once(composed):
+    """A composed and resolved config, kept: composing takes most of a second."""
+
+    @cache
+    def run(experiment, *overrides):
+        config = composed(*overrides, experiment=experiment)
+        OmegaConf.resolve(config)
+        return config
+
+    return run
+
+
+def validate(config):
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    check_config(config)
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("experiment", names("experiment"))
-def test_an_experiment_composes_and_validates(experiment, rule, composed):
-    config = composed(f"aggregation={rule}", experiment=experiment)
-    OmegaConf.resolve(config)
+def test_an_experiment_composes_and_validates(experiment, rule, once):
+    config = once(experiment, f"aggregation={rule}")
     assert config.aggregation.rule == rule
     assert config.algorithm.norm_adv_by_std_in_grpo is (rule != "constant")
-    config.actor_rollout_ref.model.path = None
-    validate_config(config, need_reference_policy(config), need_critic(config))
+    validate(config)
+    differing = differing_keys(config, once(experiment, "aggregation=balanced"), limit=100)
+    assert all(key.startswith(STUDIED) for key in differing)
+
+
+@pytest.mark.parametrize("cluster", GPU_CLUSTERS)
+@pytest.mark.parametrize("experiment", PAPER)
+def test_a_cell_of_the_paper_fits_and_validates_on_every_cluster(experiment, cluster, once):
+    config = once(experiment, f"cluster={cluster}")
+    assert config.trainer.n_gpus_per_node * config.trainer.nnodes == 8 * int(
+        cluster.partition("x")[2] or 1
+    )
+    assert memory(config).problems == []
+    # A rule and a cluster set no key in common, so that a cell with both is the two together.
+    for rule in RULES:
+        arm, both = once(experiment, f"aggregation={rule}"), deepcopy(config)
+        for key in STUDIED:
+            OmegaConf.update(both, key, OmegaConf.select(arm, key), force_add=True)
+        validate(both)
+    moved = differing_keys(config, once(experiment, "aggregation=balanced"), limit=100)
+    assert set(moved) <= {"trainer.nnodes"}
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+def test_a_cell_of_the_paper_gives_a_whole_sequence_its_place(experiment, once):
+    config = once(experiment, "aggregation=balanced")
+    section, longest = config.actor_rollout_ref, OmegaConf.select(config, "data.max_prompt_length")
+    longest += config.data.max_response_length
+    assert longest == section.rollout.max_model_len
+    assert longest <= KNOWN[section.model.path]["max_position_embeddings"]
+    assert longest <= section.actor.ppo_max_token_len_per_gpu
+    assert longest <= section.rollout.log_prob_max_token_len_per_gpu
+    assert config.aggregation.constant_length == config.data.max_response_length
+    # verl deletes the oldest checkpoint before it writes the next.
+    assert config.trainer.max_actor_ckpt_to_keep >= 2
+
+
+def test_the_cells_differ_in_model_and_data_alone(once):
+    """What a cell is called and trained on, and the lengths that its model allows."""
+    configs = [once(experiment, "aggregation=balanced") for experiment in PAPER]
+    differing = {key for one in configs for key in differing_keys(one, configs[0], limit=100)}
+    lengths = {key for key in differing if key.endswith(LENGTHS)}
+    assert differing - lengths == {
+        "experiment_name",
+        "actor_rollout_ref.model.path",
+        "actor_rollout_ref.rollout.prometheus.served_model_name",
+        "data.apply_chat_template_kwargs.enable_thinking",
+        "data.train_files",
+    }
+
+
+def test_the_command_line_wins_over_the_experiment(composed):
+    choices = ["cluster=gpu8x2", "aggregation=token", "model=qwen25_math_7b", "logging=wandb"]
+    values = ["data.train_batch_size=64", "data.max_response_length=2048", "data_root=/elsewhere"]
+    config = composed(*choices, *values, experiment="qwen3_1_7b_polaris")
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (2, 8)
+    assert config.aggregation.rule == "token"
+    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-Math-7B"
+    assert config.trainer.logger == ["console", "file", "wandb"]
+    assert config.data.train_batch_size == 64
+    assert config.actor_rollout_ref.rollout.max_model_len == 1024 + 2048
+    assert config.data.train_files == "/elsewhere/polaris.parquet"
 
 
 def test_a_seed_reaches_every_place_that_draws(composed):

@@ -149,7 +149,20 @@ SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
         ),
         ({"aggregation.rules": "token"}, "unexpected keyword argument 'rules'", ""),
         ({"data.train_files": "nowhere.parquet"}, "nowhere.parquet, which is not a file", "path"),
+        (
+            {"data.train_files": "data/dapo_17k.parquet"},
+            "data/dapo_17k.parquet, which is not a file",
+            "`python -m scripts.prepare_data dapo_17k --out data`",
+        ),
         ({"data.train_batch_size": 8}, "holds 4 rows", "8 prompts"),
+        (
+            {
+                "actor_rollout_ref.model.path": "Qwen/Qwen2.5-Math-7B",
+                "data.max_prompt_length": 4096,
+            },
+            "is 4096 + 96",
+            "has 4096 positions",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_is_allowed(config, changes, found, allowed):

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[2]
 WRONG = {
     "+experiment=nope": "there is no config experiment/nope; known ones are cpu_demo",
     "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, constant",
-    "+experiment=cpu_demo trainer.nodes=1": "Could not override 'trainer.nodes'. To",
-    "": "nothing was chosen to train. Add +experiment=NAME with one of cpu_demo",
+    "+experiment=cpu_demo trainer.nodes=1": "no key trainer.nodes to override; the nearest known: "
+    "trainer.nnodes",
+    "+experiments=cpu_demo": "The nearest is experiment.",
 }
 
 
@@ -41,6 +42,14 @@ def test_a_wrong_override_is_answered_in_one_paragraph(overrides, refused):
     assert line.startswith("error: ")
     assert WRONG[overrides] in line
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_help_is_short():
+    command = [sys.executable, "-m", "recipe.main", "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "+experiment=" in said
+    assert len(said.splitlines()) < 100
 
 
 def test_make_demo_runs_the_command_of_the_readme():
