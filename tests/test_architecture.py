@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "reward/grade.py": {"reward", "recipe"},
     "eval": {"eval", "recipe", "reward"},
     "scripts": {"scripts"},
+    "scripts/prepare_data.py": {"scripts", "recipe"},
+    "scripts/data": {"scripts", "recipe", "reward"},
 }
 PURE = ("recipe/aggregation.py", "recipe/diagnostics.py")
 
