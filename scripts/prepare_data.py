@@ -13,6 +13,7 @@ whole or not at all. The same input and options give the same rows and the same 
 import argparse
 import json
 import sys
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,7 +169,8 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
             parquet, dropped, manifest = output_paths(Path(folder), options.name)
             with dropped.open("w") as drops, (Path(folder) / "rows").open("w+b") as rows:
                 job = Selection(data_set, TEMPLATES[template], filters, evaluation, drops)
-                prompts = job.gather(read_records(files), rows)
+                with closing(read_records(files)) as records:
+                    prompts = job.gather(records, rows)
                 overlapping, overlap = compare(evaluation, prompts)
                 rows.seek(0)
                 remove = overlapping if options.remove_overlap else {}
