@@ -91,6 +91,15 @@ def test_several_evaluation_files_are_told_apart(tmp_path, against):
     assert rows == {str(against): ["0", "1"], str(other): ["1"]}
 
 
+def test_prompts_with_conflicting_answers_are_not_compared(tmp_path, against):
+    rows = [{"problem": text(0, 15), "answer": answer} for answer in "12"]
+    rows.append({"problem": "nothing", "answer": "1"})
+    source = write_lines(tmp_path / "train.jsonl", rows)
+    found = prepare(tmp_path, "polaris", source, "--against", against, "--remove-overlap")
+    assert found.manifest["overlap"][str(against)]["overlapping"] == 0
+    assert [line["reason"] for line in found.dropped] == ["conflicting"]
+
+
 def test_the_table_says_how_many_overlap(tmp_path, against, capsys):
     source = training(tmp_path, [text(0, 15), "nothing"])
     prepare(tmp_path, "polaris", source, "--against", against)

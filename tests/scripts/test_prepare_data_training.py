@@ -58,6 +58,18 @@ def test_prompts_with_conflicting_answers_are_dropped_and_listed(tmp_path):
     assert found.counts["prompts_conflicting"] == 1
 
 
+def test_a_conflict_stays_one_whatever_copies_follow(tmp_path):
+    rows = [dapo_row("A", answer) for answer in ("1", "2", "1.0")] + [dapo_row("B")]
+    found = prepare(tmp_path, "dapo_17k", write_parquet(tmp_path / "a.parquet", rows))
+    assert len(found.rows) == found.counts["prompts_conflicting"] == 1
+
+
+def test_a_prompt_that_has_the_template_is_kept_to_the_letter(tmp_path):
+    rows = [dapo_row("  A ")]
+    found = prepare(tmp_path, "dapo_17k", write_parquet(tmp_path / "a.parquet", rows))
+    assert found.prompts == [f"{BEFORE}  A {AFTER}"]
+
+
 def test_the_processed_layout_gets_the_template_it_lacks(tmp_path):
     rows = [
         {
