@@ -34,7 +34,13 @@ MAY_IMPORT = {
     "reward": {"reward"},
     "reward/grade.py": {"reward", "recipe"},
     "eval": {"eval", "recipe", "reward"},
-    "scripts": {"scripts", "recipe", "reward", "eval"},
+    "scripts": {"scripts"},
+    "scripts/data": {"scripts", "recipe", "reward"},
+    "scripts/prepare_data.py": {"scripts", "recipe"},
+    "scripts/sweep.py": {"recipe"},
+    "scripts/jobs.py": {"scripts", "recipe"},
+    "scripts/submit.py": {"scripts", "recipe", "eval"},
+    "scripts/export.py": {"recipe"},
 }
 PURE = ("recipe/aggregation.py", "recipe/diagnostics.py")
 

@@ -1,0 +1,133 @@
+"""The data sets: where they are published, in which layouts, and how their prompts ask."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from recipe.errors import UserError
+from scripts.data import livecodebench
+from scripts.data.layouts import OLYMPIAD, VERL, Layout, boxed_in, plain, with_pass_rate
+from scripts.data.reading import Fields
+
+
+class DataSet(NamedTuple):
+    """A data set.
+
+    Attributes:
+        data_source: its name in the rows, which `reward/sources.py` knows.
+        hub: its home on the Hugging Face hub.
+        files: pattern of its data files there.
+        split: what the rows are for.
+        template: how its prompts ask unless told otherwise, by name.
+        layouts: what its rows may look like; the first one whose columns a row has reads it.
+        filters: options that leave out prompts of this set.
+        tests: of code, the ground truth from the fields of a row; raises ValueError.
+    """
+
+    data_source: str
+    hub: str
+    files: str
+    split: str
+    template: str
+    layouts: tuple[Layout, ...]
+    filters: tuple[str, ...] = ()
+    tests: Callable[[Fields], str] | None = None
+
+    def layout(self, fields: Fields) -> Layout | None:
+        """The layout of a row, None if it has none of the set's."""
+        return next((one for one in self.layouts if fields.keys() >= set(one.columns)), None)
+
+
+# AIME with one row a problem, as a dozen copies on the hub have it.
+_AIME = (
+    VERL,
+    plain("problem", "answer", question_id="id"),
+    plain("Problem", "Answer", question_id="ID"),
+    plain("question", "answer", question_id="id"),
+)
+
+DATA_SETS = {
+    "dapo_17k": DataSet(
+        "math_dapo",
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        "data/*.parquet",
+        "train",
+        "dapo",
+        # The second is open-r1/DAPO-Math-17k-Processed.
+        (plain("prompt", "solution"), VERL),
+        ("language",),
+    ),
+    "polaris": DataSet(
+        "polaris",
+        "POLARIS-Project/Polaris-Dataset-53K",
+        "*.jsonl",
+        "train",
+        "boxed",
+        (with_pass_rate(plain("problem", "answer", difficulty="difficulty")), VERL),
+        ("max_pass_rate",),
+    ),
+    "math500": DataSet(
+        "math500",
+        "HuggingFaceH4/MATH-500",
+        "*.jsonl",
+        "test",
+        "boxed",
+        (
+            plain(
+                "problem", "answer", question_id="unique_id", subject="subject", difficulty="level"
+            ),
+        ),
+    ),
+    "aime24": DataSet("aime24", "HuggingFaceH4/aime_2024", "data/*.parquet", "test", "dapo", _AIME),
+    "aime25": DataSet("aime25", "math-ai/aime25", "*.jsonl", "test", "dapo", _AIME),
+    "olympiadbench": DataSet(
+        "olympiadbench",
+        "Hothan/OlympiadBench",
+        "*OE_TO_maths_en_COMP*.parquet",
+        "test",
+        "boxed",
+        (OLYMPIAD, plain("question", "answer", question_id="id")),
+    ),
+    "minerva": DataSet(
+        "minerva",
+        "math-ai/minervamath",
+        "*.jsonl",
+        "test",
+        "boxed",
+        (
+            plain("question", "answer"),
+            plain("problem", "answer", question_id="idx", subject="type"),
+            boxed_in("problem", "solution", question_id="idx", subject="type"),
+        ),
+    ),
+    "livecodebench": DataSet(
+        "livecodebench",
+        "livecodebench/code_generation_lite",
+        "test*.jsonl",
+        "test",
+        "code",
+        (livecodebench.LAYOUT,),
+        ("from_date", "to_date"),
+        livecodebench.read_tests,
+    ),
+}
+
+
+def find(name: str) -> DataSet:
+    """The data set of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in DATA_SETS:
+        nearest = get_close_matches(name, DATA_SETS, 1, 0.3)
+        hint = f"Did you mean {nearest[0]}?" if nearest else "Choose one of them."
+        raise UserError(
+            f"data set {name!r} is unknown; known ones are {', '.join(DATA_SETS)}. {hint}"
+        )
+    return DATA_SETS[name]
+
+
+def accepted(data_set: DataSet) -> str:
+    """The columns of a set's layouts, for a reader."""
+    return ", or ".join(" + ".join(layout.columns) for layout in data_set.layouts)
