@@ -27,8 +27,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
-from recipe.checks import check_data, check_settings, data_files
+from recipe.checks import check_settings
 from recipe.console import Progress, clock, held_out_accuracy, output_to
+from recipe.data import check_data, data_files
 from recipe.errors import UserError
 from recipe.journal import Journal, digest
 from recipe.outputs import (

@@ -22,7 +22,7 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from eval.table import HEAD, read_summaries, rows
-from recipe.checks import check_aggregation, check_batches, check_overlong, check_trainer
+from recipe.checks import check_config
 from recipe.cost import gpu_hours
 from recipe.errors import UserError
 from recipe.main import alone_with_ray
@@ -79,8 +79,7 @@ def command(options: argparse.Namespace) -> int:
     runs = plan(grid(options), places(options))
     for run in runs:
         # What depends on the machine is checked where the run starts.
-        for check in (check_aggregation, check_batches, check_trainer, check_overlong):
-            check(run.config)
+        check_config(run.config)
     print_plan(runs)
     settings = Settings(
         options.max_concurrent,

@@ -17,7 +17,8 @@ from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe import embedded
-from recipe.checks import check_data, check_settings
+from recipe.checks import check_settings
+from recipe.data import check_data
 from recipe.learned import LearnedScalar
 from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
 from recipe.settings import AggregationSettings

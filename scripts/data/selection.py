@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, BinaryIO, TextIO
 
-from recipe.checks import problems
+from recipe.data import problems
 from recipe.errors import UserError
 from reward.equality import same
 from reward.grader import parse_tests, read_truth

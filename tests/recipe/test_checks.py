@@ -6,7 +6,8 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.checks import check_data, check_settings
+from recipe.checks import check_settings
+from recipe.data import check_data
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import ScalarSettings
@@ -110,7 +111,17 @@ SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
         ({f"{ACTOR}.strategy": "megatron"}, "strategy is megatron", "FSDP actor"),
         ({f"{ACTOR}.strategy": "fsdp"}, "strategy is fsdp", "Use fsdp2"),
         ({"trainer.logger": ["console"]}, "logger is ['console']", "[console,file,...]"),
-        ({"trainer.resume_mode": "auto"}, "resume_mode is auto", "resume_path"),
+        ({"trainer.resume_mode": "always"}, "resume_mode is always", "auto (go on where"),
+        (
+            {"trainer.save_freq": 5, "trainer.max_actor_ckpt_to_keep": 1},
+            "max_actor_ckpt_to_keep=1 is set",
+            "max_actor_ckpt_to_keep=2",
+        ),
+        (
+            {"trainer.save_freq": 5, "trainer.del_local_ckpt_after_load": True},
+            "del_local_ckpt_after_load is set",
+            "without a whole checkpoint",
+        ),
         (
             {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": "global_step_3"},
             "resume_from_path is global_step_3",
