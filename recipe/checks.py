@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
-from recipe.shapes import check_positions
+from recipe.shapes import KNOWN, check_positions, shape_of
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
 # Measured on the CPU demo: one rank with its vLLM server, and the driver with Ray.
@@ -229,6 +229,27 @@ def check_overlong(config: DictConfig) -> None:
             f"reward.reward_kwargs.overlong_buffer_cfg.len is {buffer.len}, but the punishment "
             f"must begin after the first of data.max_response_length={limit} tokens. "
             f"Give a smaller len; DAPO has a fifth of the limit."
+        )
+
+
+def check_disk(config: DictConfig, folder: Path) -> None:
+    """There is room for the checkpoints that are there at a time, of a model of known size.
+
+    A parameter takes 12 bytes: itself and AdamW's two moments, in float32.
+    """
+    trainer, path = config.trainer, config.actor_rollout_ref.model.path
+    if trainer.save_freq <= 0 or path not in KNOWN:
+        return
+    while not folder.exists():
+        folder = folder.parent
+    at_once = trainer.max_actor_ckpt_to_keep or 1
+    need = 12 * shape_of(config).parameters * at_once / 1e9
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < need:
+        raise UserError(
+            f"{free:.0f} GB are free on the disk of {folder}, but {at_once} checkpoint(s) of "
+            f"{path} take about {need:.0f} GB. Make room, name another disk with output_root=..., "
+            f"or save none (trainer.save_freq=-1)."
         )
 
 

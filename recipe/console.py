@@ -1,14 +1,16 @@
 """What a person sees: one line a step, while the stack's own output goes to a log file."""
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from recipe.errors import UserError
 from recipe.journal import Journal
 
 POLL_SECONDS = 0.5
@@ -36,8 +38,10 @@ def output_to(log: Path) -> Iterator[TextIO]:
         try:
             yield terminal
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            # A full disk takes no more of the log.
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             for number, copy in enumerate(saved, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
@@ -65,12 +69,15 @@ class Progress:
         """Print what is left and end.
 
         Raises:
-            Exception: what went wrong while following; the run itself went on.
+            UserError: the records could not be kept; the run was stopped for it.
         """
         self.stop.set()
         self.thread.join()
         if self.failure:
-            raise self.failure
+            raise UserError(
+                f"the metrics cannot be kept in {self.journal.metrics}: {self.failure}. Mend that, "
+                f"and give the same command again: it goes on after the last whole checkpoint."
+            ) from self.failure
 
     def _follow(self) -> None:
         last = False
@@ -81,6 +88,8 @@ class Progress:
                     self.terminal.write(self._line(record["step"], record["data"]) + "\n")
         except (KeyError, OSError, TypeError, ValueError) as error:
             self.failure = error
+            # Training on would be for nothing.
+            signal.raise_signal(signal.SIGINT)
 
     def _line(self, step: int, data: dict[str, float]) -> str:
         if self.startup_seconds is None:

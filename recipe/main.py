@@ -12,12 +12,19 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +34,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import embedded
-from recipe.checks import check_settings
+from recipe.checks import check_disk, check_settings
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.data import check_data, data_files
 from recipe.errors import UserError
@@ -46,6 +53,8 @@ from recipe.processes import Watch, alone, temporary_folder
 from recipe.report import write_report
 
 INTERRUPTED = 130
+# Bytes left on a disk at which what failed to be written is no riddle.
+FULL = 2**20
 # Set by Ray in the driver of a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -77,6 +86,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     OmegaConf.resolve(config)
     check_settings(config)
     check_place(config.output_root)
+    check_disk(config, folder)
     if "task" in config.data:
         embedded.make(config.data.task)
     check_data(config)
@@ -214,10 +224,14 @@ def train(
             try:
                 run_verl()
             except Exception as error:
-                traceback.print_exc()
+                with suppress(OSError):
+                    traceback.print_exc()
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                if shutil.disk_usage(journal.folder).free < FULL:
+                    reason = f"the disk of {journal.folder} is full (last error: {reason})"
                 raise UserError(
-                    f"training failed: {reason}. The whole story is in {log}."
+                    f"training failed: {reason}. The whole story is in {log}. The same command "
+                    f"goes on after the last whole checkpoint, if there is one."
                 ) from error
     # Killed between its last step and the report, a run has nothing more to log.
     assert progress.startup_seconds is not None or journal.begins_after, "verl logged no step"

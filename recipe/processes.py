@@ -5,6 +5,7 @@ stays behind unless somebody removes it. Everything here goes by process, never 
 """
 
 import fcntl
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
@@ -116,7 +117,12 @@ class Watch:
         self.stop.set()
         self.thread.join()
         self._sample()
-        ray.shutdown()
+        # It prints the workers' last lines, and if a full disk does not take them, ends half-way.
+        last_lines = io.StringIO()
+        with redirect_stdout(last_lines), redirect_stderr(last_lines):
+            ray.shutdown()
+        with suppress(OSError):
+            print(last_lines.getvalue(), end="", flush=True)
         end([process for process in self.seen if process.is_running()])
         unlink_unmapped(self.shared)
         for stop, handler in zip(stops, handlers, strict=True):
