@@ -46,6 +46,8 @@ from recipe.processes import Watch, alone, temporary_folder
 from recipe.report import write_report
 
 INTERRUPTED = 130
+# Set by Ray in the driver of a job.
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @hydra.main(config_path=str(ROOT / "configs"), config_name="base", version_base=None)
@@ -74,6 +76,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     name_run(config, folder, overrides)
     OmegaConf.resolve(config)
     check_settings(config)
+    check_place(config.output_root)
     if "task" in config.data:
         embedded.make(config.data.task)
     check_data(config)
@@ -98,6 +101,20 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         journal.close()
         measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
         conclude(config, folder, measured, overrides)
+
+
+def check_place(output_root: str) -> None:
+    """A Ray job does not write into its working directory, a copy that Ray removes.
+
+    Raises:
+        UserError: it would.
+    """
+    if JOB in os.environ and not Path(output_root).is_absolute():
+        raise UserError(
+            f"output_root is {output_root}, but a Ray job runs in a copy of this folder that Ray "
+            f"removes. Name a folder that all nodes see, output_root=/shared/outputs, or submit "
+            f"with python -m scripts.submit --output-root."
+        )
 
 
 def is_finished(folder: Path, config: DictConfig) -> bool:
@@ -247,7 +264,7 @@ def environment(journal: Journal, temporary: Path) -> dict[str, str]:
     }
     if owns_ray():
         ours["TMPDIR"] = str(temporary)
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    job = json.loads(os.environ.get(JOB, "{}"))
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
     return {name: value for name, value in ours.items() if name not in given}
 

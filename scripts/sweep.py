@@ -95,9 +95,9 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
     for cell in grid.cells():
         overrides = [*cell, *places, "trainer.resume_mode=auto"]
         config = composed(overrides)
-        OmegaConf.resolve(config)
         folder = run_folder(config, overrides)
         name_run(config, folder, overrides)
+        OmegaConf.resolve(config)
         name = f"{config.experiment_name}.{folder.name}"
         if name in runs:
             raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")

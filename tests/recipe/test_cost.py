@@ -69,7 +69,7 @@ def test_a_second_epoch_costs_a_second_update_and_no_second_rollout(cell):
 
 
 def test_the_table_of_the_document_is_the_estimate_as_it_is_now():
-    document = (Path(__file__).parents[2] / "README_CONFIGS.md").read_text()
+    document = (Path(__file__).parents[2] / "README.md").read_text()
     assert between_marks(document, "runs", table()) == document
 
 

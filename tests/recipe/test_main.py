@@ -1,9 +1,14 @@
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from recipe import main
+from recipe.errors import UserError
+from recipe.journal import Journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,13 +57,36 @@ def test_help_is_short():
     assert len(said.splitlines()) < 100
 
 
+def test_a_ray_job_does_not_write_into_its_copy(monkeypatch):
+    main.check_place("outputs")
+    monkeypatch.setenv(main.JOB, "{}")
+    main.check_place("/shared/outputs")
+    with pytest.raises(UserError, match="output_root is outputs"):
+        main.check_place("outputs")
+
+
+def test_what_a_job_sets_is_left_to_it(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, "", tmp_path / "checkpoints")
+    journal.begin(None, {"commit": None})
+    alone = main.environment(journal, tmp_path)
+    assert alone["WANDB_RUN_ID"] == journal.run_id
+    assert alone["TMPDIR"] == str(tmp_path)
+    given = {"runtime_env": {"env_vars": {"WANDB_RUN_ID": "of the sweep"}}}
+    monkeypatch.setenv(main.JOB, json.dumps(given))
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    in_a_job = main.environment(journal, tmp_path)
+    # Ray refuses a variable that job and driver both set; other nodes lack the temporary folder.
+    assert set(alone) - set(in_a_job) == {"WANDB_RUN_ID", "TMPDIR"}
+
+
 def test_make_demo_runs_the_command_of_the_readme():
     readme = (ROOT / "README.md").read_text()
     [shown] = re.findall(r"^python -m recipe\.main (.*)$", readme, re.M)
     dry = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
     run = re.search(r"-m recipe\.main (.*)$", dry.stdout, re.M)[1]
-    # The demo leaves the seed at its default.
-    assert run == shown.replace("=R", "=balanced").removesuffix(" seed=S")
+    # The demo leaves the seed at its default, and trains however often it is asked to.
+    shown = shown.replace("=R", "=balanced").removesuffix(" seed=S")
+    assert run == f"{shown} trainer.resume_mode=disable"
 
 
 def test_the_readme_names_only_make_targets_that_exist():
