@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,10 +103,12 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
 def provenance(module: str = "recipe.main") -> dict[str, Any]:
     """What a result file says about how it was made: commit, command of `module`, versions."""
     root = Path(__file__).parents[1]
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     # A Ray job runs in a copy without history, and is told by scripts.submit.
-    commit = commit or os.environ.get("RECIPE_COMMIT", "")
+    commit = os.environ.get("RECIPE_COMMIT")
+    if (root / ".git").exists() and shutil.which("git"):
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        done = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=False)
+        commit = done.stdout.strip()
     return {
         "commit": commit or None,
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
