@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,10 @@ def alone(lock: Path, what: str) -> Iterator[None]:
                 f"Wait for it or stop it; to train several runs on one machine, give them to one "
                 f"Ray cluster (python -m scripts.submit)."
             ) from None
+        except OSError as error:
+            # Lustre and NFS may be mounted without them.
+            print(f"warning: {lock} cannot be locked ({error}), so nothing keeps {what} from being "
+                  f"started twice", file=sys.stderr)  # fmt: skip
         yield
 
 

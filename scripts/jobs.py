@@ -4,6 +4,7 @@ A job is one try of a run, with the submission id NAME.TRY. What a cluster knows
 state there is: a sweep that is submitted again goes on with what the cluster has.
 """
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -119,10 +120,11 @@ def entrypoint(run: Run, python: str) -> str:
 
 def environment(run: Run) -> dict[str, str]:
     """A run is one run at W&B however often it is tried; its seeds are a group."""
+    seed = rf"-s{run.config.seed}(-\w+)?$"
     return {
         "WANDB_RUN_ID": f"{run.name}-{run.digest}",
         "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": run.name.partition("-s")[0],
+        "WANDB_RUN_GROUP": re.sub(seed, r"\1", run.name),
         "WANDB_JOB_TYPE": "train",
     }
 
@@ -177,9 +179,13 @@ def work_off(
 
 
 def keep_log(client: JobSubmissionClient, job: str, folder: Path) -> None:
-    """Write the log of a job that ended."""
+    """Write the log of a job that ended, or why there is none: its node may be gone."""
+    try:
+        log = client.get_job_logs(job)
+    except RuntimeError as error:
+        log = f"the cluster has no log of {job}: {error}\n"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{job}.log").write_text(client.get_job_logs(job))
+    (folder / f"{job}.log").write_text(log)
 
 
 def because(job: JobDetails) -> str:

@@ -13,6 +13,7 @@ import argparse
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -238,6 +239,8 @@ def say(line: str) -> None:
 
 def main() -> None:
     """`command`, with what is wrong said in one paragraph."""
+    # Leave by the same way as Ctrl-C, or a Ray of its own would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ray names every file that it does not upload, and warns of those it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
@@ -245,7 +248,10 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("left; jobs on a cluster go on, and the same command follows them again")
+        sys.exit(
+            "left: jobs on a cluster go on, those of --local were stopped. The same command goes on "
+            "with both."
+        )
 
 
 if __name__ == "__main__":

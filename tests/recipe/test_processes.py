@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import multiprocessing
 import os
 import subprocess
@@ -115,6 +117,16 @@ def test_a_second_run_is_refused_until_the_first_is_over(tmp_path):
                 pass
     with alone(lock, "this run"):
         pass
+
+
+def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path / "lock", "this run"):
+        pass
+    assert "No locks available" in capsys.readouterr().err
 
 
 KILLED = f"""

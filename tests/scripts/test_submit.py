@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -148,6 +149,8 @@ def test_a_job_has_its_command_its_wandb_run_and_a_small_package(runs, settings)
     env = first.runtime_env["env_vars"]
     assert env["WANDB_RUN_ID"] == second.runtime_env["env_vars"]["WANDB_RUN_ID"]
     assert env["WANDB_RUN_GROUP"] == "cpu_demo.balanced"
+    [swept] = plan(Grid(("cpu_demo",), ("token",), (7,), ("experiment_name=my-sweep",)), [])
+    assert re.fullmatch(r"my-sweep\.token-\w{6}", jobs.environment(swept)["WANDB_RUN_GROUP"])
     assert (env["WANDB_RESUME"], env["WANDB_JOB_TYPE"], env["HF_TOKEN"]) == ("allow", "train", "x")
     assert "/outputs" in first.runtime_env["excludes"]
 
