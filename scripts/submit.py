@@ -249,8 +249,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(
-            "left: jobs on a cluster go on, those of --local were stopped. The same command goes on "
-            "with both."
+            "left: jobs on a cluster go on, those of --local were stopped. The same command goes "
+            "on with both."
         )
 
 
