@@ -142,7 +142,7 @@ def test_the_same_sweep_again_submits_nothing(cluster, sweep):
 
 def test_the_cluster_shows_and_prints_the_jobs(cluster, sweep):
     status = submit(cluster, sweep[0], "--status").communicate(timeout=60)[0]
-    assert len(re.findall(r"cpu_demo\.\w+-s0-\w+\.\d \| (succeeded|failed)", status)) == 3
+    assert len(re.findall(r"cpu_demo\.\w+-s0-\w+\.\d +\| (succeeded|failed)", status)) == 3
     [job] = re.findall(r"cpu_demo\.balanced-s0-\w+\.1", status)
     assert "step 4/4" in submit(cluster, sweep[0], "--logs", job).communicate(timeout=60)[0]
     unknown = submit(cluster, sweep[0], "--stop", "nothing.1")
