@@ -166,7 +166,7 @@ def test_a_run_trains_over_two_nodes(cluster, tmp_path):
     )  # fmt: skip
     said = run.communicate(timeout=500)[0]
     assert run.returncode == 0, said
-    [folder] = tmp_path.glob("cpu_demo/*")
+    [folder] = tmp_path.glob("cpu_demo/balanced-*")
     assert json.loads((folder / "summary.json").read_text())["steps"] == 2
     # A shard of each node's rank.
     shards = [*folder.glob("checkpoints/global_step_2/actor/model_world_size_2_rank_*.pt")]

@@ -89,7 +89,7 @@ def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(wh
             assert found[step][key] == pytest.approx(data[key], rel=1e-4, abs=1e-6), (step, key)
     assert expected[4]["aggregation/scalar"] != expected[3]["aggregation/scalar"] != 0
 
-    [folder] = tmp_path.glob("cpu_demo/*")
+    [folder] = tmp_path.glob("cpu_demo/lambda-*")
     summary = json.loads((folder / "summary.json").read_text())
     assert [start["after_step"] for start in summary["starts"]] == [0, 3, 3]
     # Three starts, one run at W&B.
