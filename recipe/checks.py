@@ -240,16 +240,17 @@ def check_disk(config: DictConfig, folder: Path) -> None:
     trainer, path = config.trainer, config.actor_rollout_ref.model.path
     if trainer.save_freq <= 0 or path not in KNOWN:
         return
+    there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*")) / 1e9
     while not folder.exists():
         folder = folder.parent
     at_once = trainer.max_actor_ckpt_to_keep or 1
-    need = 12 * shape_of(config).parameters * at_once / 1e9
+    need = max(0, 12 * shape_of(config).parameters * at_once / 1e9 - there)
     free = shutil.disk_usage(folder).free / 1e9
     if free < need:
         raise UserError(
             f"{free:.0f} GB are free on the disk of {folder}, but {at_once} checkpoint(s) of "
-            f"{path} take about {need:.0f} GB. Make room, name another disk with output_root=..., "
-            f"or save none (trainer.save_freq=-1)."
+            f"{path} take about {need:.0f} GB more. Make room, name another disk with "
+            f"output_root=..., or save none (trainer.save_freq=-1)."
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from recipe.errors import UserError
-from recipe.journal import Journal
+from recipe.journal import Journal, Record
 
 POLL_SECONDS = 0.5
 # Said on a step's line where a response was not simply right or wrong.
@@ -85,11 +85,20 @@ class Progress:
             while not last:
                 last = self.stop.wait(POLL_SECONDS)
                 for record in self.journal.new_records():
-                    self.terminal.write(self._line(record["step"], record["data"]) + "\n")
-        except (KeyError, OSError, TypeError, ValueError) as error:
+                    self._show(record)
+        except (OSError, ValueError) as error:
             self.failure = error
             # Training on would be for nothing.
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _show(self, record: Record) -> None:
+        try:
+            line = self._line(record["step"], record["data"])
+        except (KeyError, TypeError) as error:
+            line = f"step {record['step']}  cannot be shown: {error!r}"
+        # Nobody may look any more.
+        with suppress(OSError):
+            self.terminal.write(line + "\n")
 
     def _line(self, step: int, data: dict[str, float]) -> str:
         if self.startup_seconds is None:

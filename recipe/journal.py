@@ -8,6 +8,7 @@ metrics cut back to its step: no step is there twice, and none is missing.
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,16 +17,23 @@ from typing import Any
 
 from recipe.errors import UserError
 
-WHOLE = "whole.json"
+WHOLE, NAME = "whole.json", r"global_step_\d+"
 Record = dict[str, Any]
 
 
 class Journal:
     """A run's metrics, whole checkpoints and starts."""
 
-    def __init__(self, folder: Path, data: str, checkpoints: Path) -> None:
-        """Of the run in `folder` that trains on `data`, a digest, and saves to `checkpoints`."""
-        self.folder, self.data, self.checkpoints = folder, data, checkpoints
+    def __init__(self, folder: Path, data: str = "", keep: int | None = None) -> None:
+        """Of the run in `folder`.
+
+        Args:
+            folder: the run's.
+            data: digest of the files it trains on.
+            keep: checkpoints that stay when a new one is whole; all if None.
+        """
+        self.folder, self.data, self.keep = folder, data, keep
+        self.checkpoints = folder / "checkpoints"
         self.metrics, self.verl_metrics = folder / "metrics.jsonl", folder / "metrics.verl.jsonl"
         self.begins_after, self.seconds_before, self.offset = 0, 0.0, 0
 
@@ -46,17 +54,17 @@ class Journal:
         self.seconds_before = sum(before)
         self.verl_metrics.unlink(missing_ok=True)
         start = {"after_step": self.begins_after, "commit": made_by["commit"]}
-        with (self.folder / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(start) + "\n")
+        write_lines(self.folder / "starts.jsonl", [*self.starts(), start])
 
     @property
     def run_id(self) -> str:
-        """Tells this run from another in the same place; its id at W&B."""
+        """The run's id at W&B."""
         return (self.folder / "run_id").read_text()
 
     def starts(self) -> list[Record]:
         """Every start of this run: the step it went on after, and the commit."""
-        return read_lines(self.folder / "starts.jsonl")
+        path = self.folder / "starts.jsonl"
+        return read_lines(path) if path.exists() else []
 
     def new_records(self) -> Iterator[Record]:
         """The records since the last call, each kept before it is handed out."""
@@ -72,7 +80,8 @@ class Journal:
             record = json.loads(line)
             checkpoint = self.checkpoints / f"global_step_{record['step']}"
             if checkpoint.is_dir():
-                self._seal(checkpoint)
+                seal(checkpoint, self.data)
+                self._remove_old()
             yield record
 
     def close(self) -> None:
@@ -81,22 +90,20 @@ class Journal:
 
     def last_whole(self) -> Path | None:
         """The checkpoint of the highest step that was declared whole and has all its files."""
-        whole = [
-            folder for folder in self.checkpoints.glob("global_step_*") if self._is_whole(folder)
-        ]
-        return max(whole, key=step_of, default=None)
+        return next((folder for folder in reversed(self._saved()) if is_whole(folder)), None)
 
-    def _seal(self, checkpoint: Path) -> None:
-        part = checkpoint / f"{WHOLE}.part"
-        seal = {"run_id": self.run_id, "data": self.data, "files": sizes(checkpoint)}
-        part.write_text(json.dumps(seal, indent=1))
-        part.rename(checkpoint / WHOLE)
+    def _saved(self) -> list[Path]:
+        """The checkpoints' folders, whole or not, by their steps."""
+        named = self.checkpoints.glob("global_step_*")
+        return sorted((f for f in named if re.fullmatch(NAME, f.name)), key=step_of)
 
-    def _is_whole(self, checkpoint: Path) -> bool:
-        if not (checkpoint / WHOLE).is_file():
-            return False
-        seal = json.loads((checkpoint / WHOLE).read_text())
-        return seal["run_id"] == self.run_id and seal["files"] == sizes(checkpoint)
+    def _remove_old(self) -> None:
+        """Keep the last whole checkpoints; verl forgets those from before a resume."""
+        whole = [folder for folder in self._saved() if is_whole(folder)]
+        if self.keep and len(whole) > self.keep:
+            for folder in self._saved():
+                if step_of(folder) < step_of(whole[-self.keep]):
+                    shutil.rmtree(folder)
 
     def _check_same_data(self, checkpoint: Path) -> None:
         if json.loads((checkpoint / WHOLE).read_text())["data"] != self.data:
@@ -107,14 +114,40 @@ class Journal:
             )
 
     def _cut_back(self) -> None:
-        """Forget records and unfinished checkpoints after the step this start begins after."""
-        kept = [r for r in read_lines(self.metrics) if r["step"] <= self.begins_after]
-        part = self.metrics.with_name(f"{self.metrics.name}.part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        part.rename(self.metrics)
-        for folder in self.checkpoints.glob("global_step_*"):
-            if step_of(folder) > self.begins_after and not (folder / WHOLE).exists():
+        """Forget checkpoints and records after the step this start begins after."""
+        # First, as it makes room; with their seals, which would fit the sizes of what comes there.
+        for folder in self._saved():
+            if step_of(folder) > self.begins_after:
                 shutil.rmtree(folder)
+        kept = [r for r in read_lines(self.metrics) if r["step"] <= self.begins_after]
+        write_lines(self.metrics, kept)
+
+
+def seal(checkpoint: Path, data: str) -> None:
+    """Declare a checkpoint whole, with the sizes of its files and the data it was trained on."""
+    write_whole(
+        checkpoint / WHOLE, json.dumps({"data": data, "files": sizes(checkpoint)}, indent=1)
+    )
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was declared whole and still has all its files."""
+    try:
+        return json.loads((checkpoint / WHOLE).read_text())["files"] == sizes(checkpoint)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.rename(path)
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSON lines, all or none."""
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_lines(path: Path) -> list[Record]:

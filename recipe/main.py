@@ -49,7 +49,7 @@ from recipe.outputs import (
     write_summary,
 )
 from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text
-from recipe.processes import Watch, alone, temporary_folder
+from recipe.processes import Watch, alone, clean_up_killed, temporary_folder
 from recipe.report import write_report
 
 INTERRUPTED = 130
@@ -70,6 +70,13 @@ def main(config: DictConfig) -> None:
         run(config, given.overrides.task)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(
+            f"error: {error.filename}: {error.strerror}. Look at that place, its rights and the "
+            f"space on its disk, and give the same command again."
+        )
     except (KeyboardInterrupt, SystemExit) as stop:
         # Ray answers SIGTERM by leaving with its number.
         if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
@@ -86,7 +93,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     OmegaConf.resolve(config)
     check_settings(config)
     check_place(config.output_root)
-    check_disk(config, folder)
     if "task" in config.data:
         embedded.make(config.data.task)
     check_data(config)
@@ -100,6 +106,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
                 f"trainer.resume_mode=disable; the finished one then moves aside."
             )
             return
+        check_disk(config, folder)
+        clean_up_killed()
         journal = open_journal(folder, config)
         print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
         print(f"log: {folder / 'run.log'}")
@@ -140,18 +148,20 @@ def is_finished(folder: Path, config: DictConfig) -> bool:
 def open_journal(folder: Path, config: DictConfig) -> Journal:
     """The run's folder, new or as an earlier start left it; decides how verl begins."""
     trainer, data = config.trainer, digest(data_files(config, "train_files"))
-    checkpoint = None
+    keep, checkpoint = trainer.max_actor_ckpt_to_keep, None
     if holds_same_run(folder, config) and trainer.resume_mode != "disable":
-        checkpoint = Journal(folder, data, Path(trainer.default_local_dir)).last_whole()
+        checkpoint = Journal(folder).last_whole()
     if checkpoint is None:
-        new_folder(folder, config)
+        aside = new_folder(folder, config)
+        if aside is not None and trainer.resume_mode != "disable":
+            print(f"no whole checkpoint to go on from: begins anew, what was there is {aside}")
         if trainer.resume_mode == "auto":
             trainer.resume_mode = "disable"
     else:
         trainer.resume_mode, trainer.resume_from_path = "resume_path", str(checkpoint)
         # It was validated, and the metrics say how.
         trainer.val_before_train = False
-    journal = Journal(folder, data, Path(trainer.default_local_dir))
+    journal = Journal(folder, data, keep)
     journal.begin(checkpoint, provenance())
     return journal
 
@@ -189,10 +199,18 @@ def conclude(
 
 
 def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Checkpoints go into the run's folder and loggers show its name, unless overridden."""
+    """Checkpoints go into the run's folder; loggers show its name, unless overridden.
+
+    Raises:
+        UserError: the place of the checkpoints is overridden; several runs would mix there.
+    """
     named = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "trainer.default_local_dir" not in named:
-        config.trainer.default_local_dir = str(folder / "checkpoints")
+    if "trainer.default_local_dir" in named:
+        raise UserError(
+            "trainer.default_local_dir is set, but checkpoints belong to the run in whose folder "
+            "they are. Remove that override; output_root=... names another disk for both."
+        )
+    config.trainer.default_local_dir = str(folder / "checkpoints")
     if "trainer.experiment_name" not in named:
         config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
 

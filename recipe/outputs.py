@@ -23,11 +23,11 @@ NAMED = (
     "+experiment", "experiment", "aggregation", "seed", "output_root", "data_root",
     "trainer.resume_mode",
 )  # fmt: skip
-# May differ between two starts of one run: how it starts, where things lie on a machine (files
-# have their own keys), and what only estimates read.
+# May differ between two starts of one run: how it starts, where things lie on a machine (of the
+# training files a checkpoint knows the contents), and what only estimates read.
 OF_A_START = re.compile(
     r"trainer\.resume_mode|actor_rollout_ref\.rollout\.agent\.agent_loop_config_path"
-    r"|output_root|data_root|estimate\..*"
+    r"|output_root|data_root|data\.train_files|data\.val_files|estimate\..*"
 )
 
 
@@ -66,8 +66,13 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
     return True
 
 
-def new_folder(folder: Path, config: DictConfig) -> None:
-    """Make the folder and write `config.yaml`; what is there moves to `NAME~1`, `NAME~2`, ..."""
+def new_folder(folder: Path, config: DictConfig) -> Path | None:
+    """Make the folder and write `config.yaml`.
+
+    Returns:
+        Where what was there moved to: `NAME~1`, `NAME~2`, ...
+    """
+    aside = None
     if folder.exists():
         number = 1
         while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
@@ -77,6 +82,7 @@ def new_folder(folder: Path, config: DictConfig) -> None:
     part = folder / "config.yaml.part"
     part.write_text(OmegaConf.to_yaml(config, resolve=True, sort_keys=True))
     part.rename(folder / "config.yaml")
+    return aside
 
 
 def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:

@@ -7,6 +7,7 @@ stays behind unless somebody removes it. Everything here goes by process, never 
 import fcntl
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -32,10 +33,8 @@ def temporary_folder() -> Iterator[Path]:
     """A folder for Ray's session and all temporary files, gone at the end.
 
     Under /tmp whatever TMPDIR says, because Unix sockets allow 107 characters. Its lock tells a run
-    from what is left of a killed one, which is cleaned up first.
+    from what is left of a killed one.
     """
-    for left in Path("/tmp").glob("ba-*"):
-        clean_up(left)
     folder = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))
     try:
         with (folder / "lock.part").open("w") as lock:
@@ -47,8 +46,16 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def clean_up_killed() -> None:
+    """End what killed runs of this user left, by the notes in their temporary folders."""
+    for left in Path("/tmp").glob("ba-*"):
+        # Anybody may put notes there.
+        if left.stat().st_uid == os.getuid():
+            clean_up(left)
+
+
 def clean_up(folder: Path) -> None:
-    """End what a killed run left, by the notes in its temporary folder, and remove the folder."""
+    """End what a run left, if it is dead, and remove its temporary folder."""
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,9 +159,11 @@ class Watch:
                     self.shared.add((segment, inode))
         processes = [(process.pid, process.create_time()) for process in self.seen]
         shared = [(str(segment), inode) for segment, inode in self.shared]
-        part = self.notes.with_suffix(".part")
-        part.write_text(json.dumps({"processes": processes, "shared": shared}))
-        part.rename(self.notes)
+        # What a full disk does not take is missed only if this run is killed.
+        with suppress(OSError):
+            part = self.notes.with_suffix(".part")
+            part.write_text(json.dumps({"processes": processes, "shared": shared}))
+            part.rename(self.notes)
         kib = sum(proportional_kib(process.pid) for process in (me, *descendants))
         self.peak_gib = max(self.peak_gib, kib / 2**20)
 

@@ -4,6 +4,8 @@ The mixin goes in front of verl's trainers; the name of the mode stays verl's ow
 behaviour on it.
 """
 
+import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.aggregation import over_all_rows, value_and_slope
 from recipe.columns import group_numbers, per_response, prompt_of, row_sums, varies_within
+from recipe.cost import num_gpus
 from recipe.diagnostics import by_verdict, common_prefix, diagnose
 from recipe.learned import LearnedScalar
 from recipe.policy_loss import (
@@ -33,6 +36,8 @@ from recipe.policy_loss import (
 from recipe.rewards import refuse_broken, reward_metrics, right
 from recipe.settings import AggregationSettings
 from recipe.worker import measured
+
+WAIT_SECONDS = 10.0
 
 
 class AggregationMixin(PPOTrainer):
@@ -139,6 +144,18 @@ class AggregationMixin(PPOTrainer):
         return batch
 
 
+def wait_for_gpus(need: int) -> None:
+    """Wait until a cluster that has `need` GPUs has them free; verl would give up at once."""
+    while (free := gpus(ray.available_resources())) < need <= gpus(ray.cluster_resources()):
+        print(f"waiting: the run needs {need} GPUs, and {free:.0f} are free", flush=True)
+        time.sleep(WAIT_SECONDS)
+
+
+def gpus(resources: Mapping[str, float]) -> float:
+    """How many of Ray's resources are GPUs, on a CPU cluster logical ones."""
+    return resources.get("GPU", 0)
+
+
 @ray.remote
 class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
     """verl's task runner, with the mixin in front of the configured trainer."""
@@ -147,6 +164,7 @@ class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
         """Train; the trainer's mode keeps the name that verl gave it."""
         from verl.trainer.ppo.v1 import trainer_base
 
+        wait_for_gpus(num_gpus(config))
         mode = config.trainer.v1.trainer_mode
         trainer = type("AggregationTrainer", (AggregationMixin, get_trainer_cls(mode)), {})
         trainer_base.TRAINER_REGISTRY[mode] = trainer

@@ -28,7 +28,7 @@ def find_checkpoint(run: Path) -> Path:
     if run.name.startswith("global_step_") and (run / "actor/fsdp_config.json").is_file():
         return run
     if (run / "config.yaml").is_file():
-        checkpoint = Journal(run, "", run / "checkpoints").last_whole()
+        checkpoint = Journal(run).last_whole()
         if checkpoint is not None:
             return checkpoint
         raise UserError(

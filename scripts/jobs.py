@@ -58,7 +58,13 @@ def reaching(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # Of a server's traceback the last line says it.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        if "already exists" in reason:
+            raise UserError(
+                f"somebody else submitted it at the same time, or under the same name: {reason} "
+                f"The same command follows what is there; another name is experiment_name=NAME."
+            ) from None
         raise UserError(
             f"the Ray job server at {address} does not answer as one: {reason}. Give the address "
             f"of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
@@ -148,7 +154,7 @@ def work_off(
         elif latest.is_alive:
             running[run.name] = run
             say(f"{latest.job.submission_id}  {latest.job.status.value.lower()} already")
-        elif latest.job.status == JobStatus.SUCCEEDED:
+        elif latest.job.status == JobStatus.SUCCEEDED and not run.is_missing:
             say(f"{latest.job.submission_id}  finished before")
         else:
             waiting.append((run, latest.number + 1))
@@ -167,7 +173,7 @@ def work_off(
             if latest.is_alive:
                 continue
             del running[name]
-            keep_log(client, latest.job.submission_id, settings.logs)
+            keep_log(client, latest.job.submission_id, settings.logs, say)
             status = latest.job.status
             say(f"{latest.job.submission_id}  {status.value.lower()}{because(latest.job)}")
             if status == JobStatus.FAILED and left[name] > 0:
@@ -178,14 +184,16 @@ def work_off(
     return failed
 
 
-def keep_log(client: JobSubmissionClient, job: str, folder: Path) -> None:
-    """Write the log of a job that ended, or why there is none: its node may be gone."""
+def keep_log(
+    client: JobSubmissionClient, job: str, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Write the log of a job that ended, or say why not: its node may be gone, or our disk full."""
     try:
-        log = client.get_job_logs(job)
-    except RuntimeError as error:
-        log = f"the cluster has no log of {job}: {error}\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{job}.log").write_text(log)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{job}.log").write_text(client.get_job_logs(job))
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        say(f"{job}  its log is not kept in {folder}: {reason}")
 
 
 def because(job: JobDetails) -> str:

@@ -24,12 +24,12 @@ from ray.job_submission import JobSubmissionClient
 
 from eval.table import HEAD, read_summaries, rows
 from recipe.checks import check_config
-from recipe.cost import gpu_hours
+from recipe.cost import gpu_hours, num_gpus
 from recipe.errors import UserError
 from recipe.main import alone_with_ray
 from recipe.outputs import provenance
 from recipe.overrides import CONFIGS
-from recipe.processes import Watch, temporary_folder
+from recipe.processes import Watch, clean_up_killed, temporary_folder
 from recipe.tables import markdown_table
 from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
 from scripts.sweep import Grid, Run, plan
@@ -47,8 +47,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
-    parser.add_argument("--rule", nargs="+", default=["balanced"], help="names of aggregation")
-    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--rule", nargs="+", help="names of aggregation (balanced)")
+    parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
     parser.add_argument("--address", help="of the job server, http://HEAD:8265")
     parser.add_argument("--local", action="store_true", help="a Ray of its own on this machine")
@@ -77,6 +77,7 @@ def command(options: argparse.Namespace) -> int:
     """
     if options.status or options.logs or options.stop:
         return about_jobs(options)
+    check_numbers(options)
     runs = plan(grid(options), places(options))
     for run in runs:
         # What depends on the machine is checked where the run starts.
@@ -103,18 +104,40 @@ def command(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def check_numbers(options: argparse.Namespace) -> None:
+    """Options that would never end, or be overruled.
+
+    Raises:
+        UserError: one is so.
+    """
+    if options.max_concurrent < 1 or options.retries < 0:
+        raise UserError(
+            f"--max-concurrent is {options.max_concurrent} and --retries {options.retries}. Give "
+            f"at least 1 run at a time, and 0 or more further tries."
+        )
+    if any(override.startswith("trainer.resume_mode=") for override in options.overrides):
+        raise UserError(
+            "trainer.resume_mode is set, but a job always goes on where an earlier one of its run "
+            "was stopped. Remove it; another name (experiment_name=NAME) begins anew."
+        )
+
+
 def grid(options: argparse.Namespace) -> Grid:
     """What was asked for, from the command line or a kept sweep."""
     if options.sweep:
-        if options.experiment:
-            raise UserError("give experiments or --sweep, not both.")
+        if options.experiment or options.rule or options.seed:
+            raise UserError(
+                f"--sweep {options.sweep} says which experiments, rules and seeds. Leave those "
+                f"out, or leave out --sweep."
+            )
         kept = Grid.read(options.sweep)
         return Grid(kept.experiments, kept.rules, kept.seeds, (*kept.overrides, *options.overrides))
     if not options.experiment:
         known = ", ".join(sorted(path.stem for path in (CONFIGS / "experiment").glob("*")))
         raise UserError(f"no experiment was named. There are {known}; or give --sweep NAME.")
     return Grid(
-        tuple(options.experiment), tuple(options.rule), tuple(options.seed),
+        tuple(options.experiment), tuple(options.rule or ["balanced"]),
+        tuple(options.seed or [0]),
         tuple(options.overrides),
     )  # fmt: skip
 
@@ -141,21 +164,30 @@ def variables(names: list[str]) -> dict[str, str]:
 
 def print_plan(runs: list[Run]) -> None:
     """The runs, and what those on GPUs will cost if the assumed throughput holds."""
-    costs = {run.name: gpu_hours(run.config) for run in runs if not run.on_cpu}
+    costs, unknown = {}, set()
+    for run in runs:
+        try:
+            costs[run.name] = None if run.on_cpu else gpu_hours(run.config)
+        except UserError as error:
+            unknown.add(f"Not estimated: {error}")
     table = [
         (
             run.name,
-            "-" if run.on_cpu else str(run.num_gpus),
-            str(run.config.trainer.total_training_steps),
-            "-" if run.on_cpu else f"{costs[run.name].total:,.0f}",
+            "-" if run.on_cpu else str(num_gpus(run.config)),
+            str(run.config.trainer.total_training_steps or "by its data"),
+            "?"
+            if run.name not in costs
+            else f"{cost.total:,.0f}"
+            if (cost := costs[run.name])
+            else "-",
         )
         for run in runs
     ]
     print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
-    total = sum(cost.total for cost in costs.values())
-    print(f"{len(runs)} runs" + (f", {total:,.0f} GPU-hours" if costs else ""))
-    for assumptions in sorted({cost.assumptions for cost in costs.values()}):
-        print(assumptions)
+    known = [cost for cost in costs.values() if cost]
+    total = f", {sum(cost.total for cost in known):,.0f} GPU-hours" if known else ""
+    print(f"{len(runs)} runs{total}")
+    print(*sorted({cost.assumptions for cost in known} | unknown), sep="\n")
 
 
 def print_results(runs: list[Run]) -> None:
@@ -177,16 +209,20 @@ def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubm
 
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     on_cpu = all(run.on_cpu for run in runs)
+    # A cluster's address in the environment is not meant.
+    for name in ADDRESSES:
+        os.environ.pop(name, None)
     with alone_with_ray(), temporary_folder() as temporary, Watch(temporary):
+        clean_up_killed()
         os.environ["TMPDIR"] = str(temporary)
         at_once = options.max_concurrent
         context = ray.init(
-            include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
+            "local", include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(temporary / "ray"),
             # On a CPU both are logical: most actors wait.
             num_cpus=16 * at_once if on_cpu else None,
-            num_gpus=at_once * max(run.num_gpus for run in runs) if on_cpu else None,
+            num_gpus=at_once * max(num_gpus(run.config) for run in runs) if on_cpu else None,
         )  # fmt: skip
         yield JobSubmissionClient(f"http://{context.dashboard_url}")
 
@@ -198,6 +234,11 @@ def connect(options: argparse.Namespace) -> JobSubmissionClient:
         raise UserError(
             f"no cluster was named. Add --address http://HEAD:8265 (or set {ADDRESSES[0]}), or "
             f"--local for a Ray of its own on this machine; --dry-run needs neither."
+        )
+    if not address.startswith(("http://", "https://")):
+        raise UserError(
+            f"the cluster's address is {address}, but jobs go to its dashboard. Give "
+            f"--address http://HEAD:8265."
         )
     with reaching(address):
         return JobSubmissionClient(address)

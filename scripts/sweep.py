@@ -42,6 +42,8 @@ class Grid:
         wanted = set(cls.__dataclass_fields__)
         if not isinstance(given, dict) or not wanted - {"overrides"} <= set(given) <= wanted:
             raise UserError(f"{path} must have the keys {', '.join(sorted(wanted))}.")
+        if not all(isinstance(value, list) for value in given.values()):
+            raise UserError(f"{path} must have a list under each key, e.g. seeds: [0].")
         return cls(**{str(key): tuple(value) for key, value in given.items()})
 
     def cells(self) -> Iterable[list[str]]:
@@ -73,16 +75,14 @@ class Run(NamedTuple):
         return holds_same_run(self.folder, self.config) and (self.folder / "summary.json").exists()
 
     @property
+    def is_missing(self) -> bool:
+        """Whether this machine sees the place of its outputs, and no finished run there."""
+        return self.folder.parents[1].is_dir() and not self.is_finished
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the run asks for no GPU."""
         return self.config.trainer.device == "cpu"
-
-    @property
-    def num_gpus(self) -> int:
-        """GPUs, on a CPU cluster logical ones, that the run holds."""
-        trainer, rollout = self.config.trainer, self.config.actor_rollout_ref.rollout
-        apart = rollout.nnodes * rollout.n_gpus_per_node if rollout.nnodes else 0
-        return trainer.nnodes * trainer.n_gpus_per_node + apart
 
 
 def plan(grid: Grid, places: Iterable[str]) -> list[Run]:

@@ -4,7 +4,10 @@ import os
 import subprocess
 import time
 
+import pytest
+
 from recipe.console import Progress, clock, held_out_accuracy, output_to
+from recipe.errors import UserError
 from recipe.journal import Journal
 
 VALIDATION = {"val-core/math_dapo/acc/mean@1": 0.25, "val-aux/math_dapo/score/mean@1": -0.5}
@@ -18,7 +21,7 @@ STEP = {
 
 
 def test_one_line_a_step_as_the_metrics_appear(tmp_path):
-    journal, terminal = Journal(tmp_path, "", tmp_path / "checkpoints"), io.StringIO()
+    journal, terminal = Journal(tmp_path), io.StringIO()
     with Progress(journal, 10, terminal) as progress, journal.verl_metrics.open("w") as file:
         for step, data in enumerate((VALIDATION, STEP, STEP | VALIDATION)):
             line = json.dumps({"step": step, "data": data}) + "\n"
@@ -57,3 +60,27 @@ def test_held_out_accuracy_is_averaged_over_sources():
 
 def test_time_is_shown_in_minutes_and_seconds():
     assert clock(125.4) == "2:05"
+
+
+def test_nobody_looking_and_a_strange_record_stop_nothing(tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            if text.startswith("step"):
+                raise BrokenPipeError(32, "Broken pipe")
+            return super().write(text)
+
+    journal = Journal(tmp_path)
+    with Progress(journal, 10, Gone()):
+        records = [{"step": 0, "data": STEP}, {"step": 1, "data": {"reward/right": 0.5}}]
+        journal.verl_metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert len(journal.metrics.read_text().splitlines()) == 2
+
+
+def test_metrics_that_cannot_be_kept_stop_the_run(tmp_path):
+    journal = Journal(tmp_path)
+    journal.metrics.mkdir()
+    with pytest.raises(UserError, match=r"metrics cannot be kept in .*metrics\.jsonl"):
+        with Progress(journal, 10, io.StringIO()):
+            journal.verl_metrics.write_text(json.dumps({"step": 0, "data": STEP}) + "\n")
+            time.sleep(20)
+            raise AssertionError("the run was not stopped")

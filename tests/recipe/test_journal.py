@@ -28,8 +28,8 @@ def saved(journal, step):
 def again(tmp_path):
     """Open the journal as the next start of the run would; `data` is the digest of its files."""
 
-    def open_journal(data="digest"):
-        return Journal(tmp_path, data, tmp_path / "checkpoints")
+    def open_journal(data="digest", keep=None):
+        return Journal(tmp_path, data, keep)
 
     return open_journal
 
@@ -72,6 +72,43 @@ def test_a_checkpoint_that_lost_something_is_passed_over(killed, harm):
     assert step_of(killed.last_whole()) == 2
 
 
+def test_a_seal_that_cannot_be_read_and_a_copy_are_passed_over(killed):
+    (killed.checkpoints / "global_step_4" / "whole.json").write_text("")
+    (killed.checkpoints / "global_step_3_old").mkdir()
+    assert step_of(killed.last_whole()) == 2
+
+
+def test_a_seal_does_not_outlive_what_it_sealed(killed, again):
+    """What is written over a checkpoint that lost a file has the sizes of the old one."""
+    (killed.checkpoints / "global_step_4" / "data.pt").unlink()
+    journal = again()
+    journal.begin(journal.last_whole(), MADE_BY)
+    assert journal.begins_after == 2
+    saved(journal, 4)  # and killed before the step was logged
+    assert step_of(again().last_whole()) == 2
+
+
+def test_the_last_checkpoints_stay_also_those_from_before_a_resume(killed, again):
+    journal = again(keep=2)
+    journal.begin(journal.last_whole(), MADE_BY)
+    kept = []
+    for step in (5, 6, 7):
+        saved(journal, step)
+        with journal.verl_metrics.open("a") as file:
+            file.write(line(step))
+        list(journal.new_records())
+        kept.append(sorted(map(step_of, journal.checkpoints.iterdir())))
+    assert kept == [[4, 5], [5, 6], [6, 7]]
+
+
+def test_a_cut_off_start_is_forgotten(killed, again):
+    with (killed.folder / "starts.jsonl").open("a") as file:
+        file.write('{"after_')
+    journal = again()
+    journal.begin(journal.last_whole(), MADE_BY)
+    assert [start["after_step"] for start in journal.starts()] == [0, 4]
+
+
 def test_going_on_cuts_back_to_the_checkpoint(killed, again):
     killed.metrics.write_text(killed.metrics.read_text() + line(6)[:20])
     kept = killed.metrics.read_text().splitlines()[:5]
@@ -89,13 +126,6 @@ def test_going_on_cuts_back_to_the_checkpoint(killed, again):
     assert steps(journal.metrics) == list(range(7))
     assert step_of(again().last_whole()) == 6
     assert [start["after_step"] for start in journal.starts()] == [0, 4]
-
-
-def test_a_checkpoint_of_another_run_in_the_same_place_is_no_start(killed, again):
-    before, journal = killed.run_id, again()
-    journal.begin(None, MADE_BY)
-    assert journal.last_whole() is None
-    assert journal.run_id != before
 
 
 def test_other_training_files_are_refused(killed, again):

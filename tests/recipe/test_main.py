@@ -66,7 +66,7 @@ def test_a_ray_job_does_not_write_into_its_copy(monkeypatch):
 
 
 def test_what_a_job_sets_is_left_to_it(tmp_path, monkeypatch):
-    journal = Journal(tmp_path, "", tmp_path / "checkpoints")
+    journal = Journal(tmp_path)
     journal.begin(None, {"commit": None})
     alone = main.environment(journal, tmp_path)
     assert alone["WANDB_RUN_ID"] == journal.run_id

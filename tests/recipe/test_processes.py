@@ -17,6 +17,7 @@ from recipe.processes import (
     Watch,
     alone,
     clean_up,
+    clean_up_killed,
     mapped_inodes,
     proportional_kib,
     temporary_folder,
@@ -119,6 +120,27 @@ def test_a_second_run_is_refused_until_the_first_is_over(tmp_path):
         pass
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")
+def test_notes_of_another_user_are_not_followed():
+    killed, folder, pid, segment = start_run("os.kill(os.getpid(), signal.SIGKILL)")
+    killed.wait()
+    os.chown(folder, 12345, -1)
+    clean_up_killed()
+    assert folder.exists() and psutil.pid_exists(pid) and segment.exists()
+    os.chown(folder, 0, -1)
+    clean_up_killed()
+    assert not (folder.exists() or psutil.pid_exists(pid) or segment.exists())
+
+
+def test_a_full_disk_does_not_keep_a_run_from_cleaning_up(tmp_path, monkeypatch):
+    watch = Watch(tmp_path)
+    with watch:
+        child, segment = start_child()
+        watch.notes = tmp_path / "missing" / "notes.json"  # no note can be written
+    assert not psutil.pid_exists(child.pid)
+    assert not segment.exists()
+
+
 def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -158,9 +180,9 @@ def test_the_next_run_cleans_up_after_a_killed_one_and_leaves_a_living_one_alone
     try:
         killed.wait()
         assert folder.exists() and psutil.pid_exists(pid) and segment.exists()
-        with temporary_folder():
-            assert not (folder.exists() or psutil.pid_exists(pid) or segment.exists())
-            assert its_folder.exists() and psutil.pid_exists(its_pid) and its_segment.exists()
+        clean_up_killed()
+        assert not (folder.exists() or psutil.pid_exists(pid) or segment.exists())
+        assert its_folder.exists() and psutil.pid_exists(its_pid) and its_segment.exists()
     finally:
         living.kill()
         living.wait()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,3 +150,19 @@ def test_nested_columns_give_what_padded_ones_give(rows, data):
 def test_the_prompt_is_the_key_without_sample_and_output():
     assert prompt_of("0b-4_1_12_0") == "0b-4_1"
     assert group_numbers(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
+
+
+def test_a_run_waits_for_gpus_that_others_hold(monkeypatch, capsys):
+    looks = iter([{}, {"GPU": 1}, {"GPU": 2}])
+    monkeypatch.setattr(trainer, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2})
+    trainer.wait_for_gpus(2)
+    assert capsys.readouterr().out.count("needs 2 GPUs") == 2
+    assert next(looks, None) is None
+
+
+def test_a_cluster_that_is_too_small_is_left_to_verl_to_refuse(monkeypatch):
+    monkeypatch.setattr(ray, "available_resources", dict)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1})
+    trainer.wait_for_gpus(2)

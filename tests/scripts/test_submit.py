@@ -18,7 +18,7 @@ DEMO = Grid(("cpu_demo",), ("balanced", "token"), (0, 1))
 
 @pytest.fixture
 def runs(tmp_path):
-    return plan(DEMO, [f"output_root={tmp_path}"])
+    return plan(DEMO, [f"output_root={tmp_path / 'outputs'}"])
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(runs, tm
     assert names == [
         f"cpu_demo.{rule}-s{seed}" for rule in ("balanced", "token") for seed in (0, 1)
     ]
-    again = plan(DEMO, [f"output_root={tmp_path}", "data_root=/elsewhere"])
+    again = plan(DEMO, [f"output_root={tmp_path / 'outputs'}", "data_root=/elsewhere"])
     assert [run.digest for run in again] == [run.digest for run in runs]
     other = plan(Grid(("cpu_demo",), ("balanced",), (0,), ("data.train_batch_size=16",)), [])
     assert other[0].name.startswith("cpu_demo.balanced-s0-")
@@ -132,6 +132,22 @@ def test_what_finished_is_known_by_its_report_too(runs, settings):
     assert cluster.jobs == {}
 
 
+def test_what_succeeded_is_submitted_again_if_its_outputs_are_gone(runs, settings):
+    cluster = Cluster()
+    work_off(cluster, runs, settings, print)
+    assert len(cluster.jobs) == 4
+    runs[0].folder.parents[1].mkdir()
+    work_off(cluster, runs[:1], settings, print)
+    assert f"{runs[0].name}.2" in cluster.jobs
+
+
+def test_a_log_that_cannot_be_kept_stops_nothing(runs, settings):
+    settings.logs.write_text("a file where the folder should be")
+    said = []
+    assert work_off(Cluster(), runs, settings, said.append) == {}
+    assert sum("its log is not kept" in line for line in said) == 4
+
+
 def test_a_name_with_another_config_is_refused_before_anything_is_submitted(runs, settings):
     cluster = Cluster()
     cluster.submit_job(f"{runs[3].name}.1", "", {}, {"project": PROJECT, "config": "other"})
@@ -189,6 +205,14 @@ def test_every_cell_of_the_papers_table_can_be_dry_run(capsys):
     assert "Assumed:" in said
 
 
+def test_what_cannot_be_estimated_is_planned_all_the_same(capsys):
+    words = ["qwen3_1_7b_polaris", "--dry-run", "actor_rollout_ref.model.path=Own/Model"]
+    assert command(arguments(words)) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"qwen3_1_7b_polaris\.balanced-s0-\w+ .*\| +\? \|", said)
+    assert "Not estimated: actor_rollout_ref.model.path is Own/Model" in said
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
 def test_a_kept_sweep_can_be_read(name):
     assert list(Grid.read(name).cells())
@@ -209,6 +233,11 @@ def test_what_cannot_be_meant_is_said_in_one_paragraph(tmp_path, monkeypatch):
         (["cpu_demo", "--address", "http://127.0.0.1:9"], "does not answer"),
         (["cpu_demo", "--env", "NOT_SET_HERE"], "NOT_SET_HERE"),
         (["--status", "--address", "http://127.0.0.1:9"], "does not answer"),
+        (["--status", "--address", "127.0.0.1:6379"], "jobs go to its dashboard"),
+        (["--sweep", "cpu_demo", "--rule", "token"], "says which experiments, rules and seeds"),
+        (["cpu_demo", "--max-concurrent", "0"], "at least 1 run"),
+        (["cpu_demo", "trainer.resume_mode=disable"], "always goes on"),
+        (["cpu_demo", "trainer.default_local_dir=/ckpt"], "default_local_dir is set"),
     ):
         with pytest.raises(UserError, match=found):
             command(arguments(words))
