@@ -13,6 +13,7 @@ from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
 from recipe.shapes import KNOWN, check_positions, shape_of
+from recipe.values import check_integers
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
 # Measured on the CPU demo: one rank with its vLLM server, and the driver with Ray.
@@ -33,6 +34,7 @@ def check_settings(config: DictConfig) -> None:
 
 def check_config(config: DictConfig) -> None:
     """All that needs neither data nor the machine that trains."""
+    check_integers(config)
     check_batches(config)
     check_positions(config)
     check_aggregation(config)

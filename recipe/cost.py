@@ -15,7 +15,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from recipe.errors import UserError
-from recipe.memory import GIB, kv_bytes_per_gpu, memory
+from recipe.memory import GIB, estimated, kv_bytes_per_gpu, memory
 from recipe.overrides import composed
 from recipe.shapes import Shape, shape_of
 from recipe.tables import between_marks, markdown_table
@@ -53,15 +53,15 @@ def gpu_hours(config: DictConfig) -> GpuHours:
             f"trainer.total_training_steps is {steps}, so the run's length depends on its data. "
             f"Give a number to have it estimated."
         )
-    shape, num_gpus = shape_of(config), config.trainer.n_gpus_per_node * config.trainer.nnodes
+    shape, gpus = shape_of(config), num_gpus(config)
     rollout = rollout_seconds(config, shape)
     training = training_seconds(config, shape)
     hours = steps * (rollout + training) / 3600
     known = config.estimate
     return GpuHours(
-        total=hours * num_gpus,
+        total=hours * gpus,
         hours=hours,
-        num_gpus=num_gpus,
+        num_gpus=gpus,
         num_steps=steps,
         rollout_seconds=rollout,
         training_seconds=training,
@@ -70,9 +70,28 @@ def gpu_hours(config: DictConfig) -> GpuHours:
             f"mean, one response of each server reaches it, and {known.utilization:.0%} of a GPU's "
             f"{known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and {known.gpu_flops / 1e12:.3g} "
             f"TFLOP/s in training are reached (estimate.* in configs/base.yaml, with the source). "
-            f"Start, validation, rewards, weight sync and checkpoints are not counted."
+            f"Start, validation, rewards, weight sync and checkpoints are not counted"
+            f"{', nor that rollout and training overlap' if separate_gpus(config) else ''}."
         ),
     )
+
+
+def num_gpus(config: DictConfig) -> int:
+    """GPUs that a run holds, those of servers apart from the trainer included."""
+    return trainer_gpus(config) + separate_gpus(config)
+
+
+def trainer_gpus(config: DictConfig) -> int:
+    """GPUs of the trainer; the servers share them unless they are apart."""
+    return config.trainer.nnodes * config.trainer.n_gpus_per_node
+
+
+def separate_gpus(config: DictConfig) -> int:
+    """GPUs that only sample; 0 unless the trainer mode is `separate_async`."""
+    rollout = config.actor_rollout_ref.rollout
+    if config.trainer.v1.trainer_mode != "separate_async" or not rollout.nnodes:
+        return 0
+    return rollout.nnodes * rollout.n_gpus_per_node
 
 
 def rollout_seconds(config: DictConfig, shape: Shape) -> float:
@@ -87,7 +106,7 @@ def rollout_seconds(config: DictConfig, shape: Shape) -> float:
     prompt = known.mean_length * config.data.max_prompt_length
     response = known.mean_length * config.data.max_response_length
     parallel = rollout.tensor_model_parallel_size
-    servers = config.trainer.n_gpus_per_node * config.trainer.nnodes / parallel
+    servers = (separate_gpus(config) or trainer_gpus(config)) / parallel
     sequences = config.data.train_batch_size * rollout.n / servers
     held = memory(config).kv_tokens / (prompt + response)
     running = max(1, min(sequences, held, rollout.max_num_seqs))
@@ -98,14 +117,18 @@ def rollout_seconds(config: DictConfig, shape: Shape) -> float:
 
 
 def training_seconds(config: DictConfig, shape: Shape) -> float:
-    """Seconds of a forward pass for old log-probs, and of the update, which costs three."""
+    """Seconds of a forward pass for old log-probs, and of the update.
+
+    The update has a forward pass, a backward pass that costs two, and with gradient checkpointing
+    the forward pass again.
+    """
     known = config.estimate
     num_responses = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
     length = known.mean_length * (config.data.max_prompt_length + config.data.max_response_length)
     forward = shape.forward_operations(num_responses * length, num_responses * length**2)
-    epochs = config.actor_rollout_ref.actor.ppo_epochs
-    num_gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    return (1 + 3 * epochs) * forward / (num_gpus * known.utilization * known.gpu_flops)
+    update = 4 if config.actor_rollout_ref.model.enable_gradient_checkpointing else 3
+    passes = 1 + update * config.actor_rollout_ref.actor.ppo_epochs
+    return passes * forward / (trainer_gpus(config) * known.utilization * known.gpu_flops)
 
 
 def table() -> list[str]:
@@ -124,19 +147,35 @@ def table() -> list[str]:
     return markdown_table(head, rows)
 
 
+def keep_table(document: Path) -> None:
+    """Write the table between the marks of `document`.
+
+    Raises:
+        UserError: it cannot be read or written, or has no marks.
+    """
+    try:
+        document.write_text(between_marks(document.read_text(), "runs", table()))
+    except OSError as error:
+        raise UserError(f"--into is {document}: {error.strerror}. Name a document.") from None
+    except ValueError as error:
+        raise UserError(f"--into is {document}: {error}") from None
+
+
 def main() -> None:
     """Print the estimate and what it assumes, or the table, or keep it in a document."""
-    if sys.argv[1:2] == ["table"]:
-        command = argparse.ArgumentParser("python -m recipe.cost table")
-        command.add_argument("--into", type=Path, help="a document with the marks runs:begin, end")
-        into, lines = command.parse_args(sys.argv[2:]).into, table()
-        if into:
-            into.write_text(between_marks(into.read_text(), "runs", lines))
-        else:
-            print("\n".join(lines))
-        return
     try:
-        found = gpu_hours(composed(sys.argv[1:]))
+        if sys.argv[1:2] == ["table"]:
+            command = argparse.ArgumentParser("python -m recipe.cost table")
+            command.add_argument("--into", type=Path, help="a document with marks runs:begin, end")
+            if into := command.parse_args(sys.argv[2:]).into:
+                keep_table(into)
+            else:
+                print("\n".join(table()))
+            return
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(__doc__)
+            return
+        found = gpu_hours(estimated(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
     print(

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from recipe.errors import UserError
-from recipe.overrides import composed
+from recipe.overrides import composed, resolve
 from recipe.shapes import Shape, shape_of
 from recipe.tables import markdown_table
+from recipe.values import check_estimated
 
 GIB = 2**30
 # verl computes the log-probs of so many tokens at once with fused kernels.
@@ -208,10 +209,25 @@ def _largest(parts: dict[str, float]) -> str:
     return " and ".join(f"{name} {size / GIB:.1f}" for name, size in named)
 
 
+def estimated(overrides: list[str]) -> DictConfig:
+    """The resolved config of these overrides, its numbers checked.
+
+    Raises:
+        UserError: it cannot be composed or resolved, or a number is none.
+    """
+    config = composed(overrides)
+    resolve(config)
+    check_estimated(config)
+    return config
+
+
 def main() -> None:
     """Print the table and whether it fits."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     try:
-        config = composed(sys.argv[1:])
+        config = estimated(sys.argv[1:])
         found, lines = memory(config), table(config)
     except UserError as error:
         sys.exit(f"error: {error}")

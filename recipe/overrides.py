@@ -17,9 +17,11 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recipe import embedded
 from recipe.errors import UserError
+from recipe.values import check_integers
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -57,6 +59,23 @@ def composed(overrides: list[str]) -> DictConfig:
         return _compose(overrides)
     except WRONG_OVERRIDES as error:
         raise UserError(explanation(error, overrides)) from None
+
+
+def resolve(config: DictConfig) -> None:
+    """Put values in the place of interpolations, once the numbers that they add up are numbers.
+
+    Raises:
+        UserError: one is no number, or an interpolation names what is not there.
+    """
+    try:
+        check_integers(config)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].strip(" .")
+        raise UserError(
+            f"a value of the config cannot be worked out: {reason}. Choose what it comes from: "
+            f"model=... data=... cluster=..., or +experiment=NAME with all of them."
+        ) from None
 
 
 def groups() -> dict[str, dict[str, str]]:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "recipe/data.py": {"recipe", "reward"},
     "recipe/rewards.py": {"reward"},
     "recipe/overrides.py": {"recipe"},
+    "recipe/values.py": {"recipe"},
     "recipe/shapes.py": {"recipe"},
     "recipe/memory.py": {"recipe"},
     "recipe/cost.py": {"recipe"},

@@ -60,11 +60,24 @@ MODE = "trainer.v1.trainer_mode"
 SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
 
 
+def test_a_run_may_have_no_number_of_steps(config):
+    config.trainer.total_training_steps = None
+    check_settings(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "found", "allowed"),
     [
         ({"aggregation.rule": "tokens"}, "'tokens'", "balanced, constant, lambda, sequence"),
         ({"actor_rollout_ref.rollout.n": 1}, "rollout.n is 1", "at least 2"),
+        ({"trainer.n_gpus_per_node": "eight"}, "n_gpus_per_node is 'eight'", "at least 1"),
+        ({"trainer.n_gpus_per_node": 0}, "n_gpus_per_node is 0", "at least 1"),
+        ({"seed": "abc"}, "seed is 'abc'", "must be an integer."),
+        ({"data.train_batch_size": "abc"}, "train_batch_size is 'abc'", "an integer"),
+        ({f"{ACTOR}.ppo_mini_batch_size": 2.5}, "ppo_mini_batch_size is 2.5", "an integer"),
+        ({"trainer.save_freq": None}, "trainer.save_freq is null", "at least -1"),
+        ({"trainer.test_freq": True}, "trainer.test_freq is True", "at least -1"),
+        ({"trainer.total_training_steps": "x"}, "total_training_steps is 'x'", ", or null"),
         ({"data.train_batch_size": 6}, "train_batch_size is 6", "multiple of 4"),
         ({"trainer.n_gpus_per_node": 3}, "over 3 ranks", "multiple of 3"),
         ({f"{ACTOR}.loss_agg_mode": "token-sum"}, "is token-sum", "aggregation.rule"),
