@@ -52,12 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--files", metavar="PATTERN", help="which files of a folder or of the hub's data set")
     add("--template", choices=TEMPLATES, help="how prompts ask (default: as the set's own do)")
     add("--language", choices=("all", "en", "zh"), default="all", help="dapo_17k: of the prompts")
-    add(
-        "--max-pass-rate",
-        type=float,
-        metavar="X",
-        help="polaris, of its JSON Lines: no easier prompts",
-    )
+    add("--max-pass-rate", type=float, metavar="X", help="polaris: leave out easier prompts")
     add("--from-date", metavar="YYYY-MM-DD", help="livecodebench: contests from this day on")
     add("--to-date", metavar="YYYY-MM-DD", help="livecodebench: contests up to this day")
     add("--against", nargs="+", default=[], type=Path, metavar="FILE", help="evaluation files")

@@ -149,7 +149,9 @@ class Selection:
                     raise ValueError("the prompt holds a template and no problem")
                 rate = problem.info.get("pass_rate")
                 if rate is None and self.filters.max_pass_rate is not None:
-                    raise NoDifficulty("the row has no difficulty, which --max-pass-rate needs")
+                    raise NoDifficulty(
+                        "the row has no difficulty; the published JSON Lines have it"
+                    )
                 key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 if key in seen:
                     self._repeat(seen[key], problem, fields, record.index)
