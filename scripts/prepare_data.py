@@ -6,8 +6,10 @@ r"""Make a public data set into verl's schema, and say what was done to it.
     python -m scripts.prepare_data livecodebench --out data --from-date 2024-08-01
 
 It writes NAME.parquet; NAME.manifest.json, with where the rows come from, counts at every stage
-and hashes; and NAME.dropped.jsonl, with each row that was left out and why. All three are written
-whole or not at all. The same input and options give the same rows and the same content hash.
+and hashes; and NAME.dropped.jsonl, with each row that was dropped and why. Further copies of a
+prompt, and prompts left out by --language, --max-pass-rate or the dates, are counted in the
+manifest and not listed. The manifest comes last: where it stands, all three are whole and of one
+call. The same input and options give the same rows and the same content hash.
 """
 
 import argparse
@@ -159,9 +161,10 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     check(options)
     filters = read_filters(options, data_set)
     template = options.template or data_set.template
-    source, files = find_source(options, data_set)
+    # Before the download, which may take long.
     problems = {str(path): read_problems(path) for path in options.against}
     evaluation = EvaluationSets(problems, options.ngram)
+    source, files = find_source(options, data_set)
     made = provenance("scripts.prepare_data")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -195,8 +198,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
                 **made,
             }
             manifest.write_text(json.dumps(record, indent=2) + "\n")
-            for path in (parquet, dropped, manifest):
-                path.replace(options.out / path.name)
+            put_in_place([parquet, dropped, manifest], options.out)
     except OSError as error:
         raise UserError(
             f"{options.out} cannot be written: {error.strerror or error}. What it held before is "
@@ -205,11 +207,31 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def put_in_place(made: list[Path], out: Path) -> None:
+    """Move the files of a call, the manifest last, to where those of an earlier one may be.
+
+    Raises:
+        OSError: nothing was changed.
+        UserError: something may have been.
+    """
+    # No manifest stands there meanwhile, so after a kill a parquet beside one belongs to it.
+    (out / made[-1].name).unlink(missing_ok=True)
+    try:
+        for path in made:
+            path.replace(out / path.name)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written: {error.strerror or error}. An earlier manifest there was "
+            f"removed, and what is there without one may be of two calls. Free some space, then "
+            f"call again with --overwrite."
+        ) from None
+
+
 def compare(
     evaluation: EvaluationSets, prompts: list[Prompt]
 ) -> tuple[dict[int, dict[str, str]], dict[str, Any]]:
-    """Which prompts without conflicting answers overlap with what, and the counts of it."""
-    compared = [prompt for prompt in prompts if not prompt.has_conflict]
+    """Which prompts that may be written overlap with what, and the counts of it."""
+    compared = [prompt for prompt in prompts if not (prompt.is_too_easy or prompt.has_conflict)]
     shared = {prompt.index: prompt.shared for prompt in compared if prompt.shared}
     return evaluation.report(shared, len(compared))
 

@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 from recipe.errors import UserError
 from scripts.data import livecodebench
-from scripts.data.layouts import OLYMPIAD, VERL, Layout, boxed_in, plain, with_pass_rate
+from scripts.data.layouts import (
+    OLYMPIAD,
+    VERL,
+    Layout,
+    boxed_in,
+    in_english,
+    plain,
+    with_pass_rate,
+)
 from scripts.data.reading import Fields
 
 
@@ -86,7 +94,7 @@ DATA_SETS = {
         "*OE_TO_maths_en_COMP*.parquet",
         "test",
         "boxed",
-        (OLYMPIAD, plain("question", "answer", question_id="id")),
+        (in_english(OLYMPIAD), in_english(plain("question", "answer", question_id="id"))),
     ),
     "minerva": DataSet(
         "minerva",

@@ -4,6 +4,7 @@ A layout takes a row apart by its columns. Each set has several, since the same 
 published many times; `accepted` tells them to a reader.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,18 @@ def with_pass_rate(layout: Layout) -> Layout:
     return layout._replace(read=read)
 
 
+def in_english(layout: Layout) -> Layout:
+    """The same, without the rows whose column `language` names another language."""
+
+    def read(fields: Fields) -> Problem:
+        language = said(fields.get("language")) or "English"
+        if language.casefold() not in ("english", "en"):
+            raise OutOfSet(f"language is {language}")
+        return layout.read(fields)
+
+    return layout._replace(read=read)
+
+
 def boxed_in(problem: str, solution: str, **info: str) -> Layout:
     r"""The answer is what the last `\boxed{}` of a worked solution holds."""
     row = plain(problem, "answer", **info)
@@ -160,10 +173,12 @@ def answer_text(answer: Any) -> str:
     """An answer as text: numbers as written, a list of answers with commas between.
 
     Raises:
-        ValueError: it is neither text nor number nor a list of these, or there is none.
+        ValueError: it is neither text nor finite number nor a list of these, or there is none.
     """
     if isinstance(answer, list) and answer:
         return ", ".join(map(answer_text, answer))
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise ValueError(f"the answer is {answer}, expected a text or a finite number")
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if isinstance(answer, int | float) and not isinstance(answer, bool):

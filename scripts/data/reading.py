@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 class Record(NamedTuple):
     """A row of the input: its file, its number over all files, and its fields or what is wrong."""
 
-    file: str
+    file: Path
     index: int
     fields: Fields | None
     error: str = ""
@@ -80,7 +80,7 @@ def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Ite
                     _parquet(path, columns, bar) if path.suffix == ".parquet" else _json(path, bar)
                 )
                 for fields, error in rows:
-                    yield Record(path.name, index, fields, error)
+                    yield Record(path, index, fields, error)
                     index += 1
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise UserError(

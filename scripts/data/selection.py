@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from recipe.data import problems
@@ -29,6 +30,7 @@ STAGES = {
     "rows_read": "rows read",
     "rows_malformed": "malformed rows",
     "rows_out_of_set": "rows that are not of this set",
+    "rows_without_difficulty": "rows without a difficulty for --max-pass-rate",
     "rows_unreadable_truth": "rows whose ground truth the grader cannot read",
     "rows_repeated": "further copies of a prompt",
     "prompts": "different prompts",
@@ -44,8 +46,8 @@ LONGEST_EXCERPT = 200
 class Filters:
     """Which prompts are wanted: `language` is all, en (no Chinese character) or zh.
 
-    A pass rate may be at most `max_pass_rate`; a contest's day lies between the dates, ends
-    included.
+    The lowest pass rate of a prompt's copies may be at most `max_pass_rate`; a contest's day lies
+    between the dates, ends included.
     """
 
     language: str = "all"
@@ -54,33 +56,42 @@ class Filters:
     to_date: str | None = None
 
     def wants(self, problem: Problem) -> bool:
-        """Whether a problem is to be kept.
-
-        Raises:
-            UserError: a filter asks for what the row does not have.
-        """
-        rate, day = problem.info.get("pass_rate"), problem.info.get("contest_date")
-        if self.max_pass_rate is not None:
-            if rate is None:
-                raise UserError(
-                    "--max-pass-rate was given, but a row has no difficulty. Only the published "
-                    "polaris-data-53K.jsonl has it, the parquet files for training do not."
-                )
-            if rate > self.max_pass_rate:
-                return False
+        """Whether a problem's language and day are wanted; its first copy decides."""
+        day = problem.info.get("contest_date")
         if (self.from_date or self.to_date) and day is None:
             return False
         if self.language != "all" and is_chinese(problem.given) != (self.language == "zh"):
             return False
         return (self.from_date or "") <= (day or "") and (day or "") <= (self.to_date or "~")
 
+    def is_too_easy(self, pass_rate: float | None) -> bool:
+        """Whether a prompt is above `max_pass_rate`."""
+        if self.max_pass_rate is None or pass_rate is None:
+            return False
+        return pass_rate > self.max_pass_rate
+
+
+class NoDifficulty(ValueError):
+    """A row without the pass rate that a filter asks for."""
+
+
+# By type of what is wrong with a row, the stage that drops it; of all else it is malformed.
+STAGE_OF = {OutOfSet: "rows_out_of_set", NoDifficulty: "rows_without_difficulty"}
+
 
 @dataclass
 class Prompt:
-    """A prompt as it was first seen, how often each of its answers came, what it shares."""
+    """A prompt as it was first seen, how often each of its answers came, what it shares.
+
+    `pass_rate` is the lowest of its copies; `harder` is what a later copy of lower pass rate puts
+    in the place of the first one's.
+    """
 
     index: int
     answers: Counter[str]
+    pass_rate: float | None = None
+    harder: dict[str, Any] = field(default_factory=dict)
+    is_too_easy: bool = False
     has_conflict: bool = False
     shared: set[str] = field(default_factory=set)
 
@@ -125,7 +136,7 @@ class Selection:
             UserError: a file has none of the set's layouts, or cannot be read.
         """
         seen: dict[bytes, Prompt | None] = {}
-        known_files: set[str] = set()
+        known_files: set[Path] = set()
         for record in records:
             self.counts["rows_read"] += 1
             fields, problem = record.fields, None
@@ -136,6 +147,11 @@ class Selection:
                 text = " ".join(bare(problem.given).split())
                 if not text:
                     raise ValueError("the prompt holds a template and no problem")
+                rate = problem.info.get("pass_rate")
+                if rate is None and self.filters.max_pass_rate is not None:
+                    raise NoDifficulty(
+                        "the row has no difficulty; the published JSON Lines have it"
+                    )
                 key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 if key in seen:
                     self._repeat(seen[key], problem, fields, record.index)
@@ -144,18 +160,22 @@ class Selection:
                         rows.write(canonical(row))
                         shared = self.evaluation.shared(text)
                         first = Counter([problem.answer])
-                        seen[key] = Prompt(record.index, first, shared=shared)
+                        seen[key] = Prompt(record.index, first, rate, shared=shared)
                 else:
                     seen[key] = None
                     self.counts["prompts_filtered"] += 1
             except UserError:
                 raise
             except ValueError as error:
-                stage = "rows_out_of_set" if isinstance(error, OutOfSet) else "rows_malformed"
+                stage = STAGE_OF.get(type(error), "rows_malformed")
                 given = problem.given if problem else ""
-                self._dropped.add(stage, record.index, str(error), given, file=record.file)
+                self._dropped.add(stage, record.index, str(error), given, file=record.file.name)
         self.counts["prompts"] = len(seen)
-        return [prompt for prompt in seen.values() if prompt]
+        prompts = [prompt for prompt in seen.values() if prompt]
+        for prompt in prompts:
+            prompt.is_too_easy = self.filters.is_too_easy(prompt.pass_rate)
+            self.counts["prompts_filtered"] += prompt.is_too_easy
+        return prompts
 
     def choose(
         self, prompts: list[Prompt], rows: Iterable[bytes], remove: Mapping[int, dict[str, str]]
@@ -168,6 +188,8 @@ class Selection:
             remove: the rows that overlap, by number, with what they share.
         """
         for prompt, line in zip(prompts, rows, strict=True):
+            if prompt.is_too_easy:
+                continue
             if prompt.has_conflict or prompt.index in remove:
                 row = json.loads(line)
                 text = bare(row["prompt"][0]["content"])
@@ -180,9 +202,9 @@ class Selection:
                 continue
             self.counts["prompts_written"] += 1
             self.num_tolerances += b'"tolerance":null' not in line
-            yield line
+            yield _with_info(line, prompt.harder) if prompt.harder else line
 
-    def _read(self, fields: Fields, file: str, known_files: set[str]) -> Problem:
+    def _read(self, fields: Fields, file: Path, known_files: set[Path]) -> Problem:
         layout = self.data_set.layout(fields)
         if layout is None:
             found, wanted = ", ".join(map(str, fields)) or "none", accepted(self.data_set)
@@ -223,7 +245,7 @@ class Selection:
         return truth
 
     def _repeat(self, first: Prompt | None, problem: Problem, fields: Fields, index: int) -> None:
-        """Count a further copy of a prompt, and compare its answer."""
+        """Count a further copy of a prompt, compare its answer, and note a lower pass rate."""
         if first and problem.answer not in first.answers:
             if self._truth(problem, fields, index) is None:
                 return
@@ -231,7 +253,18 @@ class Selection:
             first.has_conflict |= bool(self.data_set.tests) or not _agree(problem.answer, agreed)
         if first:
             first.answers[problem.answer] += 1
+            rate = problem.info.get("pass_rate")
+            if rate is not None and (first.pass_rate is None or rate < first.pass_rate):
+                first.pass_rate = rate
+                first.harder = {key: problem.info[key] for key in ("difficulty", "pass_rate")}
         self.counts["rows_repeated"] += 1
+
+
+def _with_info(line: bytes, info: dict[str, Any]) -> bytes:
+    """The line of a row with other values in its extra_info."""
+    row = json.loads(line)
+    row["extra_info"] |= info
+    return canonical(row)
 
 
 def _agree(one: str, other: str) -> bool:

@@ -98,8 +98,8 @@ def test_an_earlier_output_is_replaced_only_when_asked(tmp_path, source, capsys)
     assert len(prepare(tmp_path, "polaris", other, "--overwrite").rows) == 2
 
 
-@pytest.mark.parametrize("place", ["rows", "renaming"])
-def test_a_full_disk_is_said_and_leaves_earlier_outputs_as_they_were(
+@pytest.mark.parametrize("place", ["rows", "removing", "renaming"])
+def test_a_full_disk_is_said_with_what_it_did_to_earlier_outputs(
     tmp_path, source, capsys, monkeypatch, place
 ):
     prepare(tmp_path, "polaris", source)
@@ -113,10 +113,58 @@ def test_a_full_disk_is_said_and_leaves_earlier_outputs_as_they_were(
     if place == "rows":
         monkeypatch.setattr(rows.pq.ParquetWriter, "write_table", fail)
     else:  # at the very end
-        monkeypatch.setattr(Path, "replace", fail)
+        monkeypatch.setattr(Path, {"removing": "unlink", "renaming": "replace"}[place], fail)
     message = refused(capsys, "polaris", "--source", source, "--out", out, "--overwrite")
     assert f"{out} cannot be written: No space left on device" in message
+    if place == "renaming":
+        del before[out / "polaris.manifest.json"]
+    assert ("is as it was" in message) == (place != "renaming")
+    assert ("may be of two calls" in message) == (place == "renaming")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("num_moved", range(4))
+def test_a_parquet_beside_a_manifest_belongs_to_it_wherever_a_call_is_killed(
+    tmp_path, source, monkeypatch, num_moved
+):
+    out = tmp_path / "out"
+    prepare(tmp_path, "polaris", source)
+    left = num_moved
+    move = Path.replace
+
+    def killed(path, target):
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    other = write_lines(tmp_path / "b.jsonl", ROWS[:2])
+    arguments = ["polaris", "--source", str(other), "--out", str(out), "--overwrite"]
+    if num_moved < 3:
+        with pytest.raises(KeyboardInterrupt):
+            prepare_data.main(arguments)
+        assert not (out / "polaris.manifest.json").exists()
+    else:
+        assert prepare_data.main(arguments) == 0
+        found = read(out, "polaris")
+        parquet = (out / "polaris.parquet").read_bytes()
+        assert found.manifest["parquet_sha256"] == hashlib.sha256(parquet).hexdigest()
+
+
+def test_copies_and_filtered_prompts_are_counted_not_listed_and_the_help_says_so(tmp_path, capsys):
+    easy = {"problem": "easy", "answer": "1", "difficulty": "8/8"}
+    source = write_lines(tmp_path / "a.jsonl", [*ROWS, ROWS[0], easy])
+    found = prepare(tmp_path, "polaris", source, "--max-pass-rate", "0.5")
+    assert (found.counts["rows_repeated"], found.counts["prompts_filtered"]) == (1, 1)
+    assert found.dropped == []
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        prepare_data.main(["--help"])
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for said in (capsys.readouterr().out, readme):
+        assert "are counted in the manifest and not listed" in " ".join(said.split())
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path, source, capsys):
@@ -209,6 +257,12 @@ def test_a_branch_is_resolved_to_a_commit_which_is_fetched_and_recorded(tmp_path
     asked = (manifest["source"], manifest["revision_asked"], manifest["revision"])
     assert asked == (repo, "main", SHA)
     assert len(found.rows) == 5
+
+
+def test_files_to_compare_with_are_read_before_a_download(tmp_path, online, capsys):
+    arguments = ["polaris", "--out", tmp_path / "out", "--against", tmp_path / "no.parquet"]
+    assert "is not a file" in refused(capsys, *arguments)
+    assert online == []
 
 
 def test_without_a_source_the_known_place_is_asked_at_the_given_revision(tmp_path, online):

@@ -146,6 +146,18 @@ def test_olympiadbench_is_text_only_mathematics_with_a_final_answer(tmp_path):
     assert found.counts["rows_out_of_set"] == 3
 
 
+def test_olympiadbench_is_english(tmp_path):
+    found = olympiad(tmp_path, {}, {"language": "Chinese"}, {"language": None})
+    assert [x["index"] for x in found.info] == [0, 2]
+    (line,) = found.dropped
+    assert (line["index"], line["reason"]) == (1, "out_of_set")
+    assert line["detail"] == "language is Chinese"
+    rows = [{"question": x, "answer": "1", "language": x} for x in ("English", "Chinese")]
+    source = write_lines(tmp_path / "plain.jsonl", rows)
+    found = prepare(tmp_path, "olympiadbench", source, "--overwrite")
+    assert [line["reason"] for line in found.dropped] == ["out_of_set"]
+
+
 @pytest.mark.parametrize(
     "row",
     [

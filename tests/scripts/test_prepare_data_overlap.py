@@ -100,6 +100,18 @@ def test_prompts_with_conflicting_answers_are_not_compared(tmp_path, against):
     assert [line["reason"] for line in found.dropped] == ["conflicting"]
 
 
+def test_prompts_that_are_too_easy_are_not_compared(tmp_path, against):
+    rows = [
+        {"problem": text(0, 15), "answer": "1", "difficulty": "7/8"},
+        {"problem": "nothing", "answer": "1", "difficulty": "1/8"},
+    ]
+    source = write_lines(tmp_path / "train.jsonl", rows)
+    options = ["--against", against, "--remove-overlap", "--max-pass-rate", "0.5"]
+    found = prepare(tmp_path, "polaris", source, *options)
+    assert found.manifest["overlap"][str(against)]["overlapping"] == 0
+    assert found.counts["prompts_filtered"] == 1 and len(found.rows) == 1
+
+
 def test_the_table_says_how_many_overlap(tmp_path, against, capsys):
     source = training(tmp_path, [text(0, 15), "nothing"])
     prepare(tmp_path, "polaris", source, "--against", against)

@@ -138,7 +138,56 @@ def test_polaris_parquet_for_training_is_read_but_has_no_difficulty(tmp_path, ca
     assert (found.prompts, found.truths) == ([f"A{SUFFIX}"], ["1"])
     assert found.rows[0]["data_source"] == "polaris"
     arguments = ["--source", source, "--out", tmp_path / "b", "--max-pass-rate", "0.5"]
-    assert "has no difficulty" in refused(capsys, "polaris", *arguments)
+    message = refused(capsys, "polaris", *arguments)
+    assert "1 rows without a difficulty for --max-pass-rate" in message
+
+
+def test_a_row_without_difficulty_is_dropped_and_listed_only_when_it_is_asked_for(tmp_path):
+    rows = [{"problem": f"P{n}", "answer": "1", "difficulty": "1/8"} for n in range(3)]
+    rows[1]["difficulty"] = None
+    source = write_lines(tmp_path / "a.jsonl", rows)
+    found = prepare(tmp_path, "polaris", source, "--max-pass-rate", "0.5")
+    assert [x["index"] for x in found.info] == [0, 2]
+    (line,) = found.dropped
+    assert (line["index"], line["reason"], line["problem"]) == (1, "without_difficulty", "P1")
+    assert "no difficulty" in line["detail"] and found.counts["rows_without_difficulty"] == 1
+    found = prepare(tmp_path, "polaris", source, "--overwrite")
+    assert len(found.rows) == 3 and found.dropped == []
+
+
+@pytest.mark.parametrize("order", [(7, 1, 4), (1, 7, 4), (4, 7, 1)])
+def test_the_hardest_copy_of_a_prompt_decides_whatever_their_order(tmp_path, order):
+    rows = [{"problem": "A", "answer": "1", "difficulty": f"{n}/8"} for n in order]
+    rows += [{"problem": "B", "answer": "1", "difficulty": f"{n}/8"} for n in (7, 6)]
+    rows.append({"problem": "C", "answer": "1", "difficulty": "2/8"})
+    source = write_lines(tmp_path / "a.jsonl", rows)
+    found = prepare(tmp_path, "polaris", source, "--max-pass-rate", "0.5")
+    assert [row["prompt"][0]["content"][0] for row in found.rows] == ["A", "C"]
+    known = [(x["index"], x["difficulty"], x["pass_rate"]) for x in found.info]
+    assert known == [(0, "1/8", 0.125), (5, "2/8", 0.25)]
+    assert found.counts["prompts_filtered"] == 1 and found.counts["rows_repeated"] == 3
+    assert found.counts["prompts"] == 3
+
+
+def test_an_answer_that_is_no_finite_number_is_dropped(tmp_path):
+    values = ["NaN", "Infinity", "-Infinity", "1e999", "[1, NaN]", "2.0"]
+    rows = [f'{{"problem": "P{n}", "answer": {value}}}' for n, value in enumerate(values)]
+    found = prepare(tmp_path, "polaris", write_lines(tmp_path / "a.jsonl", rows))
+    assert found.truths == ["2"]
+    assert [line["index"] for line in found.dropped] == [0, 1, 2, 3, 4]
+    assert all("finite number" in line["detail"] for line in found.dropped)
+    rows = [{"problem": f"P{n}", "answer": value} for n, value in enumerate((1.0, float("nan")))]
+    source = write_parquet(tmp_path / "a.parquet", rows)
+    assert prepare(tmp_path, "polaris", source, "--overwrite").truths == ["1"]
+
+
+def test_files_of_the_same_name_in_two_folders_are_told_apart(tmp_path, capsys):
+    for folder, column in (("a", "problem"), ("b", "query")):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        rows = [{column: f"In {folder}", "answer": "1"}]
+        write_lines(tmp_path / "source" / folder / "train.jsonl", rows)
+    arguments = ["--source", tmp_path / "source", "--out", tmp_path / "out"]
+    assert "b/train.jsonl has the columns query" in refused(capsys, "polaris", *arguments)
 
 
 def test_what_cannot_be_read_is_dropped_with_its_reason_and_number(tmp_path):
