@@ -1,7 +1,7 @@
 """Numbers of a config that are read before verl reads them."""
 
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -79,7 +79,7 @@ def check_estimated(config: DictConfig) -> None:
             )
 
 
-def _is_number(value: Any, kind: type) -> bool:
+def _is_number(value: Any, kind: type) -> TypeGuard[float]:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
