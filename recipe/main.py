@@ -8,9 +8,7 @@ report.md, pictures and summary.json; prints one line a step.
 
 import importlib
 import io
-import json
 import os
-import platform
 import secrets
 import shutil
 import signal
@@ -19,8 +17,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import (
-    AbstractContextManager,
-    nullcontext,
     redirect_stderr,
     redirect_stdout,
     suppress,
@@ -31,10 +27,11 @@ from typing import Any, TextIO
 import hydra
 import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from recipe import embedded
 from recipe.checks import check_disk, check_settings
+from recipe.cluster import alone_with_ray, check_place, environment, owns_ray
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.data import check_data, data_files
 from recipe.errors import UserError
@@ -48,15 +45,13 @@ from recipe.outputs import (
     run_folder,
     write_summary,
 )
-from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text
+from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text, resolve
 from recipe.processes import Watch, alone, clean_up_killed, temporary_folder
 from recipe.report import write_report
 
 INTERRUPTED = 130
 # Bytes left on a disk at which what failed to be written is no riddle.
 FULL = 2**20
-# Set by Ray in the driver of a job.
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @hydra.main(config_path=str(ROOT / "configs"), config_name="base", version_base=None)
@@ -90,7 +85,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     started = time.monotonic()
     folder = run_folder(config, overrides)
     name_run(config, folder, overrides)
-    OmegaConf.resolve(config)
+    resolve(config)
     check_settings(config)
     check_place(config.output_root)
     if "task" in config.data:
@@ -119,20 +114,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         journal.close()
         measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
         conclude(config, folder, measured, overrides)
-
-
-def check_place(output_root: str) -> None:
-    """A Ray job does not write into its working directory, a copy that Ray removes.
-
-    Raises:
-        UserError: it would.
-    """
-    if JOB in os.environ and not Path(output_root).is_absolute():
-        raise UserError(
-            f"output_root is {output_root}, but a Ray job runs in a copy of this folder that Ray "
-            f"removes. Name a folder that all nodes see, output_root=/shared/outputs, or submit "
-            f"with python -m scripts.submit --output-root."
-        )
 
 
 def is_finished(folder: Path, config: DictConfig) -> bool:
@@ -258,47 +239,6 @@ def train(
         "peak_memory_gib": round(watch.peak_gib, 2) if owns_ray() else None,
         "starts": journal.starts(),
     }
-
-
-def alone_with_ray() -> AbstractContextManager[None]:
-    """Hold this machine's lock while its own Ray runs.
-
-    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
-    started on its own has the same: two runs would send each other their weights.
-    """
-    if not owns_ray():
-        return nullcontext()
-    return alone(
-        embedded.cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own"
-    )
-
-
-def owns_ray() -> bool:
-    """Whether Ray starts with this run, rather than being a cluster (RAY_ADDRESS) it joins."""
-    return "RAY_ADDRESS" not in os.environ
-
-
-def environment(journal: Journal, temporary: Path) -> dict[str, str]:
-    """Environment of the driver and of every worker, beside what the cluster config sets.
-
-    What a Ray job's own runtime environment sets stays as it is; Ray refuses it twice.
-    """
-    ours = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        # Kept, or vLLM would compile its kernel anew for every run.
-        "TORCHINDUCTOR_CACHE_DIR": str(embedded.cache() / "torchinductor"),
-        "VERL_FILE_LOGGER_PATH": str(journal.verl_metrics),
-        "WANDB_DIR": str(journal.folder),
-        "WANDB_RUN_ID": journal.run_id,
-        "WANDB_RESUME": "allow",
-        "VLLM_NO_USAGE_STATS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    if owns_ray():
-        ours["TMPDIR"] = str(temporary)
-    job = json.loads(os.environ.get(JOB, "{}"))
-    given = (job.get("runtime_env") or {}).get("env_vars") or {}
-    return {name: value for name, value in ours.items() if name not in given}
 
 
 def prepare_verl(config: DictConfig) -> Callable[[], None]:

@@ -57,7 +57,7 @@ def check_integers(config: DictConfig, keys: dict[str, float] = INTEGERS) -> Non
         value = OmegaConf.select(config, key)
         if value is None and key in MAY_BE_NULL:
             continue
-        if not _is_number(value, int) or value < least:
+        if value is None or not _is_number(value, int) or value < least:
             bound = f" of at least {least}" if least > float("-inf") else ""
             null = ", or null" if key in MAY_BE_NULL else ""
             raise UserError(f"{key} is {_shown(value)}, but must be an integer{bound}{null}.")

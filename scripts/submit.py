@@ -24,9 +24,9 @@ from ray.job_submission import JobSubmissionClient
 
 from eval.table import HEAD, read_summaries, rows
 from recipe.checks import check_config
+from recipe.cluster import alone_with_ray
 from recipe.cost import gpu_hours, num_gpus
 from recipe.errors import UserError
-from recipe.main import alone_with_ray
 from recipe.outputs import provenance
 from recipe.overrides import CONFIGS
 from recipe.processes import Watch, clean_up_killed, temporary_folder

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.errors import UserError
 from recipe.main import name_run
 from recipe.outputs import holds_same_run, leaves, run_folder
-from recipe.overrides import CONFIGS, composed
+from recipe.overrides import CONFIGS, composed, resolve
 
 SWEEPS = CONFIGS / "sweep"
 
@@ -97,7 +97,7 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
         config = composed(overrides)
         folder = run_folder(config, overrides)
         name_run(config, folder, overrides)
-        OmegaConf.resolve(config)
+        resolve(config)
         name = f"{config.experiment_name}.{folder.name}"
         if name in runs:
             raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")

@@ -1,14 +1,9 @@
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from recipe import main
-from recipe.errors import UserError
-from recipe.journal import Journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,28 +50,6 @@ def test_help_is_short():
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "+experiment=" in said
     assert len(said.splitlines()) < 100
-
-
-def test_a_ray_job_does_not_write_into_its_copy(monkeypatch):
-    main.check_place("outputs")
-    monkeypatch.setenv(main.JOB, "{}")
-    main.check_place("/shared/outputs")
-    with pytest.raises(UserError, match="output_root is outputs"):
-        main.check_place("outputs")
-
-
-def test_what_a_job_sets_is_left_to_it(tmp_path, monkeypatch):
-    journal = Journal(tmp_path)
-    journal.begin(None, {"commit": None})
-    alone = main.environment(journal, tmp_path)
-    assert alone["WANDB_RUN_ID"] == journal.run_id
-    assert alone["TMPDIR"] == str(tmp_path)
-    given = {"runtime_env": {"env_vars": {"WANDB_RUN_ID": "of the sweep"}}}
-    monkeypatch.setenv(main.JOB, json.dumps(given))
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    in_a_job = main.environment(journal, tmp_path)
-    # Ray refuses a variable that job and driver both set; other nodes lack the temporary folder.
-    assert set(alone) - set(in_a_job) == {"WANDB_RUN_ID", "TMPDIR"}
 
 
 def test_make_demo_runs_the_command_of_the_readme():

@@ -209,7 +209,7 @@ def test_what_cannot_be_estimated_is_planned_all_the_same(capsys):
     words = ["qwen3_1_7b_polaris", "--dry-run", "actor_rollout_ref.model.path=Own/Model"]
     assert command(arguments(words)) == 0
     said = capsys.readouterr().out
-    assert re.search(r"qwen3_1_7b_polaris\.balanced-s0-\w+ .*\| +\? \|", said)
+    assert re.search(r"qwen3_1_7b_polaris\.balanced-s0-\w+ .*\| +\? +\|", said)
     assert "Not estimated: actor_rollout_ref.model.path is Own/Model" in said
 
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_meant_is_said_in_one_paragraph(tmp_path, monkeypatch):
     for words, found in (
         ([], "no experiment was named"),
         (["--sweep", "paper"], "there is no sweep paper; .* has cpu_demo, paper_table"),
-        (["cpu_demo", "--sweep", "cpu_demo"], "not both"),
+        (["cpu_demo", "--sweep", "cpu_demo"], "says which experiments, rules and seeds"),
         (["cpu_dem"], "cpu_demo"),
         (["cpu_demo", "--rule", "balance"], "balanced"),
         (["cpu_demo", "trainer.total_training_step=3"], "total_training_steps"),
