@@ -51,10 +51,12 @@ def records(outputs: Path) -> dict[int, dict[str, float]]:
 
 
 def kill_when(run: subprocess.Popen, outputs: Path, pattern: str, lines: int = 0) -> None:
-    """SIGKILL the driver once a path is there; of a file with that many lines, a moment later."""
+    """SIGKILL the driver once it made a path; of a file with that many lines, a moment later."""
+    started = time.time()
     for _ in range(6000):
         if any(
-            not lines or len(path.read_text().splitlines()) >= lines
+            path.stat().st_mtime > started
+            and (not lines or len(path.read_text().splitlines()) >= lines)
             for path in outputs.glob(f"cpu_demo/*/{pattern}")
         ):
             break
