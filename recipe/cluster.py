@@ -45,7 +45,7 @@ def environment(journal: Journal, temporary: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(embedded.cache() / "torchinductor"),
         "VERL_FILE_LOGGER_PATH": str(journal.verl_metrics),
         "WANDB_DIR": str(journal.folder),
-        "WANDB_RUN_ID": journal.run_id,
+        "WANDB_RUN_ID": os.environ.get("WANDB_RUN_ID", journal.run_id),
         "WANDB_RESUME": "allow",
         "VLLM_NO_USAGE_STATS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -169,7 +169,11 @@ def work_off(
         jobs = our_jobs(client)
         for name, run in list(running.items()):
             latest = last_try(jobs, run)
-            assert latest is not None, f"the cluster forgot {name}"
+            if latest is None:
+                raise UserError(
+                    f"the cluster forgot {name}, as it does when its head is started anew. The "
+                    f"same command submits it again; it goes on after its last whole checkpoint."
+                )
             if latest.is_alive:
                 continue
             del running[name]

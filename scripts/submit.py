@@ -164,30 +164,23 @@ def variables(names: list[str]) -> dict[str, str]:
 
 def print_plan(runs: list[Run]) -> None:
     """The runs, and what those on GPUs will cost if the assumed throughput holds."""
-    costs, unknown = {}, set()
+    table, total, notes = [], 0.0, set()
     for run in runs:
-        try:
-            costs[run.name] = None if run.on_cpu else gpu_hours(run.config)
-        except UserError as error:
-            unknown.add(f"Not estimated: {error}")
-    table = [
-        (
-            run.name,
-            "-" if run.on_cpu else str(num_gpus(run.config)),
-            str(run.config.trainer.total_training_steps or "by its data"),
-            "?"
-            if run.name not in costs
-            else f"{cost.total:,.0f}"
-            if (cost := costs[run.name])
-            else "-",
-        )
-        for run in runs
-    ]
+        gpus = hours = "-"
+        if not run.on_cpu:
+            gpus, hours = str(num_gpus(run.config)), "?"
+            try:
+                cost = gpu_hours(run.config)
+            except UserError as error:
+                notes.add(f"Not estimated: {error}")
+            else:
+                hours, total = f"{cost.total:,.0f}", total + cost.total
+                notes.add(cost.assumptions)
+        steps = run.config.trainer.total_training_steps or "by its data"
+        table.append((run.name, gpus, str(steps), hours))
     print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
-    known = [cost for cost in costs.values() if cost]
-    total = f", {sum(cost.total for cost in known):,.0f} GPU-hours" if known else ""
-    print(f"{len(runs)} runs{total}")
-    print(*sorted({cost.assumptions for cost in known} | unknown), sep="\n")
+    print(f"{len(runs)} runs" + (f", {total:,.0f} GPU-hours" if total else ""))
+    print(*sorted(notes), sep="\n")
 
 
 def print_results(runs: list[Run]) -> None:

@@ -132,6 +132,15 @@ def test_what_finished_is_known_by_its_report_too(runs, settings):
     assert cluster.jobs == {}
 
 
+def test_a_cluster_that_forgot_its_jobs_is_told_apart_from_a_failure(runs, settings):
+    class Forgetful(Cluster):
+        def list_jobs(self):
+            return []
+
+    with pytest.raises(UserError, match=r"forgot cpu_demo\.balanced-s0"):
+        work_off(Forgetful(), runs, settings, print)
+
+
 def test_what_succeeded_is_submitted_again_if_its_outputs_are_gone(runs, settings):
     cluster = Cluster()
     work_off(cluster, runs, settings, print)
