@@ -59,6 +59,7 @@ def export(checkpoint: Path, out: Path) -> None:
     done = subprocess.run(merge, capture_output=True, text=True, check=False,
                           env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
     if done.returncode:
+        shutil.rmtree(part, ignore_errors=True)
         said = done.stderr.strip().splitlines()
         raise UserError(f"verl's merger failed on {checkpoint}: {said[-1] if said else '?'}")
     made = {"checkpoint": str(checkpoint), "step": step_of(checkpoint)}

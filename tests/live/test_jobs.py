@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from recipe.processes import Watch, temporary_folder
 
@@ -171,3 +173,12 @@ def test_a_run_trains_over_two_nodes(cluster, tmp_path):
     # A shard of each node's rank.
     shards = [*folder.glob("checkpoints/global_step_2/actor/model_world_size_2_rank_*.pt")]
     assert len(shards) == 2
+    exported = subprocess.run(
+        [sys.executable, "-m", "scripts.export", str(folder)], cwd=ROOT, env=cluster
+    )
+    assert exported.returncode == 0
+    whole = AutoModelForCausalLM.from_pretrained(folder / "exported/global_step_2").state_dict()
+    parts = [torch.load(shard, weights_only=False) for shard in sorted(shards)]
+    for name, weight in whole.items():
+        joined = torch.cat([part[name]._local_tensor for part in parts]).bfloat16()
+        assert torch.equal(weight, joined), name

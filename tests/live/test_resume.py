@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.live.test_demo import traces
 
@@ -97,6 +99,40 @@ def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(wh
     # Three starts, one run at W&B.
     ids = {path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")}
     assert ids == {(folder / "run_id").read_text()}
+
+
+LOAD = """
+import sys
+if __name__ == "__main__":
+    from vllm import LLM, SamplingParams
+    model = LLM(sys.argv[1], dtype="bfloat16", enforce_eager=True, max_model_len=64)
+    [answer] = model.generate(["1"], SamplingParams(max_tokens=8, temperature=0, ignore_eos=True))
+    print("SAMPLED", len(answer.outputs[0].token_ids))
+"""
+
+
+def test_its_checkpoint_becomes_a_folder_that_transformers_and_vllm_load(whole, tmp_path):
+    [run] = whole.glob("cpu_demo/lambda-*")
+    command = [sys.executable, "-m", "scripts.export", str(run), "--out", str(tmp_path / "model")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    saved = torch.load(
+        run / f"checkpoints/global_step_{STEPS}/actor/model_world_size_1_rank_0.pt",
+        weights_only=False,
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for name, weight in model.state_dict().items():
+        shard = getattr(saved[name], "_local_tensor", saved[name])
+        assert torch.equal(weight, shard.bfloat16()), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").decode(0) is not None
+
+    script = tmp_path / "load.py"
+    script.write_text(LOAD)
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    loaded = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "model")],
+        env=os.environ | on_cpu, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "SAMPLED 8" in loaded.stdout, loaded.stdout + loaded.stderr
 
 
 def test_a_finished_run_is_not_trained_again(whole):
