@@ -54,7 +54,7 @@ def config():
 @pytest.fixture(scope="module")
 def workers(config):
     """Actor worker groups of 1 and of 2 ranks, side by side."""
-    with temporary_folder() as temporary, Watch():
+    with temporary_folder() as temporary, Watch(temporary):
         environment = dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
         environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
         # torch's FSDP1 takes no parameters on a CPU.
