@@ -160,6 +160,19 @@ def test_a_name_that_stands_for_another_config_is_refused(cluster, sweep, tmp_pa
     assert "experiment_name=NAME" in said
 
 
+def test_a_job_that_is_stopped_is_not_tried_again(cluster, tmp_path):
+    run = submit(cluster, tmp_path, "cpu_demo", "seed=7", *SHORT)
+    wait_for(lambda: driver_of("balanced"), 60)
+    status = submit(cluster, tmp_path, "--status").communicate(timeout=60)[0]
+    [job] = re.findall(r"(cpu_demo\.\S+) +\| (?:running|pending)", status)
+    stopping = submit(cluster, tmp_path, "--stop", job)
+    assert f"{job}  asked to stop" in stopping.communicate(timeout=60)[0]
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode == 1
+    assert f"{job}  stopped" in said
+    assert said.count("  submitted") == 1
+
+
 def test_a_run_trains_over_two_nodes(cluster, tmp_path):
     run = submit(
         cluster, tmp_path, "cpu_demo", "trainer.nnodes=2", "trainer.total_training_steps=2",
