@@ -13,7 +13,6 @@ from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.settings import AggregationSettings
 from recipe.shapes import KNOWN, check_positions, shape_of
-from recipe.values import check_integers
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
 # Measured on the CPU demo: one rank with its vLLM server, and the driver with Ray.
@@ -34,7 +33,6 @@ def check_settings(config: DictConfig) -> None:
 
 def check_config(config: DictConfig) -> None:
     """All that needs neither data nor the machine that trains."""
-    check_integers(config)
     check_batches(config)
     check_positions(config)
     check_aggregation(config)
@@ -242,7 +240,9 @@ def check_disk(config: DictConfig, folder: Path) -> None:
     trainer, path = config.trainer, config.actor_rollout_ref.model.path
     if trainer.save_freq <= 0 or path not in KNOWN:
         return
-    there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*")) / 1e9
+    # Begun anew, a run moves its old checkpoints aside and frees nothing.
+    old = [] if trainer.resume_mode == "disable" else (folder / "checkpoints").rglob("*")
+    there = sum(file.stat().st_size for file in old) / 1e9
     while not folder.exists():
         folder = folder.parent
     at_once = trainer.max_actor_ckpt_to_keep or 1

@@ -6,10 +6,11 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.checks import check_settings
+from recipe.checks import check_disk, check_settings
 from recipe.data import check_data
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
+from recipe.overrides import resolve
 from recipe.settings import ScalarSettings
 
 ROW = {
@@ -44,6 +45,7 @@ def refused(config, changes):
     for key, value in changes.items():
         OmegaConf.update(config, key, value, force_add=True)
     with pytest.raises(UserError) as error:
+        resolve(config)
         check_settings(config)
         check_data(config)
     return str(error.value)
@@ -291,3 +293,22 @@ def test_a_punishment_longer_than_the_limit_is_refused(config):
     kwargs = {"overlong_buffer_cfg": {"enable": True, "len": 4096, "penalty_factor": 1.0}}
     message = refused(config, {"reward.reward_kwargs": kwargs})
     assert "overlong_buffer_cfg.len is 4096" in message
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused(composed, tmp_path, monkeypatch):
+    """7.6e9 parameters of 12 bytes are 91 GB, and two checkpoints are kept."""
+    free = SimpleNamespace(free=100e9)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    config = composed(experiment="qwen25_math_7b_polaris")
+    with pytest.raises(UserError, match=r"100 GB are free .* take about 183 GB more"):
+        check_disk(config, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "global_step_50" / "model.pt"
+    file.parent.mkdir(parents=True)
+    with file.open("wb") as sparse:
+        sparse.truncate(91 * 10**9)
+    check_disk(config, tmp_path / "run")
+    config.trainer.resume_mode = "disable"
+    with pytest.raises(UserError, match="183 GB more"):
+        check_disk(config, tmp_path / "run")
+    config.trainer.save_freq = -1
+    check_disk(config, tmp_path / "run")
