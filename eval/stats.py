@@ -1,0 +1,307 @@
+"""The statistics of an evaluation: what k samples score, and how sure a difference is.
+
+Axes: `_P` problems, `_S` training seeds, `_K` samples of one problem, `_N` anything.
+
+`paired_interval` is the method of every comparison in this project. A score is taken as
+
+    value_sp = mean + seed_s + problem_p + rest_sp
+
+with all three random: another seed and other problems of the same kind would have been as good.
+Then the variance of the grand mean is a + b - e, where a, b and e are the mean squares of seeds,
+problems and rest over S * P. With three seeds, a has two degrees of freedom; everything here is
+about not being sure of it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Floats = NDArray[np.float64]
+
+# Points at which the two variances are summed over: intervals are right to 0.5 % of their width.
+SEED_POINTS, PROBLEM_POINTS = 128, 32
+# The true variance is at least e. Its estimate a + b - e is held above this part of e.
+LEAST_VARIANCE = 0.5
+
+
+class Interval(NamedTuple):
+    """An estimate with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    probability_positive: float
+    """That the true value is above 0: of a difference, P(better)."""
+    p_value: float
+    """Of the true value being 0, two-sided."""
+    num_seeds: int
+    """With 1, the interval is over problems alone and says nothing about training noise."""
+
+
+def mean_at_k(score_PK: ArrayLike) -> float:
+    """Mean score of k samples of each problem, mean over problems.
+
+    Raises:
+        ValueError: the array is not problems x samples, or empty.
+    """
+    scores = np.asarray(score_PK, float)
+    if scores.ndim != 2 or not scores.size:
+        raise ValueError(f"mean@k takes problems x samples, not an array of shape {scores.shape}")
+    return float(scores.mean(axis=1).mean())
+
+
+def pass_at_k(num_right_P: ArrayLike, num_samples: int, k: int) -> Floats:
+    """Probability that at least one of k samples is right, of each problem, unbiased.
+
+    1 - C(n - c, k) / C(n, k) for c of n samples right (arXiv:2107.03374, eq. 1).
+
+    Raises:
+        ValueError: k is not in 1 to n, or more samples are right than there are.
+    """
+    check_k(k, num_samples)
+    right = np.asarray(num_right_P, int)
+    if right.size and not 0 <= right.min() <= right.max() <= num_samples:
+        raise ValueError(f"{right.min()} to {right.max()} of {num_samples} samples are right")
+    choices = math.comb(num_samples, k)
+    by_count = np.array(
+        [1 - math.comb(num_samples - c, k) / choices for c in range(num_samples + 1)]
+    )
+    return by_count[right]
+
+
+def maj_at_k(class_K: Sequence[int | None], right_class: int | None, k: int) -> float:
+    """Probability that the most frequent answer of k samples of one problem is right.
+
+    Exact, over all choices of k of the n samples; a tie of m answers counts 1 / m. A sample without
+    an answer does not vote; if none votes, nothing is right.
+
+    Args:
+        class_K: the class of equivalent answers of each sample, None without an answer.
+        right_class: the class of the right answer, None if no sample has it.
+        k: samples that vote.
+
+    Raises:
+        ValueError: k is not in 1 to n.
+    """
+    num_samples = len(class_K)
+    check_k(k, num_samples)
+    silent = sum(one is None for one in class_K)
+    counts = {one: class_K.count(one) for one in set(class_K) - {None}}
+    if right_class not in counts:
+        return 0.0
+    others = [count for one, count in counts.items() if one != right_class]
+    favourable = 0.0
+    for votes in range(1, min(k, counts[right_class]) + 1):
+        # ways[drawn][ties]: choices of `drawn` samples of the others, none above `votes`, and the
+        # number of classes that reach it.
+        ways = {(drawn, 0): math.comb(silent, drawn) for drawn in range(min(silent, k - votes) + 1)}
+        for count in others:
+            more: dict[tuple[int, int], int] = {}
+            for (drawn, ties), number in ways.items():
+                for extra in range(min(count, votes, k - votes - drawn) + 1):
+                    key = drawn + extra, ties + (extra == votes)
+                    more[key] = more.get(key, 0) + number * math.comb(count, extra)
+            ways = more
+        chosen = math.comb(counts[right_class], votes)
+        favourable += sum(
+            chosen * number / (ties + 1)
+            for (drawn, ties), number in ways.items()
+            if drawn == k - votes
+        )
+    return favourable / math.comb(num_samples, k)
+
+
+def check_k(k: int, num_samples: int) -> None:
+    """Refuse to draw more samples without replacement than there are.
+
+    Raises:
+        ValueError: k is not in 1 to n.
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k is {k}, but there are {num_samples} samples; k may be 1 to that.")
+
+
+def standard_error(value_N: ArrayLike, cluster_N: ArrayLike | None = None) -> float:
+    """Standard error of a mean whose terms hang together within clusters.
+
+    Of the cluster sums of deviations, squared and added up (arXiv:2411.00640, section 2.2), times
+    G / (G - 1) for G clusters: so without clusters it is the standard deviation (n - 1) over the
+    root of n. NaN if there is one cluster.
+
+    Args:
+        value_N: for example a score of each sample.
+        cluster_N: for example the problem of each sample; None if every term is on its own.
+    """
+    values = np.asarray(value_N, float)
+    clusters = np.arange(len(values)) if cluster_N is None else np.asarray(cluster_N)
+    number_N = np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(number_N, weights=values - values.mean())
+    if len(sums) < 2:
+        return math.nan
+    return math.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values)
+
+
+def mean_interval(score: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> Interval:
+    """A mean over seeds and problems, with its interval (`paired_interval`).
+
+    Args:
+        score: seeds x problems; or a sequence of such, one per task, whose means are averaged.
+        level: of the interval.
+    """
+    tasks = as_tasks(score)
+    return _interval(*_variances(tasks), tasks, level)
+
+
+def paired_interval(
+    first: ArrayLike | Sequence[ArrayLike],
+    second: ArrayLike | Sequence[ArrayLike],
+    seeds: Literal["paired", "independent"] = "paired",
+    level: float = 0.95,
+) -> Interval:
+    """How much higher `first` scores than `second` on the same problems, over few seeds.
+
+    Values are in rows by seed and columns by problem, each the mean over the problem's samples.
+    Both factors are random and crossed; the mean squares of seeds (a, S - 1 degrees of freedom),
+    problems (b, P - 1) and rest (e) of the differences are scaled so that the estimate has variance
+    a + b - e. Given the data, the difference is then normal around its estimate with variance
+
+        max(A + B - e, e / 2)     A = a (S - 1) / chi2_{S-1}     B = b (P - 1) / chi2_{P-1}
+
+    mixed over both chi squares with weight sqrt(1/A + 1/B). Without the weight this is the
+    generalised (fiducial) interval, too wide where two variances are alike, as in the
+    Behrens-Fisher problem; the weight keeps the t interval where one of them rules and lightens the
+    tail of the other. The weight and the floor are ours, chosen on a grid of variances;
+    `benchmarks/interval_coverage.py` measures the coverage of this and of the usual intervals.
+
+    Args:
+        first: seeds x problems; or a sequence of such, one per task. Tasks are not random, and each
+            has the same weight however many problems it has.
+        second: the same of what it is compared with.
+        seeds: whether row s of both is the same seed; independent seeds may differ in number.
+        level: of the interval.
+
+    Raises:
+        ValueError: the arrays do not fit, have fewer than two problems, or hold what is no number.
+    """
+    ones, others = as_tasks(first), as_tasks(second)
+    problems = [[task.shape[1] for task in tasks] for tasks in (ones, others)]
+    if problems[0] != problems[1]:
+        raise ValueError(f"the problems differ: {problems[0]} of the first, {problems[1]} of the "
+                         f"second. Only the same problems can be compared.")  # fmt: skip
+    if seeds == "paired":
+        if len(ones[0]) != len(others[0]):
+            raise ValueError(f"{len(ones[0])} seeds of the first cannot be paired with "
+                             f"{len(others[0])}; give seeds='independent'.")  # fmt: skip
+        differences = [one - other for one, other in zip(ones, others, strict=True)]
+        return _interval(*_variances(differences), differences, level)
+    parts = [_variances(tasks) for tasks in (ones, others)]
+    means = [one.mean(0) - other.mean(0) for one, other in zip(ones, others, strict=True)]
+    rows = [mean[None] for mean in means]
+    seed = _sum([part[0] for part in parts])
+    rest = sum(part[2] for part in parts)
+    found = _interval(seed, _variances(rows)[1], rest, rows, level)
+    return found._replace(num_seeds=min(len(ones[0]), len(others[0])))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for their number (Holm 1979): some is below x by chance in x of cases."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+class _Variance(NamedTuple):
+    """A part of the variance of an estimate, and its degrees of freedom."""
+
+    value: float
+    freedom: float
+
+
+def as_tasks(score: Any) -> list[Floats]:
+    """One array of seeds x problems per task.
+
+    Raises:
+        ValueError: their shapes do not fit together, or a value is not a number.
+    """
+    single = np.ndim(score[0]) == 1 if isinstance(score, list | tuple) else np.ndim(score) == 2
+    tasks = [np.asarray(task, float) for task in ([score] if single else score)]
+    shapes = [task.shape for task in tasks]
+    if any(len(shape) != 2 or shape[0] < 1 or shape[1] < 2 for shape in shapes):
+        raise ValueError(f"scores must be seeds x problems, two problems at least; found {shapes}")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"the tasks have different numbers of seeds: {[s[0] for s in shapes]}")
+    if not all(np.isfinite(task).all() for task in tasks):
+        raise ValueError("a score is not a number; every problem needs one under every seed")
+    return tasks
+
+
+def _variances(tasks: list[Floats]) -> tuple[_Variance, _Variance, float]:
+    """The mean squares of seeds, problems and rest, in units of the variance of the mean."""
+    num_seeds, parts = len(tasks[0]), len(tasks) ** 2
+    seed_S = np.mean([task.mean(1) for task in tasks], axis=0)
+    seed = _Variance(float(seed_S.var(ddof=1)) / num_seeds if num_seeds > 1 else 0.0, num_seeds - 1)
+    problem = _sum(
+        [
+            _Variance(float(task.mean(0).var(ddof=1)) / task.shape[1] / parts, task.shape[1] - 1)
+            for task in tasks
+        ]
+    )
+    rest = 0.0
+    for task in tasks if num_seeds > 1 else ():
+        residual = task - task.mean(0) - task.mean(1, keepdims=True) + task.mean()
+        freedom = (num_seeds - 1) * (task.shape[1] - 1)
+        rest += float((residual**2).sum()) / freedom / task.size / parts
+    return seed, problem, rest
+
+
+def _sum(variances: list[_Variance]) -> _Variance:
+    """The sum of independent variances, with the degrees of freedom of Satterthwaite (1946)."""
+    total = sum(part.value for part in variances)
+    if total == 0:
+        return _Variance(0.0, min(part.freedom for part in variances))
+    shares = [(part.value / total) ** 2 / part.freedom for part in variances if part.value]
+    return _Variance(total, 1 / sum(shares))
+
+
+def _interval(
+    seed: _Variance, problem: _Variance, rest: float, tasks: list[Floats], level: float
+) -> Interval:
+    """The interval around the mean over tasks, from the parts of its variance."""
+    estimate = float(np.mean([task.mean() for task in tasks]))
+    seed_A, problem_B = _draws(seed, SEED_POINTS)[:, None], _draws(problem, PROBLEM_POINTS)[None]
+    variance_AB = np.maximum(seed_A + problem_B - rest, LEAST_VARIANCE * rest)
+    weight_AB = np.ones_like(variance_AB)
+    if seed.value and problem.value:
+        weight_AB = np.sqrt(1 / seed_A + 1 / problem_B)
+    weight_AB = weight_AB / weight_AB.sum()
+    deviation_AB = np.sqrt(variance_AB)
+    if not deviation_AB.any():
+        sign = float(np.sign(estimate))
+        return Interval(estimate, estimate, estimate, (1 + sign) / 2, 1 - abs(sign), len(tasks[0]))
+
+    def below(distance: float) -> float:
+        """Probability that the truth is less than the estimate plus this distance."""
+        return float((weight_AB * stats.norm.cdf(distance / deviation_AB)).sum())
+
+    widest = 1e3 * float(deviation_AB.max())
+    found = optimize.brentq(lambda x: below(x) - (1 + level) / 2, 0.0, widest, xtol=1e-12)
+    half = cast("float", found)
+    return Interval(
+        estimate, estimate - half, estimate + half, below(estimate), 2 * below(-abs(estimate)),
+        len(tasks[0]),
+    )  # fmt: skip
+
+
+def _draws(variance: _Variance, points: int) -> Floats:
+    """What the true variance may be, at equally probable points."""
+    if variance.value == 0:
+        return np.zeros(1)
+    quantiles = (np.arange(points) + 0.5) / points
+    return variance.value * variance.freedom / stats.chi2.ppf(quantiles, variance.freedom)
