@@ -1,5 +1,7 @@
-"""The data files of a run are there, in verl's schema row by row, and can be rewarded."""
+"""Data files: they are there, in verl's schema row by row, and can be rewarded; and their hash."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -91,6 +93,25 @@ def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
         for column, problem in problems(row):
             raise UserError(f"{path} ({key}), row {number}, column {column}: {problem}")
     return rows
+
+
+def content_sha256(path: Path) -> str:
+    """The hash of a parquet file's rows as canonical lines: not of how parquet encodes them."""
+    digest = hashlib.sha256()
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+        for row in batch.to_pylist():
+            digest.update(canonical(row))
+    return digest.hexdigest()
+
+
+def canonical(row: dict[str, Any]) -> bytes:
+    """The one line of JSON that a row is hashed as: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        ValueError: a text is none, such as half of a surrogate pair.
+    """
+    text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -88,9 +88,13 @@ class Journal:
         """Remove verl's file, all of which is in `metrics.jsonl`."""
         self.verl_metrics.unlink(missing_ok=True)
 
+    def whole(self) -> list[Path]:
+        """The checkpoints that were declared whole and have all their files, by their steps."""
+        return [folder for folder in self._saved() if is_whole(folder)]
+
     def last_whole(self) -> Path | None:
-        """The checkpoint of the highest step that was declared whole and has all its files."""
-        return next((folder for folder in reversed(self._saved()) if is_whole(folder)), None)
+        """The whole checkpoint of the highest step."""
+        return next(reversed(self.whole()), None)
 
     def _saved(self) -> list[Path]:
         """The checkpoints' folders, whole or not, by their steps."""
@@ -99,7 +103,7 @@ class Journal:
 
     def _remove_old(self) -> None:
         """Keep the last whole checkpoints; verl forgets those from before a resume."""
-        whole = [folder for folder in self._saved() if is_whole(folder)]
+        whole = self.whole()
         if self.keep and len(whole) > self.keep:
             for folder in self._saved():
                 if step_of(folder) < step_of(whole[-self.keep]):

@@ -24,13 +24,13 @@ from typing import Any
 from recipe.errors import UserError
 from recipe.outputs import provenance
 from recipe.tables import markdown_table
+from recipe.templates import TEMPLATES
 from scripts.data import hub
 from scripts.data.catalogue import DATA_SETS, DataSet, find
 from scripts.data.overlap import COMMON, NUM_WORDS, EvaluationSets, read_problems
 from scripts.data.reading import KINDS, data_files, read_records, sha256_of
 from scripts.data.rows import write_parquet
 from scripts.data.selection import STAGES, Filters, Prompt, Selection
-from scripts.data.templates import TEMPLATES
 
 OUTPUTS = ("parquet", "dropped.jsonl", "manifest.json")
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recipe.templates import TEMPLATES
 from scripts import prepare_data
-from scripts.data.templates import TEMPLATES
 
 SUFFIX = r" Let's think step by step and output the final answer within \boxed{}."
 BEFORE = (

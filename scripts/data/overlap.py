@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import UserError
+from recipe.templates import bare
 from scripts.data.layouts import CHINESE, prompt_text
 from scripts.data.reading import data_files, read_records
-from scripts.data.templates import bare
 
 NUM_WORDS = 13
 COMMON = 10

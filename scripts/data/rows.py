@@ -1,4 +1,4 @@
-"""Rows in verl's schema: their columns, one spelling for their hash, and the parquet file."""
+"""Rows in verl's schema: their columns, and the parquet file."""
 
 import hashlib
 import json
@@ -48,16 +48,6 @@ def make_row(
         "reward_model": {"style": "rule", "ground_truth": ground_truth},
         "extra_info": {key: info.get(key) for key in INFO},
     }
-
-
-def canonical(row: dict[str, Any]) -> bytes:
-    """The one line of JSON that a row is hashed as: sorted keys, no spaces, UTF-8.
-
-    Raises:
-        ValueError: a text is none, such as half of a surrogate pair.
-    """
-    text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return text.encode() + b"\n"
 
 
 def write_parquet(lines: Iterable[bytes], path: Path) -> tuple[int, str]:

@@ -13,16 +13,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from recipe.data import problems
+from recipe.data import canonical, problems
 from recipe.errors import UserError
+from recipe.templates import Template, bare, prompt_content
 from reward.equality import same
 from reward.grader import parse_tests, read_truth
 from scripts.data.catalogue import DataSet, accepted
 from scripts.data.layouts import OutOfSet, Problem, is_chinese
 from scripts.data.overlap import EvaluationSets
 from scripts.data.reading import Fields, Record
-from scripts.data.rows import canonical, make_row
-from scripts.data.templates import Template, bare, prompt_content
+from scripts.data.rows import make_row
 
 # By name in the manifest, what each count is of; those of rows add up to `rows_read`, those of
 # prompts to `prompts`.

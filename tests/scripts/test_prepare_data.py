@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 from prepared import SUFFIX, dapo_row, prepare, read, refused, write_lines, write_parquet
 
+from recipe.data import canonical
 from scripts import prepare_data
 from scripts.data import hub, rows, selection
 
@@ -74,7 +75,7 @@ def test_the_content_hash_is_that_of_the_rows_however_parquet_encodes_them(
 ):
     found = prepare(tmp_path, "polaris", source)
     content = found.manifest["content_sha256"]
-    digest = hashlib.sha256(b"".join(map(rows.canonical, found.rows)))
+    digest = hashlib.sha256(b"".join(map(canonical, found.rows)))
     assert digest.hexdigest() == content
     again = prepare(tmp_path / "b", "polaris", source).manifest
     assert again["content_sha256"] == content
@@ -311,4 +312,4 @@ def test_rows_of_a_real_prompt_survive_the_way_through_parquet(tmp_path):
         tmp_path, "dapo_17k", write_parquet(tmp_path / "a.parquet", [dapo_row(problem)])
     )
     assert problem in found.prompts[0]
-    assert json.loads(rows.canonical(found.rows[0])) == found.rows[0]
+    assert json.loads(canonical(found.rows[0])) == found.rows[0]

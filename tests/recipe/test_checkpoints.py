@@ -1,9 +1,8 @@
 import pytest
 
+from recipe.checkpoints import export, find_checkpoint
 from recipe.errors import UserError
 from recipe.journal import seal
-from scripts import export
-from scripts.export import find_checkpoint
 
 
 @pytest.fixture
@@ -35,9 +34,9 @@ def test_what_is_no_run_or_has_no_checkpoint_is_refused(run, tmp_path):
 def test_a_merger_that_fails_leaves_nothing(run, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"verl's merger failed on .*global_step_2: OSError"):
-        export.export(find_checkpoint(run), out)
+        export(find_checkpoint(run), out, "scripts.export")
     assert not out.exists()
     assert not out.with_name("out.part").exists()
     out.mkdir()
     with pytest.raises(UserError, match="is there already"):
-        export.export(find_checkpoint(run), out)
+        export(find_checkpoint(run), out, "scripts.export")
