@@ -12,6 +12,10 @@ from recipe.journal import Journal
 from recipe.overrides import ROOT
 from recipe.processes import alone
 
+ALONE = (
+    "Two would mix up their weights. Wait for it or stop it; to train several runs on one machine, "
+    "give them to one Ray cluster (python -m scripts.submit)."
+)
 # Set by Ray in the driver of a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -25,7 +29,7 @@ def alone_with_ray() -> AbstractContextManager[None]:
     if not owns_ray():
         return nullcontext()
     return alone(
-        embedded.cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own"
+        embedded.cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own", ALONE
     )
 
 

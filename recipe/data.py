@@ -55,6 +55,18 @@ def check_rewards(config: DictConfig, rows: Iterable[dict[str, Any]]) -> None:
     given = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs)
     try:
         settings = RewardSettings.of(cast("dict[str, Any]", given))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the reward refuses its settings: {error}") from None
+    check_truths(settings, rows)
+
+
+def check_truths(settings: RewardSettings, rows: Iterable[dict[str, Any]]) -> None:
+    """The grader knows the data source of each row and can read its ground truth.
+
+    Raises:
+        UserError: the first row that is not so.
+    """
+    try:
         for row in rows:
             source = settings.find(row["data_source"])
             if isinstance(source, Source):
@@ -71,7 +83,7 @@ def check_file(path: Path, key: str, data_root: str) -> None:
     if path.parent == Path(data_root).expanduser():
         make = (
             f"Make it with `python -m scripts.prepare_data {path.stem} "
-            f"--out {data_root}`, or name the folder that has it with data_root=..."
+            f"--out {data_root}`, or name another folder as data_root."
         )
     raise UserError(f"{key} names {path}, which is not a file. {make}")
 

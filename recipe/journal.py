@@ -53,7 +53,7 @@ class Journal:
         before = (record["data"].get("timing_s/step", 0.0) for record in read_lines(self.metrics))
         self.seconds_before = sum(before)
         self.verl_metrics.unlink(missing_ok=True)
-        start = {"after_step": self.begins_after, "commit": made_by["commit"]}
+        start = {"after_step": self.begins_after} | {k: made_by[k] for k in ("commit", "command")}
         write_lines(self.folder / "starts.jsonl", [*self.starts(), start])
 
     @property
@@ -62,7 +62,7 @@ class Journal:
         return (self.folder / "run_id").read_text()
 
     def starts(self) -> list[Record]:
-        """Every start of this run: the step it went on after, and the commit."""
+        """Every start of this run: the step it went on after, the commit and the command."""
         path = self.folder / "starts.jsonl"
         return read_lines(path) if path.exists() else []
 

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, open_dict
 
 from recipe import embedded
 from recipe.checks import check_disk, check_settings
-from recipe.cluster import alone_with_ray, check_place, environment, owns_ray
+from recipe.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
 from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.data import check_data, data_files
 from recipe.errors import UserError
@@ -94,7 +94,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)
-    with alone(folder.with_name(f".{folder.name}.lock"), "this run"), alone_with_ray():
+    lock = folder.with_name(f".{folder.name}.lock")
+    with alone(lock, "this run", ALONE), alone_with_ray():
         if is_finished(folder, config):
             print(
                 f"this run is finished: {folder / 'report.md'}. To train it again, add "

@@ -16,9 +16,10 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eval import tasks
 from recipe import embedded
 from recipe.errors import UserError
 from recipe.values import check_integers
@@ -46,6 +47,10 @@ WRONG_OVERRIDES = (ConfigCompositionException, MissingConfigException, OverrideP
 
 OmegaConf.register_new_resolver("made", embedded.folder, replace=True)
 OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_new_resolver(
+    "task_files", lambda names, root: ListConfig(tasks.files(names, root)), replace=True
+)
+OmegaConf.register_new_resolver("task_setting", tasks.shared, replace=True)
 OmegaConf.register_new_resolver("sum", lambda *numbers: sum(numbers), replace=True)
 
 

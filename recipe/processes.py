@@ -49,9 +49,10 @@ def temporary_folder() -> Iterator[Path]:
 def clean_up_killed() -> None:
     """End what killed runs of this user left, by the notes in their temporary folders."""
     for left in Path("/tmp").glob("ba-*"):
-        # Anybody may put notes there.
-        if left.stat().st_uid == os.getuid():
-            clean_up(left)
+        # Anybody may put notes there, and another run may just have ended.
+        with suppress(FileNotFoundError):
+            if left.stat().st_uid == os.getuid():
+                clean_up(left)
 
 
 def clean_up(folder: Path) -> None:
@@ -74,22 +75,18 @@ def clean_up(folder: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, what: str) -> Iterator[None]:
+def alone(lock: Path, what: str, advice: str) -> Iterator[None]:
     """Hold `lock` meanwhile; a killed process holds none.
 
     Raises:
-        UserError: another process holds it; `what` says for whom.
+        UserError: another process holds it for `what`; `advice` says what to do.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{what} trains already ({lock} is held), and two would mix up their weights. "
-                f"Wait for it or stop it; to train several runs on one machine, give them to one "
-                f"Ray cluster (python -m scripts.submit)."
-            ) from None
+            raise UserError(f"{what} is at work already ({lock} is held). {advice}") from None
         except OSError as error:
             # Lustre and NFS may be mounted without them.
             print(f"warning: {lock} cannot be locked ({error}), so nothing keeps {what} from being "

@@ -4,18 +4,13 @@ verl's `full_determinism` gives every request of a server one seed, so the respo
 coincide and no group has any variance. Here each request has its own.
 """
 
-import hashlib
 import json
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-
-def request_seed(seed: int, step: int, index: str, prompt: str, sample: int) -> int:
-    """A 63-bit sampling seed, the same in every run with the same arguments."""
-    key = json.dumps([seed, step, index, prompt, sample])
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+from recipe.seeds import request_seed
 
 
 class SeededSingleTurn(SingleTurnAgentLoop):

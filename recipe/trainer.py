@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 import torch
 import transfer_queue as tq
+from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.main_ppo import TaskRunnerV1
@@ -35,7 +36,9 @@ from recipe.policy_loss import (
 )
 from recipe.rewards import refuse_broken, reward_metrics, right
 from recipe.settings import AggregationSettings
+from recipe.validation import TaskLoader, validation_metrics
 from recipe.worker import measured
+from reward.sources import RewardSettings
 
 WAIT_SECONDS = 10.0
 
@@ -127,15 +130,27 @@ class AggregationMixin(PPOTrainer):
         whole = {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=TensorDict(whole, len(batch)))
 
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        names = self.config.data.get("val_tasks") or ()
+        others = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        self.val_dataloader = TaskLoader(self.val_dataloader, names, others)
+
     def _val_metrics_update(
-        self, data_sources, sample_uids, reward_extra_infos_dict, *rest, **named
+        self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts
     ):
-        errors = reward_extra_infos_dict.get("error") or [None] * len(sample_uids)
-        scores = torch.tensor(reward_extra_infos_dict["reward"])
+        infos = reward_extra_infos_dict
+        errors = infos.get("error") or [None] * len(sample_uids)
+        scores = torch.tensor(infos["reward"])
         refuse_broken(scores, ({"error": error} for error in errors))
-        return super()._val_metrics_update(
-            data_sources, sample_uids, reward_extra_infos_dict, *rest, **named
-        )
+        if any(verdict is None for verdict in infos.get("acc") or [None]):
+            # Of a reward function that is not this project's.
+            return super()._val_metrics_update(
+                data_sources, sample_uids, infos, sample_turns, expected_acc_counts
+            )
+        given = self.config.reward.custom_reward_function.reward_kwargs
+        settings = RewardSettings.of(OmegaConf.to_container(given))
+        return validation_metrics(data_sources, sample_uids, infos, expected_acc_counts, settings)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._update_actor(batch, metrics)

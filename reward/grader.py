@@ -91,9 +91,21 @@ class Grader:
                     yield _wait(begun.popleft())
             yield from map(_wait, begun)
 
+    def equivalent(self, pairs: Iterable[tuple[str, str]]) -> list[bool]:
+        """Whether the two answers of each pair are the same; one that cannot be read is not."""
+        with ThreadPoolExecutor(self.settings.workers) as executor:
+            return list(executor.map(self._are_equivalent, pairs))
+
     def close(self) -> None:
         """End the worker processes."""
         self.pool.close()
+
+    def _are_equivalent(self, pair: tuple[str, str]) -> bool:
+        try:
+            decided = same(*pair)
+        except (ArithmeticError, RecursionError, ValueError):
+            return False
+        return bool(self.pool.ask(*pair).same) if decided is None else decided
 
     def _at_once(self, row: Row) -> Verdict | str:
         """The verdict, or the answer (of mathematics) that needs more than the fast path."""

@@ -17,7 +17,7 @@ def test_a_ray_job_does_not_write_into_its_copy(monkeypatch):
 
 def test_what_a_job_sets_is_left_to_it(tmp_path, monkeypatch):
     journal = Journal(tmp_path)
-    journal.begin(None, {"commit": None})
+    journal.begin(None, {"commit": None, "command": ""})
     alone = cluster.environment(journal, tmp_path)
     assert alone["WANDB_RUN_ID"] == journal.run_id
     assert alone["TMPDIR"] == str(tmp_path)

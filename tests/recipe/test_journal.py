@@ -5,7 +5,7 @@ import pytest
 from recipe.errors import UserError
 from recipe.journal import Journal, digest, step_of
 
-MADE_BY = {"commit": "abc"}
+MADE_BY = {"commit": "abc", "command": "python -m recipe.main"}
 
 
 def line(step):

@@ -112,11 +112,11 @@ def test_memory_of_a_process_is_counted_and_of_a_gone_one_is_zero():
 
 def test_a_second_run_is_refused_until_the_first_is_over(tmp_path):
     lock = tmp_path / "cache" / "run.lock"
-    with alone(lock, "this run"):
-        with pytest.raises(UserError, match="this run trains already"):
-            with alone(lock, "this run"):
+    with alone(lock, "this run", "Wait."):
+        with pytest.raises(UserError, match=r"this run is at work already .*held\)\. Wait\."):
+            with alone(lock, "this run", "Wait."):
                 pass
-    with alone(lock, "this run"):
+    with alone(lock, "this run", "Wait."):
         pass
 
 
@@ -146,7 +146,7 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with alone(tmp_path / "lock", "this run"):
+    with alone(tmp_path / "lock", "this run", "Wait."):
         pass
     assert "No locks available" in capsys.readouterr().err
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from recipe.rollout import SeededSingleTurn, request_seed
+from recipe.rollout import SeededSingleTurn
+from recipe.seeds import request_seed
 
 
 def test_requests_that_differ_in_anything_have_seeds_that_differ():

@@ -1,0 +1,150 @@
+"""Sample the tasks' problems from a model, and grade the responses with the training reward.
+
+    python -m eval.run outputs/EXPERIMENT/RULE-sSEED --tasks math500 aime24 --steps all
+    python -m eval.run Qwen/Qwen3-1.7B --tasks aime25 --chat-template enable_thinking=true
+
+What a run has is kept in RUN/eval/global_step_N, of other models in outputs/eval/MODEL: of each
+task TASK.json (the result), TASK.samples.jsonl, TASK.graded.jsonl and TASK.setup.json. The same
+command goes on where it was stopped: a sample that is there is not sampled again. Everything is
+graded anew each time.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from eval.grading import grade, verdict_settings
+from eval.jobs import Job, make_jobs, sample_jobs
+from eval.models import Model, find_models
+from eval.tasks import Problems, Task, find, load
+from recipe.console import clock
+from recipe.data import check_truths
+from recipe.errors import UserError
+from recipe.journal import write_whole
+from recipe.outputs import provenance
+from recipe.processes import alone, clean_up_killed
+from reward.errors import RewardError
+from reward.sources import RewardSettings
+
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    command = argparse.ArgumentParser(
+        "python -m eval.run",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add("models", nargs="+", metavar="RUN_OR_MODEL",
+        help="folders of runs, checkpoints or models, or OWNER/NAME of the hub")  # fmt: skip
+    add("--tasks", nargs="+", required=True, help="names of eval/tasks, with spaces or commas")
+    add("--steps", nargs="+", default=["last"], help="of runs: last, all or numbers (last)")
+    add("--data-root", default="data", help="where scripts.prepare_data wrote (data)")
+    add("--out", type=Path, default=Path("outputs/eval"), help="for models that are no run's")
+    add("--seed", type=int, default=0, help="of the samples (0)")
+    add("--max-tokens", type=int, help="of a response, instead of the task's and the run's limit")
+    add("--chat-template", nargs="+", default=[], metavar="NAME=VALUE",
+        help="given to the chat template, beside what a run was trained with")  # fmt: skip
+    add("--grade-only", action="store_true", help="sample nothing, grade what is there again")
+    add("--workers", type=int, default=2, help="processes at work on grading (2)")
+    add("--tensor-parallel", type=int, default=1, help="GPUs that share a model (1)")
+    add("--data-parallel", type=int, default=1, help="copies of the model at work (1)")
+    add("--gpu-memory", type=float, default=0.9, help="part of a GPU that vLLM takes (0.9)")
+    return command
+
+
+def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse.Namespace) -> None:
+    """Sample and grade the tasks for one model."""
+    settings = reward_settings(model, options.workers)
+    for _, problems in tasks:
+        check_truths(settings, problems.rows)
+    folder = model.ready()
+    model.results.mkdir(parents=True, exist_ok=True)
+    busy = f"an evaluation into {model.results}"
+    with alone(model.results / ".lock", busy, "Wait for it or stop it."):
+        jobs = list(make_jobs(model, folder, tasks, options))
+        missing = sum(job.num_missing for job in jobs)
+        print(f"{model.name}: {missing} samples to go", flush=True)
+        start = time.monotonic()
+        if missing and options.grade_only:
+            raise UserError(f"{model.results} lacks {missing} samples. Leave out --grade-only.")
+        if missing:
+            sample_jobs(folder, jobs, model.results / "sampling.log", options)
+        for job in jobs:
+            samples = [job.samples[key] for key in sorted(job.samples)]
+            kept = model.results / f"{job.task.name}.graded.jsonl"
+            result = grade(samples, job.problems, settings, kept, sys.stderr)
+            result["seconds"]["sampling"] = round(time.monotonic() - start, 1) if missing else 0.0
+            write_result(model, job, settings, result)
+
+
+def reward_settings(model: Model, workers: int) -> RewardSettings:
+    """The settings of the training reward.
+
+    Raises:
+        UserError: the run was trained with another reward function.
+    """
+    if model.config and model.config.reward.custom_reward_function.path != "pkg://reward.score":
+        raise UserError(
+            f"{model.name} was trained with {model.config.reward.custom_reward_function.path}. "
+            f"Evaluate its export as a model: it is then graded with reward/."
+        )
+    return RewardSettings.of({**model.reward, "workers": workers})
+
+
+def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[str, Any]) -> None:
+    """Write TASK.json, and say what it says."""
+    setup, task = job.setup, job.task
+    whole = {
+        "kind": "evaluation",
+        **setup,
+        "template": task.asked_by,
+        "data": {"file": str(job.problems.file), **setup["data"]},
+        "model": {"path": str(model.folder), **setup["model"]},
+        "run": model.run,
+        "reward": verdict_settings(settings),
+        **result,
+        **provenance("eval.run"),
+    }
+    path = model.results / f"{task.name}.json"
+    write_whole(path, json.dumps(whole, indent=2) + "\n")
+    metrics = result["metrics"]
+    best = ", ".join(f"{k} {v:.1%}" for k, v in metrics.items() if k.endswith(f"@{task.samples}"))
+    print(f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "
+          f"{result['rates']['truncated']:.1%} truncated: {path}", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Evaluate, and say in one paragraph what is wrong."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = parser().parse_args()
+    started = time.monotonic()
+    try:
+        names = [name for word in options.tasks for name in word.split(",") if name]
+        found = [find(name) for name in dict.fromkeys(names)]
+        chosen = [
+            m for name in options.models for m in find_models(name, options.steps, options.out)
+        ]
+        clean_up_killed()
+        tasks = [(task, load(task, options.data_root)) for task in found]
+        for model in chosen:
+            evaluate(model, tasks, options)
+    except (UserError, RewardError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; what was sampled is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    print(f"{len(chosen)} models in {clock(time.monotonic() - started)}; "
+          f"python -m eval.table makes the tables")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
