@@ -49,10 +49,13 @@ def grade(
             for verdict in grader.grade_many(rows):
                 verdicts.append(verdict)
                 bar.update()
-        lines = (graded_line(*pair) for pair in zip(samples, verdicts, strict=True))
-        write_whole(kept, "".join(lines))
         source = settings.find(problems.rows[0]["data_source"])
         is_code = isinstance(source, Source) and not source.forms
+        lines = (
+            graded_line(one, verdict, problems.rows[one.problem], is_code)
+            for one, verdict in zip(samples, verdicts, strict=True)
+        )
+        write_whole(kept, "".join(lines))
         samples_P = [[] for _ in problems.rows]
         for one, verdict in zip(samples, verdicts, strict=True):
             samples_P[one.problem].append(graded(verdict, is_code))
@@ -84,12 +87,16 @@ def row(sample: Sample, problems: Problems, settings: RewardSettings) -> Row:
     return Row(sample.response, given["reward_model"]["ground_truth"], source)
 
 
-def graded_line(sample: Sample, verdict: Verdict) -> str:
-    """A sample with its verdict, as a line of JSON."""
+def graded_line(sample: Sample, verdict: Verdict, given: dict[str, Any], is_code: bool) -> str:
+    """A sample with its verdict, as a line of JSON that `python -m reward.grade` reads.
+
+    The tests of code are megabytes, and stay in the task's file.
+    """
+    whole = {**sample._asdict(), "data_source": given["data_source"]}
+    if not is_code:
+        whole["ground_truth"] = given["reward_model"]["ground_truth"]
     found = verdict._asdict()
-    return (
-        json.dumps({**sample._asdict(), **found.pop("extra"), **found}, ensure_ascii=False) + "\n"
-    )
+    return json.dumps({**whole, **found.pop("extra"), **found}, ensure_ascii=False) + "\n"
 
 
 def mean_lengths(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, float | None]:

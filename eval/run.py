@@ -73,16 +73,17 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
         jobs = list(make_jobs(model, folder, tasks, options))
         missing = sum(job.num_missing for job in jobs)
         print(f"{model.name}: {missing} samples to go", flush=True)
-        start = time.monotonic()
         if missing and options.grade_only:
             raise UserError(f"{model.results} lacks {missing} samples. Leave out --grade-only.")
+        start = time.monotonic()
         if missing:
             sample_jobs(folder, jobs, model.results / "sampling.log", options)
+        seconds = round(time.monotonic() - start, 1)
         for job in jobs:
             samples = [job.samples[key] for key in sorted(job.samples)]
             kept = model.results / f"{job.task.name}.graded.jsonl"
             result = grade(samples, job.problems, settings, kept, sys.stderr)
-            result["seconds"]["sampling"] = round(time.monotonic() - start, 1) if missing else 0.0
+            result["seconds"]["sampling_all_tasks"] = seconds
             write_result(model, job, settings, result)
 
 
@@ -115,7 +116,9 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
         **provenance("eval.run"),
     }
     path = model.results / f"{task.name}.json"
-    write_whole(path, json.dumps(whole, indent=2) + "\n")
+    # A line a key: the counts of all problems on one.
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in whole.items())
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
     metrics = result["metrics"]
     best = ", ".join(f"{k} {v:.1%}" for k, v in metrics.items() if k.endswith(f"@{task.samples}"))
     print(f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "

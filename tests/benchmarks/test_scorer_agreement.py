@@ -2,7 +2,6 @@ import ast
 import json
 import statistics
 import sys
-from math import comb, sqrt
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from benchmarks.scorer_agreement import (
     summary,
     table,
 )
+from eval.stats import pass_at_k, standard_error
 from recipe.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
@@ -126,25 +126,20 @@ def test_the_peers_script_needs_nothing_of_this_project():
     assert packages - set(sys.stdlib_module_names) == {"lm_eval", "inspect_ai"}
 
 
-def test_the_recorded_statistics_are_what_their_formulas_give():
-    """pass@k of arXiv:2107.03374; clustered errors of arXiv:2411.00640, times C / (C - 1)."""
+def test_this_projects_statistics_are_those_of_inspect_ai():
+    """Recorded from inspect_ai's own reducers and metrics, on lists of unequal length."""
     recorded = json.loads((RESULTS / "result.json").read_text())["statistics"]
     problems, found = recorded["problems"], recorded["inspect_ai"]
     assert problems == random_verdicts()
     means = [statistics.fmean(values) for values in problems]
     assert found["mean"] == pytest.approx(statistics.fmean(means))
-    assert found["stderr"] == pytest.approx(statistics.stdev(means) / sqrt(len(means)))
+    assert found["stderr"] == pytest.approx(standard_error(means))
     for k, value in found["pass_at"].items():
-        chances = [
-            1 - comb(len(values) - sum(values), int(k)) / comb(len(values), int(k))
-            for values in problems
-        ]
+        chances = [pass_at_k([sum(values)], len(values), int(k))[0] for values in problems]
         assert value == pytest.approx(statistics.fmean(chances))
     samples = [value for values in problems for value in values]
-    centre = statistics.fmean(samples)
-    squares = sum(sum(value - centre for value in values) ** 2 for values in problems)
-    corrected = squares * len(problems) / (len(problems) - 1)
-    assert found["stderr_clustered"] == pytest.approx(sqrt(corrected) / len(samples))
+    clusters = [number for number, values in enumerate(problems) for _ in values]
+    assert found["stderr_clustered"] == pytest.approx(standard_error(samples, clusters))
 
 
 def test_the_readme_shows_the_committed_agreement():
