@@ -87,8 +87,9 @@ def find_models(name: str, steps: Sequence[str], out: Path) -> list[Model]:
     path = Path(name)
     if (path / "starts.jsonl").is_file():
         return [of_run(path, step) for step in chosen(path, steps)]
-    if path.name.startswith("global_step_") and path.parents[1].joinpath("starts.jsonl").is_file():
-        return [of_run(path.parents[1], step_of(path))]
+    named = path.absolute()
+    if named.name.startswith("global_step_") and (named.parents[1] / "starts.jsonl").is_file():
+        return [of_run(named.parents[1], step_of(path))]
     if (path / "config.json").is_file():
         return [Model(name, path, out / path.absolute().name)]
     if path.exists() or name.count("/") != 1:

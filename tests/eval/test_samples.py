@@ -1,0 +1,50 @@
+import pytest
+
+from eval.samples import Sample, SampleFile
+from recipe.errors import UserError
+
+SETUP = {"task": "t", "task_version": 1, "seed": 0}
+
+
+def sample(problem, number):
+    return Sample(problem, number, 7, "Answer: 3\n☃", 5, False)
+
+
+def test_samples_come_back_as_they_were_kept(tmp_path):
+    file = SampleFile(tmp_path / "new", "t", SETUP)
+    assert file.read() == {}
+    kept = [sample(0, 1), sample(0, 0), sample(3, 0)]
+    for one in kept:
+        file.append(one)
+    again = SampleFile(tmp_path / "new", "t", SETUP).read()
+    assert again == {(one.problem, one.sample): one for one in kept}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_line_that_was_cut_off_is_removed_and_nothing_else_is_lost(tmp_path, cut):
+    file = SampleFile(tmp_path, "t", SETUP)
+    file.append(sample(0, 0))
+    whole = file.path.read_bytes()
+    file.append(sample(0, 1))
+    file.path.write_bytes(file.path.read_bytes()[:-cut])
+    assert list(file.read()) == [(0, 0)]
+    assert file.path.read_bytes() == whole
+    file.append(sample(0, 1))
+    assert list(file.read()) == [(0, 0), (0, 1)]
+
+
+def test_samples_of_another_setup_are_never_mixed_in(tmp_path):
+    SampleFile(tmp_path, "t", SETUP)
+    with pytest.raises(UserError, match=r"another setup: seed was 0 and is 1; task_version was 1"):
+        SampleFile(tmp_path, "t", {"task": "t", "seed": 1})
+
+
+def test_a_line_that_is_no_sample_and_one_that_is_there_twice_are_refused(tmp_path):
+    file = SampleFile(tmp_path, "t", SETUP)
+    file.append(sample(0, 0))
+    file.path.write_bytes(file.path.read_bytes() + b'{"problem": 1}\n')
+    with pytest.raises(UserError, match=r"samples.jsonl:2 is no sample"):
+        file.read()
+    file.path.write_bytes(file.path.read_bytes().splitlines(keepends=True)[0] * 2)
+    with pytest.raises(UserError, match=r":2 holds sample 0 of problem 0 a second time"):
+        file.read()
