@@ -13,36 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.live.small_run import STEPS, finish, start
 from tests.live.test_demo import traces
 
 pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
-# Two epochs of three steps, saved where an epoch ends.
-STEPS = 6
-SETTINGS = (
-    "data.train_max_samples=24", "trainer.total_epochs=2", f"trainer.total_training_steps={STEPS}",
-    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda",
-    "trainer.logger=[console,file,wandb]",
-)  # fmt: skip
 # Of what a step sampled and learned; the rest is times, memory and rounding.
 COMPARED = ("critic/", "response_length/", "aggregation/", "val-core/", "actor/grad_norm")
-
-
-def start(outputs: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", *SETTINGS]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
-    return subprocess.Popen(
-        [*command, f"output_root={outputs}", *overrides], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment | {"WANDB_MODE": "offline"},
-    )  # fmt: skip
-
-
-def finish(outputs: Path, *overrides: str) -> str:
-    run = start(outputs, *overrides)
-    said = run.communicate(timeout=400)[0]
-    assert run.returncode == 0, said
-    return said
 
 
 def records(outputs: Path) -> dict[int, dict[str, float]]:
@@ -68,13 +45,6 @@ def kill_when(run: subprocess.Popen, outputs: Path, pattern: str, lines: int = 0
         time.sleep(random.uniform(0, 5))
     run.send_signal(signal.SIGKILL)
     run.wait()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("whole")
-    finish(outputs)
-    return outputs
 
 
 def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(whole, tmp_path):

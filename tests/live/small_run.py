@@ -1,0 +1,33 @@
+"""The run that is killed, resumed, exported and evaluated."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Two epochs of three steps, saved where an epoch ends.
+STEPS = 6
+SETTINGS = (
+    "data.train_max_samples=24", "trainer.total_epochs=2", f"trainer.total_training_steps={STEPS}",
+    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda",
+    "trainer.logger=[console,file,wandb]",
+)  # fmt: skip
+
+
+def start(outputs: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", *SETTINGS]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
+    command += [f"output_root={outputs}", f"trainer.validation_data_dir={outputs}/validation"]
+    return subprocess.Popen(
+        [*command, *overrides], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment | {"WANDB_MODE": "offline"},
+    )  # fmt: skip
+
+
+def finish(outputs: Path, *overrides: str) -> str:
+    run = start(outputs, *overrides)
+    said = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, said
+    return said
