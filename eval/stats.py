@@ -296,7 +296,7 @@ def _interval(
 
     def below(distance: float) -> float:
         """Probability that the truth is less than the estimate plus this distance."""
-        return float((weight_AB * special.ndtr(distance / deviation_AB)).sum())
+        return min(1.0, float((weight_AB * special.ndtr(distance / deviation_AB)).sum()))
 
     widest = float(np.median(deviation_AB))
     while below(widest) < (1 + level) / 2:
