@@ -1,6 +1,6 @@
 """How often a nominal 95 % interval for the difference of two rules holds the truth.
 
-    python -m benchmarks.interval_coverage measure                  # about 12 minutes
+    python -m benchmarks.interval_coverage measure                  # about 14 minutes
     python -m benchmarks.interval_coverage table --into README.md
 
 Evaluations of two rules on the same problems are simulated; a sample is right with log odds
