@@ -73,6 +73,7 @@ def test_independent_seeds_of_unequal_number_leave_welchs_test_if_problems_are_a
     assert found.p_value == pytest.approx(expected.pvalue, rel=0.01)
     assert ends(found) == pytest.approx(list(expected.confidence_interval()), rel=0.005)
     assert found.num_seeds == 3
+    assert paired_interval(second.repeat(30, 1), first.repeat(30, 1), "independent").num_seeds == 3
 
 
 def test_two_tasks_under_one_seed_leave_welchs_test_of_their_sum():
@@ -81,6 +82,9 @@ def test_two_tasks_under_one_seed_leave_welchs_test_of_their_sum():
     found = mean_interval([first, second])
     assert found.p_value == pytest.approx(expected.pvalue, rel=0.01)
     assert 2 * ends(found) == pytest.approx(list(expected.confidence_interval()), rel=0.005)
+
+
+LEVELS = (0.8, 0.95, 0.99)
 
 
 def mixture(seed, problem, rest):
@@ -98,7 +102,15 @@ def mixture(seed, problem, rest):
     distance = np.abs(random.normal(size=len(weight)) * np.sqrt(variance))
     order = distance.argsort()
     below = weight[order].cumsum() / weight.sum()
-    return [distance[order][np.searchsorted(below, level)] for level in (0.8, 0.95, 0.99)]
+    return [distance[order][np.searchsorted(below, level)] for level in LEVELS]
+
+
+def check_mixture(compare, seed, problem, rest):
+    """`compare` gives an interval for a level; the tolerances are errors of the Monte Carlo."""
+    expected = mixture(seed, problem, rest)
+    for level, half, error in zip(LEVELS, expected, (0.01, 0.015, 0.03), strict=True):
+        found = compare(level)
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=error)
 
 
 def mean_squares(score):
@@ -116,11 +128,48 @@ def mean_squares(score):
 def test_the_interval_is_the_mixture_that_its_docstring_defines(num_seeds, num_problems, spread):
     first, second = (scores(num_seeds, num_problems, i, spread) for i in (1, 2))
     parts = [part / first.size for part in mean_squares(first - second)]
-    expected = mixture((parts[0], num_seeds - 1), (parts[1], num_problems - 1), parts[2])
-    # The tolerances are errors of the Monte Carlo, largest with two seeds.
-    for level, half, error in zip((0.8, 0.95, 0.99), expected, (0.01, 0.015, 0.03), strict=True):
-        found = paired_interval(first, second, level=level)
-        assert (found.high - found.low) / 2 == pytest.approx(half, rel=error)
+    check_mixture(
+        lambda level: paired_interval(first, second, level=level),
+        (parts[0], num_seeds - 1), (parts[1], num_problems - 1), parts[2],
+    )  # fmt: skip
+
+
+def test_a_variance_is_at_least_half_of_what_the_rest_alone_makes_it():
+    score = scores(3, 8, spread=0.0)
+    # Both effects are shrunk below what the rest would give by chance.
+    score = score - 0.9 * (score.mean(0) + score.mean(1)[:, None])
+    parts = [part / score.size for part in mean_squares(score)]
+    assert parts[0] + parts[1] < 0.1 * parts[2]
+    check_mixture(lambda level: mean_interval(score, level), (parts[0], 2), (parts[1], 7), parts[2])
+
+
+def added(parts):
+    """The sum of variances and its degrees of freedom (Satterthwaite 1946)."""
+    total = sum(value for value, _ in parts)
+    return total, total**2 / sum(value**2 / freedom for value, freedom in parts)
+
+
+def test_of_several_tasks_a_seed_has_one_mean_and_the_other_variances_add_up():
+    tasks = [0.5 * scores(3, size, size) for size in (30, 8, 12)]
+    mean_S = sum(task.mean(1) for task in tasks) / 3
+    parts = [[part / task.size / 9 for part in mean_squares(task)] for task in tasks]
+    problem = added([(part[1], task.shape[1] - 1) for part, task in zip(parts, tasks, strict=True)])
+    check_mixture(
+        lambda level: mean_interval(tasks, level),
+        (stats.sem(mean_S) ** 2, 2), problem, sum(part[2] for part in parts),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_of_independent_seeds_the_variances_of_both_rules_add_up(spread):
+    both = scores(3, 30, 1, spread), scores(4, 30, 2, spread)
+    parts = [[part / score.size for part in mean_squares(score)] for score in both]
+    seed = added([(part[0], len(score) - 1) for part, score in zip(parts, both, strict=True)])
+    problem = stats.sem(both[0].mean(0) - both[1].mean(0)) ** 2, 29
+    check_mixture(
+        lambda level: paired_interval(*both, "independent", level),
+        seed, problem, parts[0][2] + parts[1][2],
+    )  # fmt: skip
 
 
 def test_the_estimate_is_the_mean_of_differences_and_of_tasks():
