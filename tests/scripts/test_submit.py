@@ -232,7 +232,7 @@ def test_what_cannot_be_meant_is_said_in_one_paragraph(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for words, found in (
         ([], "no experiment was named"),
-        (["--sweep", "paper"], "there is no sweep paper; .* has cpu_demo, paper_table"),
+        (["--sweep", "paper"], "there is no sweep paper; .* has cpu_demo, cpu_table, paper_table"),
         (["cpu_demo", "--sweep", "cpu_demo"], "says which experiments, rules and seeds"),
         (["cpu_dem"], "cpu_demo"),
         (["cpu_demo", "--rule", "balance"], "balanced"),
