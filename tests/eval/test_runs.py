@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.table import HEAD, read_summaries, rows
+from eval.runs import HEAD, read_summaries, rows
 from recipe.tables import between_marks, markdown_table
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 """The table of finished runs, one row per experiment and rule.
 
-python -m eval.table outputs/cpu_demo                    # print it
-python -m eval.table benchmarks/results --into README.md # write it between its marks there
+python -m eval.runs outputs/cpu_demo                    # print it
+python -m eval.runs benchmarks/results --into README.md # write it between its marks there
 """
 
 import argparse
