@@ -1,0 +1,152 @@
+"""What stands in the cells of a row: means, differences and drops, or why there is none.
+
+Axes: `_S` training seeds, `_P` problems.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.grid import NO_RULE, Place, Row, commit_notes, counted, in_words
+from eval.results import Result
+from eval.stats import Floats, Interval, mean_interval, paired_interval
+
+ONE_SEED = (
+    "one seed: the interval is over problems alone and says nothing about the noise of training"
+)
+
+
+class Measured(NamedTuple):
+    """A number with its interval, or None where results are missing, and what is to say of it."""
+
+    interval: Interval | None
+    notes: tuple[str, ...] = ()
+
+
+class Drop(NamedTuple):
+    """How far the last step is below the best."""
+
+    steps: tuple[int, ...] = ()
+    """The best step of each seed."""
+    best: float | None = None
+    """Mean over seeds of the highest of the evaluated steps: too high."""
+    last: float | None = None
+    crossed: Interval | None = None
+    """Drop from a step that was chosen on other problems."""
+    notes: tuple[str, ...] = ()
+
+
+def missing_note(row: Row, rule: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> str:
+    """A rule's missing results in words, empty if there are none."""
+    places = row.missing(rule, steps, tasks)
+    return "missing: " + in_words(row, places) if places else ""
+
+
+def at_last_step(row: Row, rule: str, tasks: Sequence[str] = ()) -> list[Result]:
+    """A rule's results at the row's last step, those that there are."""
+    places = [
+        Place(rule, seed, row.last_step, task)
+        for seed in row.seeds(rule)
+        for task in tasks or row.tasks
+    ]
+    return [row.results[place] for place in places if place in row.results]
+
+
+def measure(row: Row, rule: str, tasks: Sequence[str] = ()) -> Measured:
+    """Mean over tasks, seeds and problems at the row's last step."""
+    if missing := missing_note(row, rule, [row.last_step], tasks):
+        return Measured(None, (missing,))
+    seeds = row.seeds(rule)
+    notes = commit_notes(at_last_step(row, rule, tasks))
+    if rule != NO_RULE and len(seeds) == 1:
+        notes = (ONE_SEED, *notes)
+    return Measured(mean_interval(row.scores(rule, seeds, row.last_step, tasks)), notes)
+
+
+def row_notes(row: Row) -> tuple[str, ...]:
+    """What keeps the cells of a row from being alike."""
+    notes = commit_notes([r for rule in row.rules for r in at_last_step(row, rule)])
+    rules_of: dict[str, list[str]] = {}
+    for rule in row.rules:
+        rules_of.setdefault(" ".join(map(str, row.seeds(rule))), []).append(rule)
+    if len(rules_of) > 1:
+        said = "; ".join(f"{seeds} of {', '.join(rules)}" for seeds, rules in rules_of.items())
+        notes = (f"rules have different seeds: {said}", *notes)
+    return notes
+
+
+def compare(row: Row, rule: str, baseline: str) -> Measured:
+    """How much higher a rule is than the baseline at the row's last step.
+
+    Over the seeds that both have; if there are none, the seeds are independent.
+    """
+    missing = [missing_note(row, name, [row.last_step]) for name in (rule, baseline)]
+    if any(missing):
+        return Measured(None, tuple(filter(None, missing)))
+    seeds = {name: row.seeds(name) for name in (rule, baseline)}
+    common = [seed for seed in seeds[rule] if seed in seeds[baseline]]
+    notes = commit_notes([r for name in seeds for r in at_last_step(row, name)])
+    has = ", ".join(f"{name} has {counted('seed', found)}" for name, found in seeds.items())
+    if not common:
+        notes = (f"no seed in common ({has}): seeds are taken as independent", *notes)
+    elif seeds[rule] != seeds[baseline]:
+        notes = (f"over the common {counted('seed', common)} ({has})", *notes)
+    first, second = (
+        row.scores(name, common or seeds[name], row.last_step) for name in (rule, baseline)
+    )
+    interval = paired_interval(first, second, "paired" if common else "independent")
+    if interval.num_seeds == 1:
+        notes = (ONE_SEED, *notes)
+    return Measured(interval, notes)
+
+
+def drop(row: Row, rule: str) -> Drop:
+    """Best and last step of each seed, and the drop between them."""
+    if missing := missing_note(row, rule, row.steps):
+        return Drop(notes=(missing,))
+    seeds = row.seeds(rule)
+    results = [row.results[place] for place in row.results if place.rule == rule]
+    notes = commit_notes(results)
+    if len(seeds) == 1:
+        notes = (ONE_SEED, *notes)
+    by_step = [row.scores(rule, seeds, step) for step in row.steps]
+    mean_by_step_S = np.array([np.mean([t.mean(1) for t in tasks], axis=0) for tasks in by_step])
+    best_S = mean_by_step_S.argmax(axis=0)
+    drops = crossed_drops(by_step)
+    if not any(task.any() for task in drops):
+        notes = ("no step but the last was chosen: nothing to put an interval around", *notes)
+    return Drop(
+        tuple(row.steps[i] for i in best_S),
+        float(mean_by_step_S.max(axis=0).mean()),
+        float(mean_by_step_S[-1].mean()),
+        mean_interval(drops),
+        notes,
+    )
+
+
+def crossed_drops(by_step: Sequence[Sequence[Floats]]) -> list[Floats]:
+    """Of each problem the drop to the last step from the step that is best on other problems.
+
+    The highest of several noisy means is too high. So problems are halved (every second one): the
+    step that a seed's one half finds best is judged on the other half, and the other way round.
+    A half finds it less surely than the whole, so this is rather too low.
+
+    Args:
+        by_step: by step and task, scores of seeds x problems.
+
+    Returns:
+        By task, drops of seeds x problems.
+    """
+    halves = [[tasks[t][:, half::2] for t in range(len(tasks))]
+              for half in (0, 1) for tasks in by_step]  # fmt: skip
+    mean_S = np.array([np.mean([task.mean(1) for task in tasks], axis=0) for tasks in halves])
+    best_of_even_S, best_of_odd_S = mean_S.reshape(2, len(by_step), -1).argmax(axis=1)
+    drops = []
+    for task, last_SP in enumerate(by_step[-1]):
+        drop_SP = np.empty_like(last_SP)
+        for seed in range(len(last_SP)):
+            for half, best in ((0, best_of_odd_S[seed]), (1, best_of_even_S[seed])):
+                drop_SP[seed, half::2] = (by_step[best][task] - last_SP)[seed, half::2]
+        drops.append(drop_SP)
+    return drops
