@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from eval.cells import Measured, compare, drop, measure, row_notes
+from eval.cells import compare, drop, measure, row_notes
 from eval.grid import Row
-from eval.numbers import mean_cell, p_value, record, with_interval, with_remarks
+from eval.numbers import mean_cell, probability, record, with_interval, with_remarks
 from eval.printed import Cell, Record, Table, plain
 from eval.published import RULES as PUBLISHED_RULES
 from eval.published import Published
@@ -15,6 +15,7 @@ METHOD = (
     "Intervals are 95 %, over seeds and problems, both random (eval/stats.py: paired_interval); "
     "tasks are given and weigh the same."
 )
+PROBABILITIES = ("P(better)", "p", "p (Holm)")
 
 
 def average_table(rows: Sequence[Row], paper: Published) -> Table:
@@ -74,22 +75,21 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
                       for rule in row.rules if rule != baseline]  # fmt: skip
         else:
             remarks.append(f"{row.name} has no results of {baseline}: nothing is compared there.")
-    known = [measured.interval for *_, measured in pairs if measured.interval]
+    known = [m.interval for *_, m in pairs if m.interval and m.varies]
     adjusted = dict(zip(map(id, known), holm([found.p_value for found in known]), strict=True))
     lines, records = [], []
     for row, rule, measured in pairs:
         label = f"{rule} - {baseline}"
         numbers = [Cell("-", measured.notes), *plain("----")]
         found = measured.interval
-        values: dict[str, float | None] = dict.fromkeys(("P(better)", "p", "p (Holm)"))
+        values: dict[str, float | None] = dict.fromkeys(PROBABILITIES)
+        if found and id(found) in adjusted:
+            known_of = (found.probability_positive, found.p_value, adjusted[id(found)])
+            values = dict(zip(PROBABILITIES, known_of, strict=True))
         if found:
-            values = dict(zip(values, (
-                found.probability_positive, found.p_value, adjusted[id(found)],
-            ), strict=True))  # fmt: skip
             numbers = [
                 Cell(with_interval(found, "+.1f"), measured.notes),
-                *plain((str(found.num_seeds), f"{found.probability_positive:.3f}")),
-                *plain([p_value(values[key] or 0.0) for key in ("p", "p (Holm)")]),
+                *plain((str(found.num_seeds), *map(probability, values.values()))),
             ]
         lines.append((*plain((row.name, label, str(row.last_step))), *numbers))
         records.append(record(name, "difference, points", row, label, row.tasks, measured))
@@ -100,7 +100,7 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
     count = len(known)
     if count == 1:
         remarks.append(f"1 comparison with {baseline}, so Holm's p is p.")
-    else:
+    elif count:
         remarks.append(
             f"{count} comparisons with {baseline}: intervals, P(better) and p are each as if it "
             f"were the only one, and one of {count} is easily wrong. Holm's p is adjusted: if no "
@@ -115,7 +115,7 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
             name,
             f"{over(rows[0].tasks)} at the last step, difference to {baseline}: points "
             f"[95 % interval]",
-            plain(("experiment", "comparison", "step", "points", "seeds", *values_head())),
+            plain(("experiment", "comparison", "step", "points", "seeds", *PROBABILITIES)),
             tuple(lines), tuple(records), tuple(remarks),
         )
     )  # fmt: skip
@@ -124,11 +124,6 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
 def over(tasks: Sequence[str]) -> str:
     """What a number is of."""
     return tasks[0] if len(tasks) == 1 else f"Average of {', '.join(tasks)}"
-
-
-def values_head() -> tuple[str, ...]:
-    """Columns of probabilities."""
-    return "P(better)", "p", "p (Holm)"
 
 
 def stability_table(rows: Sequence[Row]) -> Table:
@@ -140,20 +135,21 @@ def stability_table(rows: Sequence[Row]) -> Table:
             continue
         for rule in row.rules:
             found = drop(row, rule)
-            about = Measured(found.crossed, found.notes)
-            entry = record(name, "best - last, crossed, points", row, rule, row.tasks, about)
+            crossed = found.crossed.interval
+            entry = record(
+                name, "best - last, crossed, points", row, rule, row.tasks, found.crossed
+            )  # fmt: skip
             labels = plain((row.name, rule, str(len(row.steps))))
             records.append(entry)
-            if found.best is None or found.last is None or found.crossed is None:
-                lines.append((*labels, Cell("-", found.notes), *plain("----"), Cell("-")))
+            if found.best is None or found.last is None or crossed is None:
+                lines.append((*labels, Cell("-", found.crossed.notes), *plain("-----")))
                 continue
-            crossed = with_interval(found.crossed, "+.1f") if found.crossed.p_value < 1 else "+0.0"
             cells = [f"{100 * found.best:.1f}", f"{100 * found.last:.1f}",
                      f"{100 * (found.best - found.last):.1f}"]  # fmt: skip
             lines.append((
                 *labels, *plain((" ".join(map(str, found.steps)), *cells)),
-                Cell(crossed, found.notes),
-                Cell(str(found.crossed.num_seeds)),
+                Cell(with_interval(crossed, "+.1f"), found.crossed.notes),
+                Cell(str(crossed.num_seeds)),
             ))  # fmt: skip
             records += [
                 entry._replace(quantity=quantity, estimate=100 * value, low=None, high=None)

@@ -15,6 +15,7 @@ from eval.stats import Floats, Interval, mean_interval, paired_interval
 ONE_SEED = (
     "one seed: the interval is over problems alone and says nothing about the noise of training"
 )
+UNVARIED = "no interval: it would have width 0, as all values are alike, and that is no certainty"
 
 
 class Measured(NamedTuple):
@@ -22,6 +23,11 @@ class Measured(NamedTuple):
 
     interval: Interval | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def varies(self) -> bool:
+        """Whether values vary, without which neither interval nor probabilities mean anything."""
+        return self.interval is not None and self.interval.low < self.interval.high
 
 
 class Drop(NamedTuple):
@@ -32,9 +38,8 @@ class Drop(NamedTuple):
     best: float | None = None
     """Mean over seeds of the highest of the evaluated steps: too high."""
     last: float | None = None
-    crossed: Interval | None = None
-    """Drop from a step that was chosen on other problems."""
-    notes: tuple[str, ...] = ()
+    crossed: Measured = Measured(None)
+    """Drop from a step that was chosen on other problems, with what is to say of all."""
 
 
 def missing_note(row: Row, rule: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> str:
@@ -61,7 +66,12 @@ def measure(row: Row, rule: str, tasks: Sequence[str] = ()) -> Measured:
     notes = commit_notes(at_last_step(row, rule, tasks))
     if rule != NO_RULE and len(seeds) == 1:
         notes = (ONE_SEED, *notes)
-    return Measured(mean_interval(row.scores(rule, seeds, row.last_step, tasks)), notes)
+    return with_warning(mean_interval(row.scores(rule, seeds, row.last_step, tasks)), notes)
+
+
+def with_warning(interval: Interval, notes: tuple[str, ...]) -> Measured:
+    """A number, and a note if nothing varies."""
+    return Measured(interval, notes if interval.low < interval.high else (UNVARIED, *notes))
 
 
 def row_notes(row: Row) -> tuple[str, ...]:
@@ -98,13 +108,13 @@ def compare(row: Row, rule: str, baseline: str) -> Measured:
     interval = paired_interval(first, second, "paired" if common else "independent")
     if interval.num_seeds == 1:
         notes = (ONE_SEED, *notes)
-    return Measured(interval, notes)
+    return with_warning(interval, notes)
 
 
 def drop(row: Row, rule: str) -> Drop:
     """Best and last step of each seed, and the drop between them."""
     if missing := missing_note(row, rule, row.steps):
-        return Drop(notes=(missing,))
+        return Drop(crossed=Measured(None, (missing,)))
     seeds = row.seeds(rule)
     results = [row.results[place] for place in row.results if place.rule == rule]
     notes = commit_notes(results)
@@ -115,13 +125,12 @@ def drop(row: Row, rule: str) -> Drop:
     best_S = mean_by_step_S.argmax(axis=0)
     drops = crossed_drops(by_step)
     if not any(task.any() for task in drops):
-        notes = ("no step but the last was chosen: nothing to put an interval around", *notes)
+        notes = ("no step but the last was chosen", *notes)
     return Drop(
         tuple(row.steps[i] for i in best_S),
         float(mean_by_step_S.max(axis=0).mean()),
         float(mean_by_step_S[-1].mean()),
-        mean_interval(drops),
-        notes,
+        with_warning(mean_interval(drops), notes),
     )
 
 

@@ -106,7 +106,9 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
             seeds_said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
             ax.plot(steps, mean, color=color, linestyle=style, marker=shape, markersize=4,
                     label=f"{rule} ({seeds_said})")  # fmt: skip
-            ax.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+            ax.fill_between(steps, low, high, color=color, alpha=0.08, linewidth=0)
+            for edge in (low, high):
+                ax.plot(steps, edge, color=color, linestyle=style, linewidth=0.6, alpha=0.6)
         ax.set_title(label, fontsize=10)
         ax.grid(alpha=0.3)
         few = len(row.steps) <= MOST_TICKS
@@ -115,7 +117,8 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
         )
     axes[0].set_ylabel("mean@k (% of samples right)")
     axes[0].set_xlabel("training step")
-    axes[0].legend(fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+                  fontsize=9)  # fmt: skip
     caption = (
         f"{row.name}: accuracy over the training steps, mean over seeds; bands are 95 % intervals "
         f"over seeds and problems, each step by itself. {FEW_SEEDS}"
@@ -126,11 +129,11 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
 def panelled(num_small: int) -> tuple[Figure, list[Axes]]:
     """A large panel and small ones beside it, three in a row."""
     if not num_small:
-        figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
         return figure, [axes]
     across = min(3, num_small)
     down = -(-num_small // across)
-    figure = plt.figure(figsize=(5 + 2.3 * across, max(4.4, 2.3 * down)), layout="constrained")
+    figure = plt.figure(figsize=(5 + 2.3 * across, max(4.8, 2.4 * down)), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=[5, 2.3 * across])
     large, small = parts
     axes = small.subplots(down, across, squeeze=False).flatten()
@@ -184,33 +187,50 @@ def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list
             )
     if not any(panels.values()):
         return "", [*left_out, f"left out, as no gain over {baseline} is known with its lengths"]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True, layout="constrained")
     names = sorted({point.row for point in found})
     for ax, (name, chosen) in zip(axes, panels.items(), strict=True):
-        for cell in sorted({(point.row, point.rule) for point in chosen}):
-            own = [point for point in chosen if (point.row, point.rule) == cell]
-            x = [getattr(point.baseline, name) for point in own]
-            y = [point.gain for point in own]
-            color, _, _ = look(cell[1])
-            shape = SHAPES[names.index(cell[0]) % len(SHAPES)]
-            ax.scatter(x, y, color=color, marker=shape, s=22, alpha=0.45, linewidths=0)
-            ax.scatter([np.mean(x)], [np.mean(y)], color=color, marker=shape, s=110,
-                       edgecolors="black", label=f"{cell[1]}, {cell[0]}")  # fmt: skip
+        scatter_gain(ax, name, chosen, {row.name: row for row in rows}, baseline)
         ax.axhline(0, linestyle=":", color="gray")
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS))
         ax.set_xlabel(f"{LENGTHS[name]}, of {baseline}'s run")
-        ax.grid(alpha=0.3)
-        if not chosen:
-            ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center")
+        for number, row in enumerate(names if len(names) > 1 else ()):
+            x = [getattr(point.baseline, name) for point in chosen if point.row == row]
+            if x:
+                ax.axvline(np.mean(x), color="0.85", linewidth=1, zorder=0)
+                ax.text(np.mean(x), 1.01 + 0.05 * (number % 2), str(number + 1), ha="center",
+                        transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS))
+        ax.grid(alpha=0.3, axis="y")
     axes[0].set_ylabel(f"gain over {baseline} (points of mean@k)")
-    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda x: len(x[1]))
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
+    rules = {point.rule for point in found}
+    for rule in [*(r for r in RULES if r in rules), *sorted(rules - set(RULES))]:
+        color, _, shape = look(rule)
+        axes[0].scatter([], [], color=color, marker=shape, s=70, edgecolors="black", label=rule)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6,
+                  fontsize=9)  # fmt: skip
+    numbered = ", ".join(f"{number}: {row}" for number, row in enumerate(names, 1))
     caption = (
         f"Gain over {baseline} at the last step, runs of the same experiment and seed, against the "
         f"mean length variation and length gap of the {baseline} run's training. Small points are "
-        f"seeds, large ones their mean. {FEW_SEEDS}"
+        f"seeds, large ones the mean of all seeds. {FEW_SEEDS} "
+        f"{numbered if len(names) > 1 else names[0]}."
     )
     return save(figure, path, caption), left_out
+
+
+def scatter_gain(
+    ax: Axes, name: str, chosen: Sequence[Point], rows: dict[str, Row], baseline: str
+) -> None:
+    """A small point a seed; a large one their mean, if none of the seeds is missing."""
+    for cell in sorted({(point.row, point.rule) for point in chosen}):
+        own = [point for point in chosen if (point.row, point.rule) == cell]
+        x, y = [getattr(point.baseline, name) for point in own], [point.gain for point in own]
+        color, _, shape = look(cell[1])
+        ax.scatter(x, y, color=color, marker=shape, s=20, alpha=0.4, linewidths=0)
+        row = rows[cell[0]]
+        if len(own) == len(set(row.seeds(cell[1])) & set(row.seeds(baseline))):
+            ax.scatter([np.mean(x)], [np.mean(y)], color=color, marker=shape, s=70, alpha=0.9,
+                       edgecolors="black", linewidths=0.8)  # fmt: skip
 
 
 def look(rule: str) -> tuple[str, object, str]:

@@ -32,13 +32,15 @@ def mean_cell(measured: Measured, is_run: bool = True) -> Cell:
 
 
 def with_interval(found: Interval, form: str) -> str:
-    """A number in percent or points with its interval."""
+    """A number in percent or points with its interval, if there is one."""
     estimate, low, high = (f"{100 * x:{form}}" for x in found[:3])
-    return f"{estimate} [{low}, {high}]"
+    return f"{estimate} [{low}, {high}]" if found.low < found.high else estimate
 
 
-def p_value(value: float) -> str:
-    """Three decimals, or that it is smaller."""
+def probability(value: float | None) -> str:
+    """Three decimals, or that it is smaller; a dash if it is not known."""
+    if value is None:
+        return "-"
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
@@ -49,6 +51,8 @@ def record(
     """A measured number for the CSV; accuracies in percent, differences in points."""
     found = measured.interval
     estimate, low, high = (100 * x for x in found[:3]) if found else (None, None, None)
+    if not measured.varies:
+        low = high = None
     is_run = row.experiment is not None
     return Record(
         table, quantity, row.name, rule, " ".join(tasks), row.last_step if is_run else None,

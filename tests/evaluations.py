@@ -1,10 +1,15 @@
 """Evaluation results for tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from eval.grid import Row, arrange
+from eval.printed import Table
+from eval.results import read_results
 
 SAMPLES = 4
 COMMIT = "0123456789ab"
@@ -24,7 +29,7 @@ def content(
     Args:
         right: right samples of each problem.
         task: as `rule`, `seed`, `step` and `experiment` where it stands.
-        changed: other keys, a dotted one with `__` for the dot.
+        changed: other keys, a dotted one with `__` for the dot, a top one perhaps with it ahead.
     """
     right = [4, 0, 3, 1] if right is None else right
     model = f"outputs/{experiment}/{rule}-s{seed}/{step}" if rule else "some/base-model"
@@ -59,7 +64,7 @@ def content(
     for key, value in changed.items():
         *above, last = key.split("__")
         place = found
-        for name in above:
+        for name in filter(None, above):
             place = place[name]
         place[last] = value
     return found
@@ -102,3 +107,24 @@ def laptop(folder: Path) -> Path:
                 )  # fmt: skip
     write(folder, right=draw(0.3, 256, 9), task="arithmetic", rule=None)
     return folder
+
+
+def rows_of(folder: Path, tasks: Sequence[str] = ()) -> list[Row]:
+    """The rows of the results below a folder."""
+    return arrange(read_results([folder]), tasks)
+
+
+def cells(made: Table, line: int = 0) -> dict[str, str]:
+    """Texts of a line by the columns' heads."""
+    return {head.text: cell.text for head, cell in zip(made.head, made.rows[line], strict=True)}
+
+
+def notes(made: Table, column: str, line: int = 0) -> str:
+    """Notes of a cell."""
+    heads = [cell.text for cell in made.head]
+    return " | ".join(made.rows[line][heads.index(column)].notes)
+
+
+def estimates(made: Table, quantity: str) -> dict[str, tuple[float | None, ...]]:
+    """Numbers of a table's records by rule."""
+    return {r.rule: (r.estimate, r.low, r.high) for r in made.records if r.quantity == quantity}
