@@ -172,10 +172,9 @@ def stability_table(rows: Sequence[Row]) -> Table:
             "below 0 and has no interval here."
         )
         remarks.append(
-            "Crossed: the step that is best on one half of the problems is judged on the other "
-            "half, and the other way round. Noise of the choice no longer counts as a drop; as a "
-            "half chooses less surely than the whole, it is rather too low, and may be negative. "
-            "Its interval is rough where seeds choose different steps."
+            "Crossed: each tenth of the problems is judged at the step that is best on the other "
+            "nine. Noise of the choice no longer counts as a drop; it may be negative, is rather "
+            "too low, and its interval is rough where different steps are chosen."
         )
     if short:
         remarks.append(f"Evaluated at one step alone, so without a drop: {', '.join(short)}.")

@@ -184,11 +184,22 @@ def test_best_and_last_step_are_of_each_seed(tmp_path):
 
 
 def test_the_crossed_drop_judges_a_step_by_other_problems_than_it_was_chosen_by():
-    # Even problems find step 0 best, odd ones step 1: each is judged where it was not chosen.
-    steps = [[np.array([[1, 0.25, 1, 0.25]])], [np.array([[0, 0.75, 0, 0.75]])],
-             [np.array([[0.5, 0.5, 0.5, 0.5]])]]  # fmt: skip
+    # Without problem 0 or 3 the second step is best, without 1 or 2 the first.
+    steps = [[np.array([[0.9, 0, 0, 0]])], [np.array([[0, 0.5, 0.5, 0.1]])],
+             [np.array([[0.25, 0.25, 0.25, 0.25]])]]  # fmt: skip
     (drop_SP,) = crossed_drops(steps)
-    np.testing.assert_array_equal(drop_SP, [[0 - 0.5, 0.25 - 0.5, 0 - 0.5, 0.25 - 0.5]])
+    np.testing.assert_allclose(drop_SP, [[0 - 0.25, 0 - 0.25, 0 - 0.25, 0.1 - 0.25]])
+
+
+def test_a_step_is_chosen_by_the_average_of_tasks_of_each_seed():
+    better, worse = np.full((2, 30), 0.5), np.full((2, 12), 0.5)
+    better[0] += 0.2
+    worse[1] += 0.1
+    steps = [[better, np.full((2, 12), 0.5)], [np.full((2, 30), 0.5), worse],
+             [np.zeros((2, 30)), np.zeros((2, 12))]]  # fmt: skip
+    first, second = crossed_drops(steps)
+    np.testing.assert_allclose(first, np.repeat([[0.7], [0.5]], 30, axis=1))
+    np.testing.assert_allclose(second, np.repeat([[0.5], [0.6]], 12, axis=1))
 
 
 def test_noise_alone_makes_no_crossed_drop():
