@@ -179,6 +179,8 @@ def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def in_words(row: Row, places: Sequence[Place]) -> str:
     """Missing results, with seeds, steps and tasks that go together taken together."""
+    if row.experiment is None:
+        return f"{row.name}: {' '.join(place.task for place in places)}"
     tasks_at: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for place in places:
         tasks_at[place[:3]].append(place.task)

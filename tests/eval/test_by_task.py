@@ -1,8 +1,8 @@
 import re
 
-from evaluations import cells, rows_of, write
+from evaluations import cells, notes, rows_of, write
 
-from eval.by_task import task_table
+from eval.by_task import task_table, tasks_table
 from eval.stats import mean_interval, pass_at_k
 
 
@@ -38,3 +38,13 @@ def test_maj_is_of_the_largest_k_that_all_seeds_have(tmp_path):
     metrics = {"mean@4": 0.5}
     write(tmp_path, metrics=metrics)
     assert cells(task_table(rows_of(tmp_path), "math500"))["maj@k"] == "-"
+
+
+def test_a_model_that_lacks_a_task_is_named_without_rule_and_seed(tmp_path):
+    write(tmp_path, task="aime24")
+    write(tmp_path, task="math500")
+    write(tmp_path, task="math500", rule=None)
+    made = tasks_table(rows_of(tmp_path))
+    assert cells(made, 1)["math500"].startswith("50.0 [")
+    assert cells(made, 1)["average"] == "-"
+    assert notes(made, "average", 1) == "missing: some/base-model: aime24"
