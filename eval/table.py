@@ -1,97 +1,129 @@
-"""The table of finished runs, one row per experiment and rule.
+"""Tables and pictures of evaluations: rules side by side, with intervals and what is missing.
 
-python -m eval.table outputs/cpu_demo                    # print it
-python -m eval.table benchmarks/results --into README.md # write it between its marks there
+    python -m eval.table outputs/evaluations
+    python -m eval.table FOLDER... --tasks math500,aime24 --baseline token --out outputs/tables
+
+Prints the paper's table (averages over tasks at the last step), differences to the baseline, drops
+from the best step to the last, and each task. --out also writes table.md, table.tex, table.csv and
+the figures.
 """
 
 import argparse
-import json
-from collections import defaultdict
-from collections.abc import Iterable
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
-from recipe.tables import between_marks, markdown_table
-
-HEAD = (
-    "experiment",
-    "rule",
-    "seeds",
-    "held-out right, start",
-    "end",
-    "gain in points",
-    "minutes",
-    "commit",
-)
+from eval.by_rule import average_table, difference_table, stability_table
+from eval.by_task import task_table, tasks_table
+from eval.figures import write_figures
+from eval.grid import Row, arrange
+from eval.printed import Table, as_csv, latex, markdown
+from eval.published import published
+from eval.results import read_results
+from recipe.outputs import provenance
 
 
-def read_summaries(folder: Path) -> list[dict[str, Any]]:
-    """Every summary below `folder`: `summary.json` of a run, or a committed copy of one.
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    command = argparse.ArgumentParser(
+        "python -m eval.table", description=description, epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = command.add_argument
+    add("folder", nargs="+", type=Path, help="where to look for results of python -m eval.run")
+    add("--tasks", metavar="A,B,...", help="the tasks that are averaged (all that there are)")
+    add("--baseline", default="token", metavar="RULE", help="what rules are compared with (token)")
+    add("--out", type=Path, metavar="DIR", help="where to write tables and figures")
+    add("--format", choices=list(FORMATS), default="markdown", help="of what is printed (markdown)")
+    return command
 
-    Raises:
-        ValueError: there is none.
-    """
-    # A run that was moved aside is named NAME~1, NAME~2, ...
-    paths = [path for path in sorted(folder.glob("**/*.json")) if "~" not in path.parent.name]
-    summaries = [json.loads(path.read_text()) for path in paths]
-    summaries = [summary for summary in summaries if "val_end" in summary]
-    if not summaries:
-        raise ValueError(f"no run summary below {folder}; a finished run writes summary.json.")
-    return summaries
 
-
-def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One row per experiment, rule and set of overrides: means over seeds, range of gains.
+def tables(rows: Sequence[Row], baseline: str) -> list[Table]:
+    """All tables of these rows.
 
     Raises:
-        ValueError: a seed appears twice in a row.
+        ValueError: no run was trained with the baseline's rule, though some could be compared.
     """
-    cells = defaultdict(dict)
-    for summary in summaries:
-        if summary["val_end"] is None:
-            continue
-        overrides = " ".join(summary.get("overrides", []))
-        key = (summary["experiment"], summary["rule"], overrides)
-        if summary["seed"] in cells[key]:
-            raise ValueError(f"two runs of {' '.join(key)} have seed {summary['seed']}; keep one.")
-        cells[key][summary["seed"]] = summary
-    table = []
-    for (experiment, rule, overrides), by_seed in sorted(cells.items()):
-        runs = list(by_seed.values())
-        gains = [100 * (run["val_end"] - run["val_start"]) for run in runs]
-        spread = f" ({min(gains):+.1f} to {max(gains):+.1f})" if len(runs) > 1 else ""
-        table.append(
-            (
-                f"{experiment} {overrides}".strip(),
-                rule,
-                str(len(runs)),
-                f"{mean(run['val_start'] for run in runs):.1%}",
-                f"{mean(run['val_end'] for run in runs):.1%}",
-                f"{mean(gains):+.1f}{spread}",
-                f"{mean(run['seconds'] for run in runs) / 60:.1f}",
-                ", ".join(sorted({str(run["commit"]) for run in runs})),
-            )
+    runs = [row for row in rows if row.experiment is not None]
+    known = sorted({rule for row in runs for rule in row.rules})
+    if len(known) > 1 and baseline not in known:
+        raise ValueError(
+            f"no result is of {baseline}, the rule that others are compared with; there are "
+            f"{', '.join(known)}. Choose one of these with --baseline."
         )
-    return table
+    made = []
+    if runs:
+        made += [average_table(runs, published())]
+        if len(known) > 1:
+            made.append(difference_table(runs, baseline))
+        made.append(stability_table(runs))
+    tasks = rows[0].tasks
+    if len(tasks) > 1:
+        made.append(tasks_table(rows))
+    return made + [task_table(rows, task) for task in tasks]
+
+
+def as_markdown(made: Sequence[Table]) -> str:
+    """Tables one below the other; what is said of several is said once."""
+    said: set[str] = set()
+    parts = []
+    for table in made:
+        parts.append(markdown(replace(
+            table, remarks=tuple(line for line in table.remarks if line not in said)
+        )))  # fmt: skip
+        said |= set(table.remarks)
+    return "\n".join(parts)
+
+
+def as_latex(made: Sequence[Table]) -> str:
+    """Tables that a document includes, one after the other."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(map(latex, made))
+
+
+FORMATS = {"markdown": (as_markdown, "md"), "latex": (as_latex, "tex"), "csv": (as_csv, "csv")}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read, print, write.
+
+    Raises:
+        ValueError: the results or an argument cannot be used.
+        OSError: a file cannot be read or written.
+    """
+    tasks = [task for task in (arguments.tasks or "").split(",") if task]
+    rows = arrange(read_results(arguments.folder), tasks)
+    made = tables(rows, arguments.baseline)
+    sys.stdout.write(FORMATS[arguments.format][0](made))
+    if not arguments.out:
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    pictures, left_out = write_figures(arguments.out, rows, arguments.baseline)
+    written = []
+    for form, ending in FORMATS.values():
+        written.append(arguments.out / f"table.{ending}")
+        text = form(made)
+        if ending == "md":
+            origin = provenance("eval.table")
+            text += "".join(f"\n![{path.stem}]({path.name})\n\n{said}\n"
+                            for path, said in pictures)  # fmt: skip
+            text += f"\nCommit {origin['commit']}; `{origin['command']}`.\n"
+        written[-1].write_text(text)
+    # What is printed may be read by a program: the rest goes beside it.
+    for line in left_out:
+        print(line, file=sys.stderr)
+    for path in [*written, *(path for path, _ in pictures)]:
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def main() -> None:
-    """Print the table, or write it into a file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to look for summaries")
-    parser.add_argument(
-        "--into", type=Path, help="a Markdown file with the marks results:begin and results:end"
-    )
-    arguments = parser.parse_args()
+    """`run`, with what is wrong said in one paragraph."""
+    arguments = parser().parse_args()
     try:
-        table = markdown_table(HEAD, rows(read_summaries(arguments.folder)))
-        if arguments.into:
-            text = between_marks(arguments.into.read_text(), "results", table)
-            arguments.into.write_text(text)
+        run(arguments)
     except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print("\n".join(table))
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

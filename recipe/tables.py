@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-# A cell of a column of numbers; a dash stands for a missing one.
-NUMBER = re.compile(r"[-+]?\d|-$")
+# A cell of a column of numbers; a dash stands for a missing one, perhaps with marks of notes.
+NUMBER = re.compile(r"[-+<]?\.?\d|-(\^[a-z,]+)?$")
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

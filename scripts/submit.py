@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
-from eval.table import HEAD, read_summaries, rows
+from eval.runs import HEAD, read_summaries, rows
 from recipe.checks import check_config
 from recipe.cluster import alone_with_ray
 from recipe.cost import gpu_hours, num_gpus

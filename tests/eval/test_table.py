@@ -1,55 +1,102 @@
-import json
-from pathlib import Path
-
+import numpy as np
 import pytest
+from evaluations import cells, content, draw, laptop, rows_of, write
 
-from eval.table import HEAD, read_summaries, rows
-from recipe.tables import between_marks, markdown_table
-
-ROOT = Path(__file__).parents[2]
-
-
-def summary(seed, start, end, rule="balanced", overrides=()):
-    return {
-        "overrides": list(overrides),
-        "experiment": "cpu_demo", "rule": rule, "seed": seed, "seconds": 120,
-        "val_start": start, "val_end": end, "commit": "abc",
-    }  # fmt: skip
+from eval import table
+from eval.by_rule import average_table, difference_table
+from eval.published import published
+from eval.results import read_results
+from eval.stats import mean_interval, paired_interval
 
 
-def test_a_row_holds_means_over_seeds_and_the_range_of_gains():
-    runs = [summary(0, 0.25, 0.5), summary(1, 0.35, 0.5), summary(0, 0.3, 0.4, "token")]
-    assert rows(runs) == [
-        ("cpu_demo", "balanced", "2", "30.0%", "50.0%", "+20.0 (+15.0 to +25.0)", "2.0", "abc"),
-        ("cpu_demo", "token", "1", "30.0%", "40.0%", "+10.0", "2.0", "abc"),
-    ]
+@pytest.fixture(scope="module")
+def on_a_laptop(tmp_path_factory):
+    return laptop(tmp_path_factory.mktemp("laptop"))
 
 
-def test_runs_with_other_overrides_are_rows_of_their_own_and_seeds_are_distinct():
-    runs = [summary(0, 0.25, 0.5), summary(0, 0.25, 0.5, overrides=["lr=1"])]
-    assert [row[0] for row in rows(runs)] == ["cpu_demo", "cpu_demo lr=1"]
-    with pytest.raises(ValueError, match="have seed 0; keep one"):
-        rows([*runs, summary(0, 0.1, 0.2)])
+def test_a_row_without_the_baseline_is_named_and_no_baseline_at_all_is_refused(tmp_path):
+    write(tmp_path, experiment="cpu_demo", rule="sequence")
+    write(tmp_path, experiment="cpu_demo", rule="balanced")
+    with pytest.raises(ValueError, match=r"no result is of token.*there are balanced, sequence"):
+        table.tables(rows_of(tmp_path), "token")
+    write(tmp_path, rule="token")
+    write(tmp_path, rule="balanced")
+    made = difference_table(rows_of(tmp_path), "token")
+    assert len(made.rows) == 1
+    assert "cpu_demo has no results of token: nothing is compared there." in made.remarks
 
 
-def test_a_run_without_validation_and_one_moved_aside_are_no_rows(tmp_path):
-    assert rows([summary(0, None, None)]) == []
-    (tmp_path / "run~1").mkdir()
-    (tmp_path / "run~1" / "summary.json").write_text(json.dumps(summary(0, 0, 1)))
-    with pytest.raises(ValueError, match="no run summary"):
-        read_summaries(tmp_path)
+def test_models_that_are_no_runs_stand_only_where_tasks_are(tmp_path):
+    write(tmp_path, rule=None)
+    assert [made.name for made in table.tables(rows_of(tmp_path), "token")] == ["task math500"]
+    write(tmp_path)
+    made = table.tables(rows_of(tmp_path), "token")
+    assert [one.name for one in made] == ["average", "stability", "task math500"]
+    assert len(made[0].rows) == 1
 
 
-def test_summaries_are_found_and_other_files_are_not(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary(0, 0, 1)))
-    (tmp_path / "other.json").write_text("{}")
-    assert len(read_summaries(tmp_path)) == 1
-    with pytest.raises(ValueError, match="no run summary below"):
-        read_summaries(tmp_path / "nowhere")
+def test_the_laptops_case(on_a_laptop, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["table", str(on_a_laptop), "--out", str(out)])
+    table.main()
+    said = capsys.readouterr()
+    rows = rows_of(on_a_laptop)
+    scores = {
+        rule: [np.array(draw(0.58 + gain, 256, number, seed, 30)) / 4 for seed in range(3)]
+        for number, (rule, gain) in enumerate((("token", 0), ("balanced", 0.03)))
+    }
+    for rule, score in scores.items():
+        found = mean_interval(np.array(score))
+        estimate, low, high = (100 * x for x in found[:3])
+        text = f"{estimate:.1f} [{low:.1f}, {high:.1f}] (3)"
+        assert cells(average_table(rows, published()))[rule] == text
+        assert text in said.out
+    found = paired_interval(np.array(scores["balanced"]), np.array(scores["token"]))
+    estimate, low, high = (100 * x for x in found[:3])
+    assert f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]" in said.out
+    assert "some/base-model" in said.out
+    names = {"table.md", "table.tex", "table.csv", "steps_cpu_demo.png", "gain.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert all(f"wrote {out / name}" in said.err for name in names)
+    document = (out / "table.md").read_text()
+    assert document.startswith(said.out)
+    assert "![gain](gain.png)" in document
+    # What is said of all tables is said once.
+    assert said.out.count("Intervals are 95 %") == 1
 
 
-def test_the_readme_shows_the_committed_results():
-    table = markdown_table(HEAD, rows(read_summaries(ROOT / "benchmarks" / "results")))
-    readme = (ROOT / "README.md").read_text()
-    assert between_marks(readme, "results", table) == readme
+@pytest.mark.parametrize(("form", "begins"), [("latex", "% \\usepackage"), ("csv", "table,quant")])
+def test_another_format_is_printed_alone(form, begins, on_a_laptop, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["table", str(on_a_laptop), "--format", form])
+    table.main()
+    said = capsys.readouterr()
+    assert said.out.startswith(begins)
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["none"], "none is no folder"),
+        ([".", "--tasks", "aime24"], "no result is of aime24"),
+        ([".", "--baseline", "tokens"], "no result is of tokens"),
+        ([".", "--out", "a.json/x"], "a.json/x"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_paragraph(given, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, rule="token")
+    write(tmp_path)
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["table", *given])
+    with pytest.raises(SystemExit) as stop:
+        table.main()
+    said = str(stop.value.code)
+    assert said.startswith("error: ")
+    assert found in said
+    assert "\n" not in said
+
+
+def test_the_helper_makes_what_the_reader_takes(tmp_path):
+    write(tmp_path)
+    assert read_results([tmp_path])[0].content == content()

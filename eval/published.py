@@ -1,0 +1,75 @@
+"""Published numbers, each with its source and how it was read.
+
+python -m eval.published                     # print the table
+python -m eval.published --into README.md    # write it between its marks there
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from recipe.tables import between_marks, markdown_table
+
+FILE = Path(__file__).with_suffix(".yaml")
+RULES = ("sequence", "token", "balanced")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers of a paper's table."""
+
+    source: str
+    read: str
+    how: str
+    quantity: str
+    tasks: tuple[str, ...]
+    labels: dict[str, str]
+    """Of each experiment."""
+    numbers: dict[str, dict[str, float]]
+    """Of each experiment and rule, from 0 to 1."""
+
+    @property
+    def origin(self) -> str:
+        """Source and how it was read, in brackets."""
+        return f"({self.source}, {self.read})"
+
+
+def published(path: Path = FILE) -> Published:
+    """The numbers of the paper that this project reproduces."""
+    paper = yaml.safe_load(path.read_text())["paper"]
+    numbers = paper.pop("numbers")
+    labels = {name: cell.pop("label") for name, cell in numbers.items()}
+    paper["tasks"] = tuple(paper["tasks"])
+    return Published(**paper, labels=labels, numbers=numbers)
+
+
+def table() -> list[str]:
+    """The paper's table in lines of Markdown, as the paper writes numbers."""
+    paper = published()
+    rows = [
+        (paper.labels[name], *(f"{cell[rule]:.4f}".lstrip("0") for rule in RULES))
+        for name, cell in paper.numbers.items()
+    ]
+    return markdown_table((f"{paper.quantity} {paper.origin}", *RULES), rows)
+
+
+def main() -> None:
+    """Print the table, or write it into a document."""
+    parser = argparse.ArgumentParser(
+        "python -m eval.published", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--into", type=Path, help="a document with marks published:begin and end")
+    into = parser.parse_args().into
+    lines = table()
+    if into:
+        try:
+            into.write_text(between_marks(into.read_text(), "published", lines))
+        except (OSError, ValueError) as error:
+            parser.exit(1, f"error: --into is {into}: {error}\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

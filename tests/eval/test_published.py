@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+from evaluations import write
+
+from eval import published
+from eval.by_rule import average_table
+from eval.grid import arrange
+from eval.results import read_results
+from recipe.overrides import CONFIGS
+from recipe.tables import between_marks
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_shows_the_published_numbers():
+    readme = (ROOT / "README.md").read_text()
+    assert between_marks(readme, "published", published.table()) == readme
+
+
+def test_every_published_number_belongs_to_an_experiment_and_says_how_it_was_read():
+    paper = published.published()
+    assert set(paper.numbers) <= {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")}
+    assert set(paper.labels) == set(paper.numbers)
+    assert "read second hand" in paper.read
+    assert all(0 < x < 1 for cell in paper.numbers.values() for x in cell.values())
+    assert all(set(cell) == set(published.RULES) for cell in paper.numbers.values())
+
+
+@pytest.mark.parametrize(("name", "found"), [("none.md", "No such file"), ("a.md", "no marks")])
+def test_a_document_that_cannot_keep_the_table_is_named(name, found, monkeypatch, tmp_path, capsys):
+    (tmp_path / "a.md").write_text("nothing")
+    monkeypatch.setattr("sys.argv", ["published", "--into", str(tmp_path / name)])
+    with pytest.raises(SystemExit) as stop:
+        published.main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --into is {tmp_path / name}: ")
+    assert found in said
+
+
+def test_published_numbers_stand_in_columns_of_their_own_and_change_no_measured_one(tmp_path):
+    write(tmp_path, right=[4, 0, 2, 2])
+    rows = arrange(read_results([tmp_path]))
+    table = average_table(rows, published.published())
+    head = [cell.text for cell in table.head]
+    origin = "(arXiv:2605.04077, table 1, read second hand)"
+    assert head == [
+        "experiment", "step", "balanced",
+        *(f"published {rule} {origin}" for rule in ("sequence", "token", "balanced")),
+    ]  # fmt: skip
+    (line,) = table.rows
+    assert line[2].text.startswith("50.0 [")
+    assert [cell.text for cell in line[3:]] == ["46.14", "43.49", "46.40"]
+    measured = [record for record in table.records if record.table == "average"]
+    assert [(record.rule, record.estimate) for record in measured] == [("balanced", 50.0)]
+    beside = [record for record in table.records if record.table == "published"]
+    assert [record.estimate for record in beside] == pytest.approx([46.14, 43.49, 46.40])
+    assert {record.note for record in beside} == {"arXiv:2605.04077, table 1, read second hand"}
+    assert any("other tasks than this table's" in remark for remark in table.remarks)
+
+
+def test_an_experiment_that_no_paper_has_gets_no_published_columns(tmp_path):
+    write(tmp_path, experiment="cpu_demo")
+    table = average_table(arrange(read_results([tmp_path])), published.published())
+    assert [cell.text for cell in table.head] == ["experiment", "step", "balanced"]

@@ -1,0 +1,130 @@
+"""Evaluation results for tests."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.grid import Row, arrange
+from eval.printed import Table
+from eval.results import read_results
+
+SAMPLES = 4
+COMMIT = "0123456789ab"
+
+
+def content(
+    right: list[int] | None = None,
+    task: str = "math500",
+    rule: str | None = "balanced",
+    seed: int = 0,
+    step: int = 400,
+    experiment: str = "qwen3_1_7b_polaris",
+    **changed: Any,
+) -> dict[str, Any]:
+    """What a result file holds; `rule=None` is of a model that is no run.
+
+    Args:
+        right: right samples of each problem.
+        task: as `rule`, `seed`, `step` and `experiment` where it stands.
+        changed: other keys, a dotted one with `__` for the dot, a top one perhaps with it ahead.
+    """
+    right = [4, 0, 3, 1] if right is None else right
+    model = f"outputs/{experiment}/{rule}-s{seed}/{step}" if rule else "some/base-model"
+    found = {
+        "kind": "evaluation",
+        "task": task,
+        "task_version": 1,
+        "sampling": {"samples": SAMPLES, "temperature": 1.0, "top_p": 1.0, "max_tokens": 3072},
+        "template": {"name": "boxed", "version": "0123456789ab"},
+        "data": {"file": f"data/{task}.parquet", "sha256": f"{task}-data", "problems": len(right)},
+        "model": {"path": model, "sha256": f"weights of {model}"},
+        "run": rule and {
+            "experiment": experiment, "rule": rule, "seed": seed, "overrides": [], "step": step,
+            "commit": COMMIT, "length_variation": 0.4, "length_gap": 0.2,
+        },
+        "reward": {"sandbox": "landlock"},
+        "chat_template": {"sha256": "ab"},
+        "seed": 0,
+        "metrics": {
+            "mean@4": sum(right) / SAMPLES / len(right), "standard_error": 0.01, "pass@2": 0.8,
+            "pass@4": 0.9, "maj@2": 0.7, "maj@4": 0.75,
+        },
+        "rates": {"truncated": 0.02, "no_answer": 0.01, "parse_error": 0.0, "timeout": 0.0},
+        "length": {"mean": 812.0, "right": 700.0, "wrong": 1100.0},
+        "right": right,
+        "seconds": {"generate": 10.0},
+        "tokens": 1623332,
+        "commit": COMMIT,
+        "command": "python -m eval.run",
+        "versions": {"vllm": "0.1"},
+    }  # fmt: skip
+    for key, value in changed.items():
+        *above, last = key.split("__")
+        place = found
+        for name in filter(None, above):
+            place = place[name]
+        place[last] = value
+    return found
+
+
+def write(folder: Path, **where: Any) -> Path:
+    """A result file of this content."""
+    return write_content(folder, content(**where))
+
+
+def write_content(folder: Path, found: dict[str, Any]) -> Path:
+    """A result file of this content, named by where it stands."""
+    run = found["run"] or {"rule": "none", "seed": 0, "step": 0, "experiment": "none"}
+    name = f"{run['rule']}-s{run['seed']}/step{run['step']}-{found['task']}.json"
+    path = folder / run["experiment"] / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+    return path
+
+
+def draw(chance: float, num_problems: int, *numbers: int) -> list[int]:
+    """Right samples of problems, always the same for the same numbers.
+
+    Problems differ in how hard they are, by problem and not by run.
+    """
+    hardness_P = np.random.default_rng(num_problems).uniform(-0.3, 0.3, num_problems)
+    chance_P = np.clip(chance + hardness_P, 0.01, 0.99)
+    return np.random.default_rng(numbers).binomial(SAMPLES, chance_P).tolist()
+
+
+def laptop(folder: Path) -> Path:
+    """What a laptop evaluates: 2 rules, 3 seeds, 3 steps, a task of 256 problems, and the start."""
+    for r, (rule, gain) in enumerate((("token", 0.0), ("balanced", 0.03))):
+        for seed in range(3):
+            for step, chance in ((10, 0.4), (20, 0.55), (30, 0.58)):
+                run_gap = {"run__length_gap": 0.3 + 0.02 * seed + 0.01 * r}
+                write(
+                    folder, right=draw(chance + gain, 256, r, seed, step), task="arithmetic",
+                    experiment="cpu_demo", rule=rule, seed=seed, step=step, **run_gap,
+                )  # fmt: skip
+    write(folder, right=draw(0.3, 256, 9), task="arithmetic", rule=None)
+    return folder
+
+
+def rows_of(folder: Path, tasks: Sequence[str] = ()) -> list[Row]:
+    """The rows of the results below a folder."""
+    return arrange(read_results([folder]), tasks)
+
+
+def cells(made: Table, line: int = 0) -> dict[str, str]:
+    """Texts of a line by the columns' heads."""
+    return {head.text: cell.text for head, cell in zip(made.head, made.rows[line], strict=True)}
+
+
+def notes(made: Table, column: str, line: int = 0) -> str:
+    """Notes of a cell."""
+    heads = [cell.text for cell in made.head]
+    return " | ".join(made.rows[line][heads.index(column)].notes)
+
+
+def estimates(made: Table, quantity: str) -> dict[str, tuple[float | None, ...]]:
+    """Numbers of a table's records by rule."""
+    return {r.rule: (r.estimate, r.low, r.high) for r in made.records if r.quantity == quantity}
