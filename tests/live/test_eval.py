@@ -36,7 +36,7 @@ def test_validation_metrics_are_what_evaluation_makes_of_the_same_samples(run, w
     seen: Counter[int] = Counter()
     samples = []
     for row in dumped:
-        [place] = [i for content, i in places.items() if content in row["input"]]
+        place = places[row["input"].removeprefix("user\n").removesuffix("\nassistant\n")]
         samples.append(Sample(place, seen[place], 0, row["output"], 1, False))
         seen[place] += 1
     samples.sort()

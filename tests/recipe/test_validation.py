@@ -92,7 +92,7 @@ def test_a_row_is_sampled_as_often_as_its_task_says():
 
 def test_two_tasks_of_one_source_must_agree(monkeypatch):
     both = ["arithmetic_length_gap", "arithmetic_length_spread"]
-    assert samples_by_source(both) == {"math_dapo": 4}
+    assert samples_by_source(both) == {"math_dapo": 2}
     from dataclasses import replace
 
     from eval import tasks
