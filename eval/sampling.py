@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,8 @@ async def respond(engine: Any, request: Request) -> Response:
 
 def environment(temporary: Path) -> dict[str, str]:
     """Environment of vLLM; what is set already stays."""
+    # Settles where this process keeps such files: it outlives the folder that vLLM's processes get.
+    tempfile.gettempdir()
     ours = {
         # Its process is a new one: a fork of this one might inherit a held lock.
         "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
@@ -103,7 +106,8 @@ def environment(temporary: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(embedded.cache() / "torchinductor"),
     }
     unset = {name: value for name, value in ours.items() if name not in os.environ}
-    return {**unset, "TMPDIR": str(temporary)}
+    # The sockets are named by this process.
+    return {**unset, "TMPDIR": str(temporary), "VLLM_RPC_BASE_PATH": str(temporary)}
 
 
 def engine_arguments(folder: Path, longest: int, options: argparse.Namespace) -> dict[str, Any]:
