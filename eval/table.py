@@ -22,6 +22,7 @@ from eval.printed import Table, as_csv, latex, markdown
 from eval.published import published
 from eval.results import read_results
 from recipe.outputs import provenance
+from recipe.tables import between_marks
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tasks", metavar="A,B,...", help="the tasks that are averaged (all that there are)")
     add("--baseline", default="token", metavar="RULE", help="what rules are compared with (token)")
     add("--out", type=Path, metavar="DIR", help="where to write tables and figures")
+    add("--into", type=Path, help="a document with marks evaluation:begin and end, for Markdown")
     add("--format", choices=list(FORMATS), default="markdown", help="of what is printed (markdown)")
     return command
 
@@ -96,6 +98,10 @@ def run(arguments: argparse.Namespace) -> None:
     rows = arrange(read_results(arguments.folder), tasks)
     made = tables(rows, arguments.baseline)
     sys.stdout.write(FORMATS[arguments.format][0](made))
+    if arguments.into:
+        lines = as_markdown(made).splitlines()
+        document = between_marks(arguments.into.read_text(), "evaluation", lines)
+        arguments.into.write_text(document)
     if not arguments.out:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
