@@ -205,8 +205,15 @@ def commit_notes(results: Iterable[Result]) -> tuple[str, ...]:
     """What is to say about the commits that results and their runs were made by."""
     kept = list(results)
     made = {
-        "evaluated": {result.content["commit"] for result in kept},
-        "trained": {result.run.commit for result in kept if result.run},
+        "sampled": {session["commit"] for result in kept for session in result.content["sampled"]},
+        "graded": {result.content["commit"] for result in kept},
+        # A run that was resumed names the commit of each start.
+        "trained": {
+            commit
+            for result in kept
+            if result.run
+            for commit in (result.run.commit or "unknown").split(", ")
+        },
     }
     notes = []
     for verb, commits in made.items():

@@ -1,12 +1,14 @@
 """Tasks to be sampled from one model: how each is asked, what is there, and what is missing."""
 
 import argparse
-import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
@@ -17,6 +19,7 @@ from eval.sampling import Request, Response, engine_arguments, environment, samp
 from eval.tasks import Problems, Task
 from recipe.console import output_to
 from recipe.errors import UserError
+from recipe.outputs import provenance
 from recipe.processes import Watch, temporary_folder
 from recipe.seeds import request_seed
 
@@ -71,7 +74,13 @@ def make_jobs(
         UserError: a prompt leaves no room for a response, or other samples are there.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = {**model.chat_template, **template_arguments(options.chat_template)}
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{folder} has no chat template, by which problems are asked. Add one to its "
+            f"tokenizer; training needs it too."
+        )
+    given = template_arguments(options.chat_template, str(tokenizer.chat_template))
+    template = {**model.chat_template, **given}
     weights, room = models.sha256(folder), models.positions(folder)
     for task, problems in tasks:
         prompts = [encode(tokenizer, row["prompt"], template) for row in problems.rows]
@@ -109,15 +118,21 @@ def encode(tokenizer: Any, prompt: list[dict[str, str]], template: dict[str, Any
     )
 
 
-def template_arguments(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs of the command line, values as JSON where they are."""
+def template_arguments(pairs: list[str], chat_template: str) -> dict[str, Any]:
+    """NAME=VALUE pairs of the command line, values as YAML has them.
+
+    Raises:
+        UserError: one is no pair, or the template never reads its name.
+    """
     given: dict[str, Any] = {}
     for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
+        name, is_pair, value = pair.partition("=")
+        if not is_pair or not re.search(rf"\b{re.escape(name)}\b", chat_template):
+            raise UserError(
+                f"--chat-template is {pair}, but it takes NAME=VALUE with a name that the model's "
+                f"chat template reads, as enable_thinking=true of Qwen3's."
+            )
+        given[name] = yaml.safe_load(value)
     return given
 
 
@@ -146,6 +161,10 @@ def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Name
                 bar.update()
 
             requests = (request for job in jobs for request in job.missing())
+            sampled = [job for job in jobs if job.num_missing]
+            made_by, start = provenance("eval.run"), time.monotonic()
+            for job in sampled:
+                job.file.begin(made_by)
             try:
                 sample(engine_arguments(folder, longest, options), requests, keep)
             except* Exception as group:
@@ -154,3 +173,6 @@ def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Name
                     f"sampling failed: {reason[-1]}. The whole story is in {log}; what was sampled "
                     f"is kept, and the same command goes on."
                 ) from group
+            finally:
+                for job in sampled:
+                    job.file.end(round(time.monotonic() - start, 1))

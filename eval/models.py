@@ -129,10 +129,19 @@ def chosen(run: Path, steps: Sequence[str]) -> list[int]:
 
 
 def of_run(run: Path, step: int) -> Model:
-    """The model of a run after a step."""
+    """The model of a run after a step.
+
+    Raises:
+        UserError: the run does not say how it was begun.
+    """
     config = OmegaConf.load(run / "config.yaml")
     assert isinstance(config, DictConfig)
     starts = Journal(run).starts()
+    if any("command" not in start for start in starts):
+        raise UserError(
+            f"{run} was begun by an older version of this project, which did not note the command. "
+            f"Export a checkpoint (python -m scripts.export) and evaluate that as a model."
+        )
     described = {
         "experiment": config.experiment_name,
         "rule": config.aggregation.rule,
@@ -196,11 +205,22 @@ def model_files(folder: Path) -> Iterable[Path]:
     if not weights:
         raise UserError(f"{folder} has no *.safetensors. Save the model in that format.")
     others = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-              "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
+              "chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model",
+              "added_tokens.json", "special_tokens_map.json")  # fmt: skip
     return sorted([*weights, *(folder / name for name in others if (folder / name).is_file())])
 
 
 def positions(folder: Path) -> int:
-    """How many tokens the model takes, prompt and response together."""
+    """How many tokens the model takes, prompt and response together.
+
+    Raises:
+        UserError: its config does not say.
+    """
     config = json.loads((folder / "config.json").read_text())
-    return int(config["max_position_embeddings"])
+    found = config.get("max_position_embeddings")
+    if not isinstance(found, int):
+        raise UserError(
+            f"{folder / 'config.json'} has no max_position_embeddings, which bounds a response. "
+            f"Add it."
+        )
+    return found

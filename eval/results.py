@@ -39,11 +39,13 @@ CONTENT: dict[str, Any] = {
     },
     "right": (list,),
     "seconds": (dict,),
+    "sampled": (list,),
     "tokens": (int,),
     "commit": (str, type(None)),
     "command": (str,),
     "versions": (dict,),
 }  # fmt: skip
+SESSION: dict[str, Any] = {"commit": (str, type(None)), "versions": (dict,)}
 TEMPLATE: dict[str, Any] = {"name": (str,), "version": (str,)}
 RUN: dict[str, Any] = {
     "experiment": (str,), "rule": (str,), "seed": (int,), "overrides": (list,), "step": (int,),
@@ -158,6 +160,10 @@ def read_result(path: Path) -> Result | None:
     check(path, content, CONTENT)
     if content["template"] is not None:
         check(path, content["template"], TEMPLATE, "template.")
+    for number, session in enumerate(content["sampled"]):
+        if not isinstance(session, dict):
+            raise wrong(path, f"sampled[{number}]", session, IN_WORDS[dict])
+        check(path, session, SESSION, f"sampled[{number}].")
     check_values(path, content)
     run = None
     if content["run"] is not None:

@@ -66,25 +66,34 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
     settings = reward_settings(model, options.workers)
     for _, problems in tasks:
         check_truths(settings, problems.rows)
-    folder = model.ready()
     model.results.mkdir(parents=True, exist_ok=True)
     busy = f"an evaluation into {model.results}"
     with alone(model.results / ".lock", busy, "Wait for it or stop it."):
+        folder = model.ready()
         jobs = list(make_jobs(model, folder, tasks, options))
         missing = sum(job.num_missing for job in jobs)
         print(f"{model.name}: {missing} samples to go", flush=True)
         if missing and options.grade_only:
             raise UserError(f"{model.results} lacks {missing} samples. Leave out --grade-only.")
-        start = time.monotonic()
         if missing:
             sample_jobs(folder, jobs, model.results / "sampling.log", options)
-        seconds = round(time.monotonic() - start, 1)
         for job in jobs:
             samples = [job.samples[key] for key in sorted(job.samples)]
             kept = model.results / f"{job.task.name}.graded.jsonl"
             result = grade(samples, job.problems, settings, kept, sys.stderr)
-            result["seconds"]["sampling_all_tasks"] = seconds
             write_result(model, job, settings, result)
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Refuse numbers that nothing can be done with.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in ("max_tokens", "workers", "tensor_parallel", "data_parallel"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more.")
 
 
 def reward_settings(model: Model, workers: int) -> RewardSettings:
@@ -113,6 +122,7 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
         "run": model.run,
         "reward": verdict_settings(settings),
         **result,
+        "sampled": job.file.sessions(),
         **provenance("eval.run"),
     }
     path = model.results / f"{task.name}.json"
@@ -131,6 +141,7 @@ def main() -> None:
     options = parser().parse_args()
     started = time.monotonic()
     try:
+        check_numbers(options)
         names = [name for word in options.tasks for name in word.split(",") if name]
         found = [find(name) for name in dict.fromkeys(names)]
         chosen = [

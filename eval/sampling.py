@@ -79,7 +79,11 @@ async def _sample(
 
 
 async def respond(engine: Any, request: Request) -> Response:
-    """The response to one request."""
+    """The response to one request.
+
+    Raises:
+        RuntimeError: vLLM gave it up, as it does when it is told to end.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -94,6 +98,8 @@ async def respond(engine: Any, request: Request) -> Response:
     prompt = {"prompt_token_ids": request.tokens}
     [output] = [one async for one in engine.generate(prompt, parameters, request.key)]
     [completion] = output.outputs
+    if completion.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a response by {completion.finish_reason}")
     return Response(list(completion.token_ids), completion.finish_reason == "length")
 
 

@@ -46,7 +46,7 @@ def content(
             "commit": COMMIT, "length_variation": 0.4, "length_gap": 0.2,
         },
         "reward": {"sandbox": "landlock"},
-        "chat_template": {"sha256": "ab"},
+        "chat_template": {"enable_thinking": True},
         "seed": 0,
         "metrics": {
             "mean@4": sum(right) / SAMPLES / len(right), "standard_error": 0.01, "pass@2": 0.8,
@@ -55,7 +55,8 @@ def content(
         "rates": {"truncated": 0.02, "no_answer": 0.01, "parse_error": 0.0, "timeout": 0.0},
         "length": {"mean": 812.0, "right": 700.0, "wrong": 1100.0},
         "right": right,
-        "seconds": {"generate": 10.0},
+        "seconds": {"grading": 10.0},
+        "sampled": [{"commit": COMMIT, "versions": {}, "seconds": 100.0}],
         "tokens": 1623332,
         "commit": COMMIT,
         "command": "python -m eval.run",

@@ -158,13 +158,13 @@ def test_results_of_different_or_uncommitted_code_are_marked(tmp_path):
     made = average(tmp_path)
     assert "commit" not in notes(made, "token")
     assert notes(made, "balanced") == (
-        "evaluated by code that no commit holds: bbb-dirty | "
+        "graded by code that no commit holds: bbb-dirty | "
         "trained by different commits: 0123456789ab, ccc"
     )
-    assert "evaluated by different commits: aaa, bbb-dirty" in notes(made, "experiment")
+    assert "graded by different commits: aaa, bbb-dirty" in notes(made, "experiment")
     pair = difference_table(rows_of(tmp_path), "token")
-    assert "evaluated by different commits: aaa, bbb-dirty" in notes(pair, "points")
-    assert "evaluated by different commits" in made.records[0].note
+    assert "graded by different commits: aaa, bbb-dirty" in notes(pair, "points")
+    assert "graded by different commits" in made.records[0].note
 
 
 def test_best_and_last_step_are_of_each_seed(tmp_path):

@@ -127,7 +127,11 @@ def test_a_checkpoint_that_is_two_models_is_refused(tmp_path):
         ({"data__sha256": "f"}, "data.sha256", ('"math500-data"', '"f"')),
         ({"reward": {"sandbox": "rlimits"}}, "reward.sandbox", ('"landlock"', '"rlimits"')),
         ({"reward": {"sandbox": "landlock", "more": 1}}, "reward.more", ("not set", "1")),
-        ({"chat_template__sha256": "f"}, "chat_template.sha256", ('"ab"', '"f"')),
+        (
+            {"chat_template__enable_thinking": False},
+            "chat_template.enable_thinking",
+            ("true", "false"),
+        ),
         ({"__seed": 1}, "seed", ("0", "1")),
         ({"task_version": 2}, "task_version", ("1", "2")),
     ],

@@ -1,10 +1,14 @@
+import asyncio
 import json
 from collections import Counter
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from prepared import prepare, write_lines
 
+from eval.results import read_results
+from eval.sampling import Request, respond
 from recipe.seeds import request_seed
 from reward import grade as grade_command
 
@@ -48,6 +52,11 @@ def test_a_result_says_what_was_sampled_and_how_it_was_graded(engine, evaluate, 
     }  # fmt: skip
     assert result["run"] is None
     assert {"commit", "command", "versions", "seed", "seconds"} <= set(result)
+    [session] = result["sampled"]
+    assert session["commit"] == result["commit"]
+    # What tables read, strictly.
+    [read] = read_results([folder])
+    assert read.right_P.tolist() == right
     assert engine.arguments["max_model_len"] <= 4096
 
 
@@ -72,6 +81,7 @@ def test_what_is_there_is_not_sampled_again(engine, evaluate, model, aime, capsy
     folder = evaluate(model, "--tasks", "aime25")
     assert Counter(request.key for request in engine.asked).most_common(1)[0][1] == 1
     assert len(engine.asked) == 96
+    assert len(json.loads((folder / "aime25.json").read_text())["sampled"]) == 2
     before = (folder / "aime25.samples.jsonl").read_bytes()
     evaluate(model, "--tasks", "aime25")
     assert len(engine.asked) == 96
@@ -123,11 +133,42 @@ def test_a_response_at_the_limit_counts_as_truncated(engine, evaluate, model, ai
         (["MODEL", "--tasks", "math500"], r"error: task math500 names .*scripts.prepare_data math"),
         (["nowhere", "--tasks", "aime25"], r"error: nowhere is no folder of a run"),
         (["a/b/c", "--tasks", "aime25"], r"error: a/b/c is no folder of a run"),
+        (["MODEL", "--tasks", "aime25", "--workers", "0"], r"error: --workers is 0; it must be 1"),
+        (["MODEL", "--tasks", "aime25", "--max-tokens", "0"], r"error: --max-tokens is 0"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_paragraph(engine, evaluate, model, aime, words, problem):
     with pytest.raises(SystemExit, match=problem):
         evaluate(*(str(model) if word == "MODEL" else word for word in words))
+
+
+def test_words_for_the_chat_template_are_checked(engine, evaluate, model, aime):
+    for word in ("enable_thinking=false", "messages"):
+        with pytest.raises(SystemExit, match=f"--chat-template is {word}, but it takes NAME=VALUE"):
+            evaluate(model, "--tasks", "aime25", "--chat-template", word)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is false %}{% endif %}")
+    folder = evaluate(model, "--tasks", "aime25", "--chat-template", "enable_thinking=False")
+    result = json.loads((folder / "aime25.json").read_text())
+    assert result["chat_template"] == {"enable_thinking": False}
+    template.unlink()
+    with pytest.raises(SystemExit, match="has no chat template"):
+        evaluate(model, "--tasks", "aime25")
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", None])
+def test_a_response_that_the_engine_gave_up_is_no_sample(reason):
+    completion = SimpleNamespace(token_ids=[1], finish_reason=reason)
+
+    class GivesUp:
+        async def generate(self, prompt, parameters, key):
+            yield SimpleNamespace(outputs=[completion])
+
+    request = Request("t/0/0", [1], 0, 1.0, 1.0, 5)
+    with pytest.raises(RuntimeError, match="vLLM ended a response by"):
+        asyncio.run(respond(GivesUp(), request))
+    completion.finish_reason = "length"
+    assert asyncio.run(respond(GivesUp(), request)) == ([1], True)
 
 
 def test_a_prompt_without_room_for_a_response_is_refused(engine, evaluate, model, aime):

@@ -1,12 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from evaluations import cells, content, draw, laptop, rows_of, write
 
 from eval import table
 from eval.by_rule import average_table, difference_table
+from eval.grid import arrange
 from eval.published import published
 from eval.results import read_results
 from eval.stats import mean_interval, paired_interval
+from recipe.tables import between_marks
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +106,24 @@ def test_a_mistake_is_answered_in_one_paragraph(given, found, tmp_path, monkeypa
 def test_the_helper_makes_what_the_reader_takes(tmp_path):
     write(tmp_path)
     assert read_results([tmp_path])[0].content == content()
+
+
+def test_a_table_goes_between_the_marks_of_a_document(on_a_laptop, tmp_path, monkeypatch, capsys):
+    document = tmp_path / "page.md"
+    document.write_text("before\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\nafter\n")
+    monkeypatch.setattr("sys.argv", ["table", str(on_a_laptop), "--into", str(document)])
+    table.main()
+    printed = capsys.readouterr().out
+    begin, inside, end = document.read_text().partition(printed)
+    assert (begin, inside, end) == (
+        "before\n<!-- evaluation:begin -->\n",
+        printed,
+        "<!-- evaluation:end -->\nafter\n",
+    )
+
+
+def test_the_readme_shows_the_committed_evaluation():
+    made = table.tables(arrange(read_results([ROOT / "benchmarks/results/evaluation"])), "token")
+    readme = (ROOT / "README.md").read_text()
+    lines = table.as_markdown(made).splitlines()
+    assert between_marks(readme, "evaluation", lines) == readme
