@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval.cells import compare, drop, measure, row_notes
-from eval.grid import Row
+from eval.grid import Row, model_settings
 from eval.numbers import mean_cell, probability, record, with_interval, with_remarks
 from eval.printed import Cell, Record, Table, plain
 from eval.published import RULES as PUBLISHED_RULES
@@ -23,7 +23,7 @@ def average_table(rows: Sequence[Row], paper: Published) -> Table:
     name, quantity = "average", "mean@k, %"
     found = {rule for row in rows for rule in row.rules}
     rules = [rule for rule in RULES if rule in found] + sorted(found - set(RULES))
-    beside = [rule for rule in PUBLISHED_RULES if any(r.experiment in paper.numbers for r in rows)]
+    beside = [rule for rule in PUBLISHED_RULES if any(r.name in paper.numbers for r in rows)]
     lines, records, remarks = [], [], [METHOD]
     for row in rows:
         about = row_notes(row)
@@ -36,7 +36,8 @@ def average_table(rows: Sequence[Row], paper: Published) -> Table:
             line.append(mean_cell(measured))
             records.append(record(name, quantity, row, rule, row.tasks, measured, about))
         for rule in beside:
-            value = paper.numbers.get(row.experiment or "", {}).get(rule)
+            # A row with overrides has a name of its own, and is not what was published.
+            value = paper.numbers.get(row.name, {}).get(rule)
             line.append(Cell("-" if value is None else f"{100 * value:.2f}"))
             if value is not None:
                 records.append(Record(
@@ -44,6 +45,7 @@ def average_table(rows: Sequence[Row], paper: Published) -> Table:
                     None, 100 * value, None, None, None, f"{paper.source}, {paper.read}",
                 ))  # fmt: skip
         lines.append(tuple(line))
+    remarks += model_settings(rows)
     if beside:
         remarks.append(published_remark(rows[0].tasks, paper))
     head = [*plain(("experiment", "step", *rules))]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from eval.by_rule import METHOD
 from eval.cells import at_last_step, measure
-from eval.grid import NO_RULE, Row
+from eval.grid import NO_RULE, Row, model_settings
 from eval.numbers import mean_cell, record, with_interval, with_remarks
 from eval.printed import Cell, Table, plain
 from eval.results import Result
@@ -46,7 +46,7 @@ def tasks_table(rows: Sequence[Row]) -> Table:
             name,
             "Every task at the last step: mean@k in percent [95 % interval] (seeds)",
             plain(("experiment or model", "rule", "step", *tasks, "average")),
-            tuple(lines), tuple(records), (METHOD, of_models(rows)),
+            tuple(lines), tuple(records), (METHOD, of_models(rows), *model_settings(rows)),
         )
     )  # fmt: skip
 
@@ -84,6 +84,7 @@ def task_table(rows: Sequence[Row], task: str) -> Table:
                 "k samples a problem. pass@k: at least one of them right; maj@k: their most "
                 "frequent answer right, without an interval. Rates are of all samples, tokens the "
                 "mean lengths of right and wrong ones; all are means over seeds.",
+                *model_settings(rows),
                 *made(found),
             ),
         )

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from eval.samples import Sample
 from eval.scores import graded, scores
 from eval.tasks import Problems
 from recipe.journal import write_whole
+from reward.errors import RewardError
 from reward.grader import Grader, Row, Verdict
 from reward.sources import RewardSettings, Source
 
@@ -39,6 +41,9 @@ def grade(
 
     Returns:
         metrics, rates, length, right and the seconds of grading, as a result file has them.
+
+    Raises:
+        RewardError: the machinery failed, or a scorer of one's own gave no number.
     """
     start = time.monotonic()
     grader = Grader(settings)
@@ -49,6 +54,9 @@ def grade(
             for verdict in grader.grade_many(rows):
                 verdicts.append(verdict)
                 bar.update()
+        broken = next((v for v in verdicts if not isfinite(v.score)), None)
+        if broken:
+            raise RewardError(f"a response has no reward: {broken.error or broken.extra}")
         source = settings.find(problems.rows[0]["data_source"])
         is_code = isinstance(source, Source) and not source.forms
         lines = (
@@ -84,7 +92,8 @@ def row(sample: Sample, problems: Problems, settings: RewardSettings) -> Row:
     """What the grader takes of a sample."""
     given = problems.rows[sample.problem]
     source = settings.find(given["data_source"])
-    return Row(sample.response, given["reward_model"]["ground_truth"], source)
+    truth = given["reward_model"]["ground_truth"]
+    return Row(sample.response, truth, source, given.get("extra_info") or {})
 
 
 def graded_line(sample: Sample, verdict: Verdict, given: dict[str, Any], is_code: bool) -> str:

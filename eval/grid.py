@@ -18,6 +18,12 @@ from recipe.aggregation import RULES
 
 # What a model that is no run of ours has in place of a rule.
 NO_RULE = "-"
+# What results of a task must share to stand in one table, and what models may differ in.
+ALIKE = (
+    "task_version", "sampling.samples", "sampling.temperature", "sampling.top_p", "template",
+    "data.sha256", "data.problems", "reward", "seed",
+)  # fmt: skip
+OF_A_MODEL = ("sampling.max_tokens", "chat_template")
 
 
 class Place(NamedTuple):
@@ -104,7 +110,7 @@ def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
         )
     tasks = tuple(dict.fromkeys(tasks or known))
     kept = [result for result in results if result.task in tasks]
-    check_versions(kept)
+    check_alike(kept, ALIKE)
     by_name: dict[tuple[bool, str], dict[Place, Result]] = defaultdict(dict)
     for result in kept:
         run = result.run
@@ -114,48 +120,31 @@ def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
         by_name[(run is None, run.row if run else result.model)][place] = result
     rows = []
     for (_, name), placed in sorted(by_name.items()):
-        check_agreement(placed.values())
+        check_alike(placed.values(), OF_A_MODEL)
         run = next(iter(placed.values())).run
         rows.append(Row(name, run.experiment if run else None, tasks, placed))
     return rows
 
 
-def check_versions(results: Iterable[Result]) -> None:
-    """Refuse two versions of a task in one table.
-
-    Raises:
-        ValueError: there are, with two files.
-    """
-    first: dict[str, Result] = {}
-    for result in results:
-        refuse(first.setdefault(result.task, result), result, "task_version")
-
-
-def check_agreement(results: Iterable[Result]) -> None:
-    """Refuse results of one row and task that differ in how they were made.
+def check_alike(results: Iterable[Result], keys: Sequence[str]) -> None:
+    """Refuse results of one task that differ in how they were made.
 
     Raises:
         ValueError: there are, with two files, the key and its values.
     """
     first: dict[str, Result] = {}
     for result in results:
-        other = first.setdefault(result.task, result)
-        for key in ("task_version", "sampling", "template", "data", "reward", "chat_template",
-                    "seed"):  # fmt: skip
-            refuse(other, result, key)
+        for key in keys:
+            refuse(first.setdefault(result.task, result), result, key)
 
 
 def refuse(one: Result, other: Result, key: str) -> None:
-    """Refuse two results that differ in a key, or in one below it.
+    """Refuse two results that differ in a dotted key, or in one below it.
 
     Raises:
         ValueError: they do.
     """
-    # Where the data lie does not matter, what they hold does.
-    first, second = (
-        {k: v for k, v in leaves(result.content[key], key) if k != "data.file"}
-        for result in (one, other)
-    )
+    first, second = (dict(leaves(value_at(result, key), key)) for result in (one, other))
     for name in first | second:
         values = [
             json.dumps(found[name]) if name in found else "not set" for found in (first, second)
@@ -166,6 +155,30 @@ def refuse(one: Result, other: Result, key: str) -> None:
                 f"{values[0]} in the first and {values[1]} in the second. Evaluate one of them "
                 f"again with the other's {name}, or make a table of each."
             )
+
+
+def value_at(result: Result, key: str) -> Any:
+    """What a result holds under a dotted key."""
+    value: Any = result.content
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def model_settings(rows: Sequence[Row]) -> list[str]:
+    """In words, what rows were allowed to differ in and do."""
+    said = []
+    for task in rows[0].tasks:
+        for key in OF_A_MODEL:
+            names: dict[str, list[str]] = defaultdict(list)
+            for row in rows:
+                found = next((r for r in row.results.values() if r.task == task), None)
+                if found:
+                    names[json.dumps(value_at(found, key))].append(row.name)
+            if len(names) > 1:
+                values = "; ".join(f"{value} of {', '.join(of)}" for value, of in names.items())
+                said.append(f"{task}, {key}: {values}.")
+    return said
 
 
 def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -101,12 +101,13 @@ def find_models(name: str, steps: Sequence[str], out: Path) -> list[Model]:
 
 
 def chosen(run: Path, steps: Sequence[str]) -> list[int]:
-    """The steps of a run that are meant, and have a whole checkpoint.
+    """The steps of a run that are meant, and have a whole or an exported checkpoint.
 
     Raises:
         UserError: one has none.
     """
-    there = [step_of(checkpoint) for checkpoint in Journal(run).whole()]
+    checkpoints = [*Journal(run).whole(), *(run / "exported").glob("global_step_*")]
+    there = sorted({step_of(c) for c in checkpoints if c.suffix != ".part"})
     if not there and set(steps) != {"0"}:
         raise UserError(
             f"{run} has no whole checkpoint. A run saves one every trainer.save_freq steps; with "

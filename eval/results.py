@@ -8,6 +8,7 @@ Axes: `_P` problems.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 KIND = "evaluation"
+# Folders of runs that were moved aside (NAME~1, ...), and of checkpoints.
+OTHER = re.compile(r"~|global_step_\d+/(actor|.*huggingface)|(^|/)exported(/|$)")
 NUMBER = (int, float)
 # Of every key the types that it may have, or the keys below it; further keys are kept as they are.
 CONTENT: dict[str, Any] = {
@@ -138,9 +141,9 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
 
 
 def json_files(folder: Path) -> list[Path]:
-    """JSON files below a folder, but for those of runs that were moved aside (NAME~1, ...)."""
+    """JSON files below a folder, but for those of runs moved aside and of models."""
     paths = sorted(folder.glob("**/*.json"))
-    return [p for p in paths if not any("~" in part for part in p.relative_to(folder).parts[:-1])]
+    return [p for p in paths if not OTHER.search(str(p.relative_to(folder).parent))]
 
 
 def read_result(path: Path) -> Result | None:

@@ -20,6 +20,7 @@ from typing import Any
 from eval.grading import grade, verdict_settings
 from eval.jobs import Job, make_jobs, sample_jobs
 from eval.models import Model, find_models
+from eval.results import KIND
 from eval.tasks import Problems, Task, find, load
 from recipe.console import clock
 from recipe.data import check_truths
@@ -27,6 +28,7 @@ from recipe.errors import UserError
 from recipe.journal import write_whole
 from recipe.outputs import provenance
 from recipe.processes import alone, clean_up_killed
+from recipe.rewards import is_this_projects
 from reward.errors import RewardError
 from reward.sources import RewardSettings
 
@@ -102,7 +104,7 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
     Raises:
         UserError: the run was trained with another reward function.
     """
-    if model.config and model.config.reward.custom_reward_function.path != "pkg://reward.score":
+    if model.config and not is_this_projects(model.config):
         raise UserError(
             f"{model.name} was trained with {model.config.reward.custom_reward_function.path}. "
             f"Evaluate its export as a model: it is then graded with reward/."
@@ -114,7 +116,7 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
     """Write TASK.json, and say what it says."""
     setup, task = job.setup, job.task
     whole = {
-        "kind": "evaluation",
+        "kind": KIND,
         **setup,
         "template": task.asked_by,
         "data": {"file": str(job.problems.file), **setup["data"]},

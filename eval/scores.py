@@ -8,10 +8,7 @@ import numpy as np
 
 from eval.stats import maj_at_k, mean_at_k, pass_at_k, standard_error
 from reward.grader import Grader, Verdict
-from reward.quantity import normalise
-
-# Longer answers vote by their beginning, as verl's `pred` column keeps it.
-MAX_ANSWER_CHARS = 256
+from reward.score import columns
 
 
 class Graded(NamedTuple):
@@ -23,9 +20,9 @@ class Graded(NamedTuple):
 
 
 def graded(verdict: Verdict, is_code: bool) -> Graded:
-    """What scoring takes of a verdict."""
-    answer = "" if is_code else normalise(verdict.extracted or "")[:MAX_ANSWER_CHARS]
-    return Graded(verdict.outcome == "right", answer)
+    """What scoring takes of a verdict: what validation takes of its columns."""
+    found = columns(verdict)
+    return Graded(found["acc"] > 0, "" if is_code else found["pred"])
 
 
 def scores(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Tables and pictures of evaluations: rules side by side, with intervals and what is missing.
 
-    python -m eval.table outputs/evaluations
+    python -m eval.table outputs
     python -m eval.table FOLDER... --tasks math500,aime24 --baseline token --out outputs/tables
 
 Prints the paper's table (averages over tasks at the last step), differences to the baseline, drops

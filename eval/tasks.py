@@ -4,7 +4,7 @@ Whatever changes a score needs another version: tables refuse to mix two.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,12 @@ from recipe.errors import UserError
 from recipe.templates import TEMPLATES
 
 TASKS = Path(__file__).parent / "tasks"
+NUMBER, WHOLE, TEXT = (int, float), (int,), (str, type(None))
+WORDS = {NUMBER: "a number", WHOLE: "a whole number", (str,): "a text", TEXT: "a text or null"}
+TYPES: dict[str, tuple[type, ...]] = {
+    "version": WHOLE, "data_source": (str,), "samples": WHOLE, "temperature": NUMBER,
+    "top_p": NUMBER, "max_tokens": WHOLE, "template": TEXT, "made": TEXT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,18 @@ def find(name: str) -> Task:
         near = get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no task {name!r}; known ones are {', '.join(known)}.{hint}")
-    given = yaml.safe_load(path.read_text())
-    types = {item.name: item.type for item in fields(Task)}
-    wanted = set(types) - {"name", "made", "template"}
-    if not isinstance(given, dict) or not wanted <= set(given) <= set(types) - {"name"}:
+    try:
+        given = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    wanted = set(TYPES) - {"made", "template"}
+    if not isinstance(given, dict) or not wanted <= set(given) <= set(TYPES):
         raise UserError(
             f"{path} must have the keys {', '.join(sorted(wanted))}, and may have template and made"
         )
+    for key, value in given.items():
+        if not isinstance(value, TYPES[key]) or isinstance(value, bool):
+            raise UserError(f"{path}: {key} is {value!r}, but must be {WORDS[TYPES[key]]}.")
     task = Task(name, **given)
     if not (task.samples >= 1 and task.max_tokens >= 1 and task.version >= 1):
         raise UserError(f"{path}: version, samples and max_tokens must be 1 or more")
@@ -109,8 +120,11 @@ def load(task: Task, data_root: str) -> Problems:
     file, key = task.file(data_root), f"task {task.name}"
     check_file(file, key, data_root)
     rows = read_rows(file, key)
-    if not rows:
-        raise UserError(f"{file} ({key}) holds no row. Prepare it again.")
+    if len(rows) < 2:
+        raise UserError(
+            f"{file} ({key}) holds {len(rows)} rows, and nothing can be said of fewer than two "
+            f"problems. Prepare it again."
+        )
     for number, row in enumerate(rows):
         if row["data_source"] != task.data_source:
             raise UserError(
@@ -130,17 +144,30 @@ def load(task: Task, data_root: str) -> Problems:
 
 def files(names: Iterable[str], data_root: str) -> list[str]:
     """The files of several tasks, as `data.val_files` takes them."""
-    return [str(find(name).file(data_root)) for name in names]
+    return [str(find(name).file(data_root)) for name in names_of(names)]
 
 
-def shared(names: Iterable[str], setting: str) -> float:
+def names_of(names: Iterable[str] | None) -> list[str]:
+    """The tasks that `data.val_tasks` lists.
+
+    Raises:
+        UserError: it is one text.
+    """
+    if isinstance(names, str):
+        raise UserError(f"data.val_tasks is {names}; it must be a list: data.val_tasks=[{names}]")
+    return list(names or [])
+
+
+def shared(names: Iterable[str], setting: str, without: float) -> float:
     """A setting that verl has once for all of validation, as `temperature`.
 
     Raises:
         UserError: the tasks have several.
     """
-    found = {name: getattr(find(name), setting) for name in names}
-    if len(set(found.values())) != 1:
+    found = {name: getattr(find(name), setting) for name in names_of(names)}
+    if not found:
+        return without
+    if len(set(found.values())) > 1:
         raise UserError(
             f"validation has one {setting} for all of its tasks, but they have "
             f"{', '.join(f'{name} {value}' for name, value in found.items())}. Choose tasks that "

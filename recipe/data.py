@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.errors import UserError
+from recipe.rewards import is_this_projects
 from reward.grader import parse_tests, read_truth
 from reward.sources import RewardSettings, Source
 
@@ -50,7 +51,7 @@ def check_rewards(config: DictConfig, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         UserError: the first row, or setting, that is not so.
     """
-    if config.reward.custom_reward_function.path != "pkg://reward.score":
+    if not is_this_projects(config):
         return
     given = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs)
     try:
@@ -91,16 +92,18 @@ def check_file(path: Path, key: str, data_root: str) -> None:
 def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
     """The rows of one parquet file, each in verl's schema."""
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
+        wanted = [column for column in (*COLUMNS, "extra_info") if column in names]
+        table = pq.read_table(path, columns=wanted)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} ({key}) cannot be read as parquet: {error}") from None
-    missing = [column for column in COLUMNS if column not in table.column_names]
+    missing = [column for column in COLUMNS if column not in names]
     if missing:
         raise UserError(
             f"{path} ({key}) has no column {', '.join(missing)}; found "
-            f"{', '.join(table.column_names)}. verl's schema needs {', '.join(COLUMNS)}."
+            f"{', '.join(names)}. verl's schema needs {', '.join(COLUMNS)}."
         )
-    rows = table.select(COLUMNS).to_pylist()
+    rows = table.to_pylist()
     for number, row in enumerate(rows):
         for column, problem in problems(row):
             raise UserError(f"{path} ({key}), row {number}, column {column}: {problem}")

@@ -48,6 +48,7 @@ from recipe.outputs import (
 from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text, resolve
 from recipe.processes import Watch, alone, clean_up_killed, temporary_folder
 from recipe.report import write_report
+from recipe.validation import check_validation
 
 INTERRUPTED = 130
 # Bytes left on a disk at which what failed to be written is no riddle.
@@ -91,6 +92,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if "task" in config.data:
         embedded.make(config.data.task)
     check_data(config)
+    check_validation(config)
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         run_verl = prepare_verl(config)

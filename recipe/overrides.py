@@ -76,6 +76,8 @@ def resolve(config: DictConfig) -> None:
         check_integers(config)
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         reason = str(error).splitlines()[0].strip(" .")
         raise UserError(
             f"a value of the config cannot be worked out: {reason}. Choose what it comes from: "

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from reward.errors import RewardError
@@ -11,6 +12,11 @@ from reward.score import COUNTED
 
 # Means over the responses of a batch, as `reward/NAME`.
 REPORTED = (*COUNTED, "seconds")
+
+
+def is_this_projects(config: DictConfig) -> bool:
+    """Whether a run is rewarded by `reward/`, not by a reward function of somebody else's."""
+    return config.reward.custom_reward_function.path == "pkg://reward.score"
 
 
 def refuse_broken(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> None:

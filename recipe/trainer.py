@@ -34,7 +34,7 @@ from recipe.policy_loss import (
     for_worker,
     weighted_ppo_loss,
 )
-from recipe.rewards import refuse_broken, reward_metrics, right
+from recipe.rewards import is_this_projects, refuse_broken, reward_metrics, right
 from recipe.settings import AggregationSettings
 from recipe.validation import TaskLoader, validation_metrics
 from recipe.worker import measured
@@ -143,8 +143,7 @@ class AggregationMixin(PPOTrainer):
         errors = infos.get("error") or [None] * len(sample_uids)
         scores = torch.tensor(infos["reward"])
         refuse_broken(scores, ({"error": error} for error in errors))
-        if any(verdict is None for verdict in infos.get("acc") or [None]):
-            # Of a reward function that is not this project's.
+        if not is_this_projects(self.config):
             return super()._val_metrics_update(
                 data_sources, sample_uids, infos, sample_turns, expected_acc_counts
             )

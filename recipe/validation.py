@@ -5,13 +5,16 @@ what this project's reward graded, under verl's name where the meaning is verl's
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from omegaconf import DictConfig
 
 from eval import tasks
 from eval.scores import Graded, scores
+from recipe.data import data_files
 from recipe.errors import UserError
 from reward.grader import Grader
 from reward.score import COUNTED
@@ -41,16 +44,42 @@ def samples_by_source(names: Iterable[str]) -> dict[str, int]:
     """Samples of each problem by data source, as the tasks have them.
 
     Raises:
-        UserError: two tasks of one data source differ.
+        UserError: two tasks have one data source, by which verl would mix them.
     """
     found: dict[str, int] = {}
     for task in map(tasks.find, names):
-        if found.setdefault(task.data_source, task.samples) != task.samples:
+        if task.data_source in found:
             raise UserError(
-                f"data.val_tasks has two tasks of the data source {task.data_source} with "
-                f"different numbers of samples. Validate on one of them."
+                f"data.val_tasks has two tasks of the data source {task.data_source}, and "
+                f"validation tells them apart by it. Validate on one of them."
             )
+        found[task.data_source] = task.samples
     return found
+
+
+def check_validation(config: DictConfig) -> None:
+    """What is validated on are the tasks as they are evaluated, or none of them.
+
+    Raises:
+        UserError: it is something between.
+    """
+    names = config.data.get("val_tasks") or []
+    samples_by_source(names)
+    if not names:
+        return
+    if config.actor_rollout_ref.rollout.val_kwargs.n != 1:
+        raise UserError(
+            f"actor_rollout_ref.rollout.val_kwargs.n is set, but data.val_tasks={list(names)} says "
+            f"how many samples a problem gets. Remove it, or validate on files that are no tasks: "
+            f"data.val_tasks=[] data.val_files=..."
+        )
+    if data_files(config, "val_files") != list(map(Path, tasks.files(names, config.data_root))):
+        raise UserError(
+            f"data.val_files are not the files of data.val_tasks={list(names)}. Add "
+            f"data.val_tasks=[] to validate on other files, or leave out data.val_files."
+        )
+    for name in names:
+        tasks.load(tasks.find(name), config.data_root)
 
 
 class Validated(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluations import content, write, write_content
 
-from eval.grid import arrange
+from eval.grid import arrange, commit_notes, model_settings
 from eval.results import read_results
 
 
@@ -177,3 +177,57 @@ def test_a_task_that_is_not_asked_for_does_not_matter(tmp_path):
     write(tmp_path, task="aime24", rule="token", seed=1, task_version=2)
     (row,) = arrange(read_results([tmp_path]), ["math500"])
     assert (row.rules, row.tasks) == (["balanced"], ("math500",))
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"data__sha256": "f"}, "data.sha256"),
+        ({"reward": {"sandbox": "rlimits"}}, "reward.sandbox"),
+        ({"sampling__temperature": 0.0}, "sampling.temperature"),
+        ({"template__name": "dapo"}, "template.name"),
+        ({"__seed": 1}, "seed"),
+    ],
+)
+@pytest.mark.parametrize("other", [{"rule": None}, {"experiment": "qwen3_1_7b_dapo_17k"}])
+def test_nor_can_rows_of_one_table_differ_in_how_a_task_was_done(changed, key, other, tmp_path):
+    write(tmp_path)
+    write_content(tmp_path, content(**other, **changed))
+    with pytest.raises(ValueError, match=rf"cannot stand in one table: {key} of math500 is"):
+        arrange(read_results([tmp_path]))
+
+
+def test_rows_may_differ_in_what_belongs_to_a_model_and_it_is_said(tmp_path):
+    write(tmp_path)
+    changed = {"sampling__max_tokens": 9, "chat_template": {}}
+    write_content(tmp_path, content(experiment="qwen3_1_7b_dapo_17k", **changed))
+    said = model_settings(arrange(read_results([tmp_path])))
+    assert said == [
+        "math500, sampling.max_tokens: 9 of qwen3_1_7b_dapo_17k; 3072 of qwen3_1_7b_polaris.",
+        'math500, chat_template: {} of qwen3_1_7b_dapo_17k; {"enable_thinking": true} of '
+        "qwen3_1_7b_polaris.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        ({"run__commit": "aaa-dirty, bbb"}, "trained by different commits: aaa-dirty, bbb"),
+        ({"run__commit": "aaa-dirty"}, "trained by code that no commit holds: aaa-dirty"),
+        ({"run__commit": None}, "trained by code that no commit holds: unknown"),
+        ({"sampled": [{"commit": "old", "versions": {}}, {"commit": "new", "versions": {}}]},
+         "sampled by different commits: new, old"),
+    ],
+)  # fmt: skip
+def test_every_commit_that_made_a_result_counts(changed, note, tmp_path):
+    write_content(tmp_path, content(**changed))
+    assert note in commit_notes(read_results([tmp_path]))
+
+
+def test_folders_of_models_and_of_runs_moved_aside_are_not_looked_into(tmp_path):
+    write(tmp_path)
+    for folder in ("run~1/eval", "run/exported/global_step_3",
+                   "run/checkpoints/global_step_3/actor/huggingface"):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "tokenizer.json").write_text("no JSON")
+    assert len(read_results([tmp_path])) == 1

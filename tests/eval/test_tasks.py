@@ -51,6 +51,9 @@ def test_an_unknown_task_is_answered_with_the_nearest():
     [
         ({"samples": "gone"}, "must have the keys"),
         ({"num_fewshot": 3}, "must have the keys"),
+        ({"samples": "32"}, "samples is '32', but must be a whole number"),
+        ({"max_tokens": 0.5}, "max_tokens is 0.5, but must be a whole number"),
+        ({"version": True}, "version is True, but must be a whole number"),
         ({"samples": 0}, "samples and max_tokens must be 1 or more"),
         ({"temperature": -1.0}, "temperature must not be negative"),
         ({"top_p": 0.0}, "0 < top_p <= 1"),
@@ -63,6 +66,12 @@ def test_a_task_file_that_is_not_one_is_refused(own_tasks, values, problem):
         find("aime24")
 
 
+def test_a_task_file_that_is_no_yaml_is_refused(own_tasks):
+    (own_tasks / "aime24.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"aime24\.yaml is no YAML"):
+        find("aime24")
+
+
 def write(folder: Path, task: Task, content: str, source: str | None = None) -> None:
     import pyarrow as pa
 
@@ -71,14 +80,14 @@ def write(folder: Path, task: Task, content: str, source: str | None = None) -> 
         "prompt": [{"role": "user", "content": content}],
         "reward_model": {"ground_truth": "34", "style": "rule"},
     }
-    pq.write_table(pa.Table.from_pylist([row]), folder / f"{task.name}.parquet")
+    pq.write_table(pa.Table.from_pylist([row, row]), folder / f"{task.name}.parquet")
 
 
 def test_problems_are_loaded_with_the_hash_of_their_rows(tmp_path):
     task = find("aime24")
     write(tmp_path, task, TEMPLATES["dapo"].wrap("What is 30 + 4?"))
     first = load(task, str(tmp_path))
-    assert [row["reward_model"]["ground_truth"] for row in first.rows] == ["34"]
+    assert [row["reward_model"]["ground_truth"] for row in first.rows] == ["34", "34"]
     write(tmp_path, task, TEMPLATES["dapo"].wrap("What is 33 + 1?"))
     assert load(task, str(tmp_path)).sha256 != first.sha256
 
@@ -99,7 +108,10 @@ def test_a_missing_file_a_wrong_source_and_another_template_are_refused(tmp_path
 
 
 def test_verls_settings_are_those_that_the_tasks_share(own_tasks):
-    assert tasks.shared(["aime24", "math500"], "temperature") == 1.0
+    assert tasks.shared(["aime24", "math500"], "temperature", 0.7) == 1.0
+    assert tasks.shared([], "temperature", 0.7) == 0.7
     change(own_tasks, "aime24", temperature=0.6)
     with pytest.raises(UserError, match=r"aime24 0.6, math500 1.0.*data.val_tasks"):
-        tasks.shared(["aime24", "math500"], "temperature")
+        tasks.shared(["aime24", "math500"], "temperature", 0.7)
+    with pytest.raises(UserError, match=r"must be a list: data.val_tasks=\[aime24\]"):
+        tasks.files("aime24", "data")

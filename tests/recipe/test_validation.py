@@ -9,7 +9,14 @@ from eval.grading import grade
 from eval.samples import Sample
 from eval.tasks import Problems
 from recipe.errors import UserError
-from recipe.validation import TaskLoader, samples_by_source, validation_metrics
+from recipe.overrides import composed, resolve
+from recipe.validation import (
+    TaskLoader,
+    check_validation,
+    samples_by_source,
+    validation_metrics,
+)
+from reward.errors import RewardError
 from reward.score import compute_score
 from reward.sources import RewardSettings
 
@@ -90,14 +97,65 @@ def test_a_row_is_sampled_as_often_as_its_task_says():
     assert set(batch) == {"data_source", "__rollout_n__"}
 
 
-def test_two_tasks_of_one_source_must_agree(monkeypatch):
-    both = ["arithmetic_length_gap", "arithmetic_length_spread"]
-    assert samples_by_source(both) == {"math_dapo": 2}
-    from dataclasses import replace
-
-    from eval import tasks
-
-    real = tasks.find
-    monkeypatch.setattr(tasks, "find", lambda n: replace(real(n), samples=len(n)))
+def test_two_tasks_of_one_source_cannot_be_told_apart():
+    assert samples_by_source(["arithmetic_length_gap", "aime24"]) == {"math_dapo": 2, "aime24": 32}
     with pytest.raises(UserError, match="two tasks of the data source math_dapo"):
-        samples_by_source(both)
+        samples_by_source(["arithmetic_length_gap", "arithmetic_length_spread"])
+
+
+def test_what_is_validated_on_are_the_tasks_or_none_of_them(tmp_path):
+    def check(*overrides):
+        config = composed(["+experiment=cpu_demo", *overrides])
+        resolve(config)
+        check_validation(config)
+
+    check()
+    check("data.val_tasks=[]", f"data.val_files={tmp_path}")
+    with pytest.raises(UserError, match=r"data.val_files are not the files of data.val_tasks"):
+        check(f"data.val_files={tmp_path}")
+    with pytest.raises(UserError, match=r"val_kwargs.n is set, but data.val_tasks"):
+        check("actor_rollout_ref.rollout.val_kwargs.n=8")
+    with pytest.raises(UserError, match=r"there is no task 'aime23'"):
+        check("data.val_tasks=[aime23]")
+    with pytest.raises(UserError, match=r"names .*which is not a file\. Make it with"):
+        check("data.val_tasks=[aime24]", f"data_root={tmp_path}")
+
+
+def test_a_scorer_of_ones_own_decides_in_evaluation_as_in_validation(tmp_path):
+    """It reads another column, and says itself what is right."""
+    sources = {"mine": f"{__name__}:tolerant"}
+    settings = RewardSettings.of({"workers": 1, "sources": sources})
+    rows = [
+        {"data_source": "mine", "reward_model": {"ground_truth": "34"},
+         "extra_info": {"tolerance": tolerance}}
+        for tolerance in (0, 2)
+    ]  # fmt: skip
+    responses = [["34", "35"], ["35", "nan"]]
+    samples = [
+        Sample(problem, number, 0, text, 1, False)
+        for problem, texts in enumerate(responses)
+        for number, text in enumerate(texts)
+    ]
+    problems, kept = Problems(tmp_path, "", rows), tmp_path / "graded.jsonl"
+    with pytest.raises(RewardError, match="a response has no reward"):
+        grade(samples, problems, settings, kept, io.StringIO())
+    samples[3] = samples[3]._replace(response="90")
+    result = grade(samples, problems, settings, kept, io.StringIO())
+    assert result["right"] == [1, 1]
+    infos = [
+        compute_score("mine", one.response, "34", rows[one.problem]["extra_info"],
+                      workers=1, sources=sources)
+        for one in samples
+    ]  # fmt: skip
+    columns = {key: [row[key] for row in infos] for key in infos[0]}
+    columns["reward"] = columns["score"]
+    uids = [str(one.problem) for one in samples]
+    asked = {("mine", uid): 2 for uid in "01"}
+    found = validation_metrics(["mine"] * 4, uids, columns, asked, settings)
+    assert found["val-core/mine/acc/mean@2"] == result["metrics"]["mean@2"] == 0.5
+
+
+def tolerant(response, ground_truth, extra_info):
+    """Something for a number at all; right within the row's tolerance."""
+    off = abs(float(response) - float(ground_truth))
+    return {"score": 0.1 + off * 0, "acc": float(off <= extra_info["tolerance"])}
