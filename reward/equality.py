@@ -9,9 +9,10 @@ polynomials with square roots and pi; None says that only symbolic mathematics c
 import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from itertools import pairwise
 
-from reward.closed_form import DIGITS_OF_AN_APPROXIMATION, closed_form
-from reward.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
+from reward.closed_form import DIGITS_OF_AN_APPROXIMATION, NUMBER, closed_form
+from reward.notation import CLOSE, ELLIPSIS, MAX_CHARS, NAME, OPEN, squeeze, tidy
 from reward.quantity import Quantity, quantity, split_unit
 from reward.structure import (
     Parts,
@@ -39,6 +40,8 @@ _CONSTANTS = re.compile(r"(?:\\(?:sqrt|frac|pi|cdot)|[^=<>A-Za-z\\])+(?:=[^=]+)+
 _CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?[A-Za-z0-9]++\}?|[A-Z|:/{} ])++=")
 _CHOICE = re.compile(rf"{OPEN}?\(([A-J])\) ?{CLOSE}?+ ?+(.+)")
 _INFINITE = re.compile(r"[-+]? ?\\infty")
+_CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-4])(?::[0-5][0-9])+(?![0-9])")
+_LETTER = re.compile(rf" ?{OPEN}([A-Za-z]){CLOSE}")
 _BASED = re.compile(r"\(?(?:[0-9][0-9A-Fa-f]*|[A-F][0-9A-F]+)\)?_\{?[0-9]{1,2}\}?")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
 
@@ -55,13 +58,16 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
       last place.
     - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:
       `50\%` equals `50`, the missing unit, and not `0.5`.
-    - The order of a bare list or a set is free, that of a tuple is not; every item must be there,
-      once. A bare list may stand for a tuple in the same order, never for an interval with a
-      closed end.
+    - The order of a bare list or a set is free, that of a tuple is not; every item must be there.
+      One that is said twice counts once, unless the truth is a bare list that repeats an item. A
+      bare list may stand for a tuple in the same order, never for an interval with a closed end.
+    - An ellipsis is part of an answer: `1, 2, ...` is not `1, 2`, nor is `3.14...` the number 3.14.
+    - `2:4` equals `1:2`, unless the truth may be a time of day, as `10:30` may.
     - Brackets of intervals matter: `(0,1]` is not `[0,1]`.
     - Answers longer or nested deeper than the limits are equal only as written.
     - Words are equal without regard to case. `x = 5` equals `5`, but not `y = 5`. The base of a
-      number may be missing as a unit may: `1101_2` equals `1101` and not `1101_3`.
+      number may be missing as a unit may: `1101_2` equals `1101` and not `1101_3`. An equation
+      that gives two values, `x = 3 = 4`, equals neither.
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
         return int(answer) == int(truth)
@@ -85,7 +91,7 @@ def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
     if ("=" in answer or "=" in truth) and len(split_list(answer)) == len(split_list(truth)) == 1:
         values = _without_names(answer, truth)
         if values != (answer, truth):
-            return _same(*values, leaf)
+            return not _contradicts_itself(answer) and _same(*values, leaf)
         if "=" not in truth and _CONSTANTS.fullmatch(answer):  # `\sqrt{4} = 2`, if that is true
             return _all(_same(side.strip(), truth, leaf) for side in answer.split("="))
     left, right = take_apart(answer), take_apart(truth)
@@ -148,6 +154,29 @@ def _last(chain: str) -> str:
     return chain.rpartition("=")[2].strip()
 
 
+def _contradicts_itself(chain: str) -> bool:
+    """Whether a chain such as `x = 3 = 4` gives two values; they may differ by rounding."""
+    *sides, last = (_exact(side.strip()) for side in chain.split("="))
+    if last is None:
+        return False
+    place = last.last_place or int(last.value.denominator == 1)
+    return any(
+        side.value != last.value and abs(side.value - last.value) >= max(side.last_place, place)
+        for side in sides
+        if side and side.unit == last.unit
+    )
+
+
+def _exact(side: str) -> Quantity | None:
+    """The number that a side of an equation is; sums of decimals may be rounded anywhere."""
+    if found := quantity(side):
+        return found
+    value = None if "." in side else closed_form(side)
+    if value is None or value.keys() - {NUMBER}:
+        return None
+    return Quantity(value.get(NUMBER, Fraction(0)))
+
+
 def _same_parts(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
     kinds = {answer.kind, truth.kind}
     if max(len(answer.items), len(truth.items)) > MAX_ITEMS:
@@ -186,8 +215,14 @@ def _same_rows(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
 
 
 def _same_set(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
-    """Whether each item is one of the other side's; one that is said twice counts once."""
-    free, all_wanted = (list(dict.fromkeys(map(squeeze, side.items))) for side in (answer, truth))
+    """Whether each item is one of the other side's.
+
+    What is said twice counts once in a set, and in a list unless the truth repeats an item.
+    """
+    free, all_wanted = (list(map(squeeze, side.items)) for side in (answer, truth))
+    repeats = len(set(all_wanted)) < len(all_wanted)
+    if answer.kind + truth.kind != ",," or (len(free) != len(all_wanted) and not repeats):
+        free, all_wanted = list(dict.fromkeys(free)), list(dict.fromkeys(all_wanted))
     if len(free) != len(all_wanted):
         return False
     is_open = False
@@ -220,14 +255,15 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
     if max(len(left), len(right)) > LONGEST_PRODUCT and (quantity(answer) or quantity(truth)):
         return False
     if ":" in answer and ":" in truth:
-        clocks = answer.split(":"), truth.split(":")
-        return len(clocks[0]) == len(clocks[1]) and _same_order(*clocks, leaf)
+        return _same_ratio(answer, truth, leaf)
     answer_body, answer_unit = split_unit(answer)
     truth_body, truth_unit = split_unit(truth)
     if answer_unit and truth_unit and answer_unit != truth_unit:
         return False
     if (answer_body, truth_body) != (answer, truth):
-        return _same(answer_body, truth_body, leaf)
+        return _same_product(answer, truth) or _same(answer_body, truth_body, leaf)
+    if ELLIPSIS in answer or ELLIPSIS in truth:
+        return False
     if _BASED.fullmatch(answer) or _BASED.fullmatch(truth):
         return _same_base(answer, truth)
     exact = closed_form(answer), closed_form(truth)
@@ -238,9 +274,33 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
     return leaf(answer, truth)
 
 
+def _same_ratio(answer: str, truth: str, leaf: Leaf) -> bool | None:
+    """`2:4` is `1:2`, but where the truth may be a time of day it is compared as written."""
+    found, wanted = ([part.strip() for part in side.split(":")] for side in (answer, truth))
+    if len(found) != len(wanted):
+        return False
+    as_written = _same_order(found, wanted, leaf)
+    if as_written or _CLOCK.match(truth):
+        return as_written
+    ratios, others = (
+        [closed_form(rf"\frac{{{a}}}{{{b}}}") for a, b in pairwise(side)]
+        for side in (found, wanted)
+    )
+    return True if None not in ratios and ratios == others else as_written
+
+
+def _same_product(answer: str, truth: str) -> bool:
+    r"""Whether two sides are one product, as `5\mathrm{m}` and `5m` are if m is a variable."""
+    plain = _LETTER.sub(r" \1", answer), _LETTER.sub(r" \1", truth)
+    if plain == (answer, truth):
+        return False
+    found, wanted = map(closed_form, plain)
+    return found is not None and found == wanted
+
+
 def _words(text: str) -> str:
     """The words of an answer that is nothing but words; else ""."""
-    text = text.strip(f"{OPEN}{CLOSE}() .")
+    text = text.replace(ELLIPSIS, "").strip(f"{OPEN}{CLOSE}() .")
     return text.casefold() if _WORDS.fullmatch(text) else ""
 
 

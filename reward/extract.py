@@ -44,6 +44,7 @@ _LINK = re.compile(
     r"|[A-Za-z](?:_\{?\w\}?)?\s*=)+"
 )
 _SEPARATOR = re.compile(r"[,;]|and|or")
+_NOTHING_BETWEEN = re.compile(r"(?:[\s.,;~$]|\\[,;:!() ]|\\q?quad)*")
 _LONGEST_LINK = 70
 LONGEST_SENTENCE = 400
 
@@ -144,15 +145,18 @@ def _stated(tail: str) -> str:
 def _to_end_of_sentence(text: str) -> str:
     if formula := _DELIMITED.match(text):
         return next(content for content in formula.groups() if content)
-    return _END_OF_SENTENCE.split(text.lstrip(_MARKUP), maxsplit=1)[0]
+    said = _END_OF_SENTENCE.split(text.lstrip(_MARKUP), maxsplit=1)[0]
+    # `3.14...` and `1, 2, ...` go on; `34...` only trails off.
+    goes_on = said.endswith("..") and ("," in said or "." in said.rstrip("."))
+    return f"{said}." if goes_on else said
 
 
 def _agreed(pieces: list[str]) -> str:
     """The one answer that all pieces give, or the list of them where they differ."""
     if len(pieces) < 2:
         return "".join(pieces)
-    distinct = list({squeeze(tidy(piece[:MAX_CHARS])): piece for piece in pieces}.values())
-    return ", ".join(distinct)
+    distinct = {squeeze(tidy(piece[:MAX_CHARS])) for piece in pieces}
+    return ", ".join(pieces) if len(distinct) > 1 else pieces[-1]
 
 
 def _joined(between: str) -> bool:
@@ -191,14 +195,23 @@ def _outermost(boxes: list[Box]) -> list[Box]:
 
 
 def _unwrap(text: str) -> str:
-    """The text with every complete box replaced by its content."""
+    """The text with every complete box replaced by its content; boxes side by side are a list."""
     boxes = _boxes(text)
     if not boxes:
         return text
     cuts = sorted([box[:2] for box in boxes] + [(box.end, box.end + 1) for box in boxes])
     ends = [0, *(end for _, end in cuts)]
     starts = [*(start for start, _ in cuts), len(text)]
-    return "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    return "".join(_between(text, *cut) for cut in zip(ends, starts, strict=True))
+
+
+def _between(text: str, begin: int, end: int) -> str:
+    """What a text says from one cut to the next: a separator, where one box ends and one begins."""
+    said = text[begin:end]
+    is_behind_a_box = text[begin - 1 : begin] == "}"
+    if is_behind_a_box and text[end : end + 1] == "\\" and _NOTHING_BETWEEN.fullmatch(said):
+        return ", "
+    return f" {said}" if is_behind_a_box and said.startswith("...") else said
 
 
 def clean(text: str) -> str:
@@ -207,5 +220,10 @@ def clean(text: str) -> str:
     text = _SAYS.sub("", _MATH_DELIMITER.sub(" ", _unwrap(text)))
     text = text.lstrip(_MARKUP)
     short = text.rstrip(_MARKUP + ".,;\u3002")
-    text = text[: len(short) + short.endswith("\\")]  # keeps `\\;` whole
+    end = len(short) + short.endswith("\\")  # keeps `\\;` whole
+    dots = text.rfind("...", end)
+    # What stands apart, as in `$3.14$...`, is none of the answer's.
+    if short and dots >= 0 and (dots == end or text[end:dots].strip(_MARKUP)):
+        end = dots + 3
+    text = text[:end]
     return "" if _PLACEHOLDER.match(text) or _CUT_OFF.search(text) else text

@@ -15,6 +15,9 @@ MAX_CHARS = 4096
 # Around what stood in \text{...}: words, not products of variables.
 OPEN, CLOSE = "\u27e6", "\u27e7"
 
+# However "and so on" was written.
+ELLIPSIS = r"\ldots"
+
 # What stands before the value in `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
 NAME = re.compile(
     r"((?:\\(?:angle|triangle) ?[A-Z]{1,3}|\\[A-Za-z]+|[A-Za-z][A-Za-z']{0,11})"
@@ -43,6 +46,7 @@ _CHARACTERS = str.maketrans(
         "\u2229": r"\cap ",
         "\u2205": r"\emptyset ",
         "\u211d": r"\mathbb{R}",
+        "\u22ef": r"\ldots ",
         "\u03b8": r"\theta ",
         "\u03b1": r"\alpha ",
         "\u03b2": r"\beta ",
@@ -56,6 +60,7 @@ _SPELLINGS = {
     r"\degree": r"^\circ", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
     r"\vert": "|", r"\infin": r"\infty", r"\mleft": "", r"\mright": "", r"\left": "", r"\right": "",
     r"\displaystyle": "", r"\textstyle": "", r"\limits": "", r"\big": "", r"\Big": "",
+    **dict.fromkeys((r"\dots", r"\cdots", r"\dotsc", r"\dotsb", r"\dotsm", r"\hdots"), ELLIPSIS),
     **dict.fromkeys((r"\bf", r"\rm", r"\it", r"\large", r"\Large", r"\small", r"\huge"), ""),
     r"\bigl": "", r"\bigr": "", r"\Bigl": "", r"\Bigr": "", r"\quad": " ", r"\qquad": " ",
 }  # fmt: skip
@@ -69,6 +74,18 @@ _DIGIT_GROUPS = re.compile(
 _FONT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|emph|mbox|rm|mathrm|mathbf|mathit"
     r"|mathsf|boldsymbol|bm|underline)\s*\{([^{}]*)\}"
+)
+# `5\mathrm{m}` at the end of an item: behind a number, roman type marks a unit.
+_ROMAN_UNIT = re.compile(
+    r"(?:(?<=[0-9])|(?<=[0-9][)}])|(?<=\\pi))((?:\s|~|\\[,;: ])*+)"
+    r"\\(?:mathrm|rm)\s*\{\s*([ghlmsAJKLNVW])\s*\}"
+    r"(?=(?:\s|\^\{?[23]\}?)*+(?:[\s.)\]]|\\right|\\\})*+(?:[,;]|$))"
+)
+# Digits enough to stand for a number, and a period, say all that an ellipsis could add; behind
+# nothing but an integer it only trails off.
+_NEEDS_NO_ELLIPSIS = re.compile(
+    r"((?<![0-9.])(?=[0-9]*\.[0-9])[0.]*+(?:[0-9]\.?){12,}+|\\(?:overline|bar|dot) ?\{?[0-9]+\}?"
+    r"|^ *-?[0-9]++(?:,[0-9]{3})*+(?= *\\ldots *$)) *\\ldots(?![A-Za-z])"
 )
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]*\}|\\(?:left|right)\s*\.")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]")
@@ -102,17 +119,20 @@ def tidy(text: str) -> str:
         text = unicodedata.normalize("NFKC", _spell_scripts(text)).translate(_CHARACTERS)
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     text = re.sub(r"\{ ?, ?\}|,\\! *", ",", text).replace(r"\!", "")
+    text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = _DOLLARS.sub(rf"\1 {OPEN}dollars{CLOSE} ", _ESCAPED_TWICE.sub(r"\\", text))
     text = _MATH_DELIMITER.sub(" ", _DIGIT_GROUPS.sub(_digits, text))
     text = text.replace(">=", r"\ge ").replace("<=", r"\le ").replace(" != ", r" \ne ")
     if "\\" in text:
-        text = _MATH_FONT.sub("", _FONT.sub(_words, _COLOR.sub("", text)))
+        text = _ROMAN_UNIT.sub(r"\1\\text{\2}", _COLOR.sub("", text))
+        text = _MATH_FONT.sub("", _FONT.sub(_words, text))
         text = _BASE_WORD.sub(lambda word: f"_{_BASE_WORDS[word[1]]}", _ROWS.sub(_rows, text))
         text = _COMMAND.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text)
         text = _SPACING.sub(" ", text)
         text = _FRACTION_TOP.sub(r"\\frac{\1\2}", text)
         text = _FRACTION_BOTTOM.sub(r"\1{\2}", text)
         text = _ROOT.sub(r"\\sqrt\1{\2\3\4}", text)
+        text = _NEEDS_NO_ELLIPSIS.sub(r"\1", text)
     text = text.replace("~", " ")
     text = _ONE_CHARACTER_SCRIPT.sub(r"\1\2", text)
     return " ".join(text.split()).rstrip(" .,;")

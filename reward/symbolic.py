@@ -48,7 +48,7 @@ _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS},}}")
 _INDEX_OF_A_NUMBER = re.compile(r"[0-9)}]\s*_")
 _FOREIGN = re.compile(
     rf"__|[\"'`@#;?{OPEN}{CLOSE}]|[A-Za-z]{{3,}} [A-Za-z]{{3,}}|[A-Za-z]\.[A-Za-z]"
-    r"|\\(?:operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text|[hv]?phantom)(?![A-Za-z])|\\\|"
+    r"|\\(?:ldots|operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text|[hv]?phantom)(?![A-Za-z])|\\\|"
 )
 
 # Real points at which expressions are compared: no identity between different textbook
