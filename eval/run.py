@@ -119,8 +119,8 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
         "kind": KIND,
         **setup,
         "template": task.asked_by,
-        "data": {"file": str(job.problems.file), **setup["data"]},
-        "model": {"path": str(model.folder), **setup["model"]},
+        "data": {"file": without_home(job.problems.file), **setup["data"]},
+        "model": {"path": without_home(model.folder), **setup["model"]},
         "run": model.run,
         "reward": verdict_settings(settings),
         **result,
@@ -135,6 +135,11 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
     best = ", ".join(f"{k} {v:.1%}" for k, v in metrics.items() if k.endswith(f"@{task.samples}"))
     print(f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "
           f"{result['rates']['truncated']:.1%} truncated: {path}", flush=True)  # fmt: skip
+
+
+def without_home(path: Path | str) -> str:
+    """A path as others may read it."""
+    return str(path).replace(str(Path.home()), "~", 1)
 
 
 def main() -> None:
