@@ -66,8 +66,6 @@ def parser() -> argparse.ArgumentParser:
 def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse.Namespace) -> None:
     """Sample and grade the tasks for one model."""
     settings = reward_settings(model, options.workers)
-    for _, problems in tasks:
-        check_truths(settings, problems.rows)
     model.results.mkdir(parents=True, exist_ok=True)
     busy = f"an evaluation into {model.results}"
     with alone(model.results / ".lock", busy, "Wait for it or stop it."):
@@ -156,6 +154,10 @@ def main() -> None:
         ]
         clean_up_killed()
         tasks = [(task, load(task, options.data_root)) for task in found]
+        # Before hours of sampling, and once: the tests of code are gigabytes.
+        for settings in {reward_settings(model, options.workers) for model in chosen}:
+            for _, problems in tasks:
+                check_truths(settings, problems.rows)
         for model in chosen:
             evaluate(model, tasks, options)
     except (UserError, RewardError) as error:

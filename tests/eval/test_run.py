@@ -4,6 +4,8 @@ from collections import Counter
 from fractions import Fraction
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prepared import prepare, write_lines
 
@@ -169,6 +171,18 @@ def test_a_response_that_the_engine_gave_up_is_no_sample(reason):
         asyncio.run(respond(GivesUp(), request))
     completion.finish_reason = "length"
     assert asyncio.run(respond(GivesUp(), request)) == ([1], True)
+
+
+def test_a_ground_truth_that_cannot_be_read_is_refused_before_anything_is_sampled(
+    engine, evaluate, model, aime, tmp_path
+):
+    path = tmp_path / "out" / "aime25.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[1]["reward_model"]["ground_truth"] = "$ $"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(SystemExit, match=r"error: the reward refuses the data: ground truth is"):
+        evaluate(model, "--tasks", "aime25")
+    assert not engine.asked
 
 
 def test_a_prompt_without_room_for_a_response_is_refused(engine, evaluate, model, aime):
