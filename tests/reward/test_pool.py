@@ -148,7 +148,15 @@ def test_mathematics_that_does_not_work_is_an_error_with_what_it_said(monkeypatc
         pool.ask("x", "y")
 
 
-def test_an_interrupted_question_never_answers_the_next_one():
+@pytest.fixture
+def can_be_interrupted():
+    """A suite in the background inherits an ignored Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_question_never_answers_the_next_one(can_be_interrupted):
     def interrupt():
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
