@@ -141,7 +141,8 @@ def of_run(run: Path, step: int) -> Model:
     if any("command" not in start for start in starts):
         raise UserError(
             f"{run} was begun by an older version of this project, which did not note the command. "
-            f"Export a checkpoint (python -m scripts.export) and evaluate that as a model."
+            f"Export a checkpoint elsewhere (python -m scripts.export RUN --out DIR) and evaluate "
+            f"DIR."
         )
     described = {
         "experiment": config.experiment_name,

@@ -105,7 +105,8 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
     if model.config and not is_this_projects(model.config):
         raise UserError(
             f"{model.name} was trained with {model.config.reward.custom_reward_function.path}. "
-            f"Evaluate its export as a model: it is then graded with reward/."
+            f"Export it elsewhere (python -m scripts.export RUN --out DIR) and evaluate DIR, which "
+            f"is then graded with reward/."
         )
     return RewardSettings.of({**model.reward, "workers": workers})
 
@@ -160,7 +161,7 @@ def main() -> None:
                 check_truths(settings, problems.rows)
         for model in chosen:
             evaluate(model, tasks, options)
-    except (UserError, RewardError) as error:
+    except (UserError, RewardError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped; what was sampled is kept, and the same command goes on", file=sys.stderr)
