@@ -39,6 +39,7 @@ KEYS = {
     "actor_rollout_ref.actor.optim.lr": "learning rate",
     "actor_rollout_ref.actor.policy_loss.loss_mode": "verl's policy loss",
     "aggregation.mask_truncated": "leave responses cut at the limit out of the policy term",
+    "data.val_tasks": "tasks of eval/tasks that are validated on",
     "trainer.total_training_steps": "length of the run",
     "trainer.test_freq, trainer.save_freq": "steps between validations, between checkpoints",
 }
