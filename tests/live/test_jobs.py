@@ -126,8 +126,8 @@ def test_both_finish_and_the_killed_one_went_on_where_it_was(sweep):
         assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]
         before[rule] = json.loads(lines[0])["data"]
     # Same seed, same model: what one run samples must not depend on its neighbour.
-    starting = {rule: first["val-core/math_dapo/acc/mean@1"] for rule, first in before.items()}
-    assert starting["balanced"] == starting["token"] > 0.25
+    starting = {rule: first["val-core/math_dapo/acc/mean@2"] for rule, first in before.items()}
+    assert starting["balanced"] == starting["token"] > 0.2
     assert starts["balanced"] == [0]
     assert len(starts["token"]) == 2 and starts["token"][1] > 0
     # One table at the end, a row per rule.
