@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.checkpoints import export, exported
 from recipe.errors import UserError
 from recipe.journal import Journal, step_of
-from recipe.outputs import other_overrides, read_metrics
+from recipe.outputs import arm, other_overrides, read_metrics
 
 # The paper's two quantities, as metrics of training.
 LENGTHS = ("length_variation", "length_gap")
@@ -146,7 +146,7 @@ def of_run(run: Path, step: int) -> Model:
         )
     described = {
         "experiment": config.experiment_name,
-        "rule": config.aggregation.rule,
+        "rule": arm(config),
         "seed": config.seed,
         "overrides": other_overrides(shlex.split(starts[0]["command"])[3:]),
         "step": step,

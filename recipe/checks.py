@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 from omegaconf import DictConfig
 
+from recipe.advantages.ha_dw import HaDw
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
+from recipe.methods import advantage_of, check_methods
 from recipe.settings import AggregationSettings
 from recipe.shapes import KNOWN, check_positions, shape_of
 
@@ -36,6 +38,7 @@ def check_config(config: DictConfig) -> None:
     check_batches(config)
     check_positions(config)
     check_aggregation(config)
+    check_methods(config)
     check_trainer(config)
     check_overlong(config)
 
@@ -152,11 +155,14 @@ def check_trainer(config: DictConfig) -> None:
                 f"It is a folder named global_step_N (no slash behind) with a folder actor in it; "
                 f"runs write them under checkpoints/ every trainer.save_freq steps."
             )
-        if scalar := AggregationSettings.from_config(config).scalar:
-            try:
+        scalar, advantage = AggregationSettings.from_config(config).scalar, advantage_of(config)
+        try:
+            if scalar:
                 LearnedScalar(scalar).load(folder)
-            except (FileNotFoundError, ValueError) as error:
-                raise UserError(str(error)) from None
+            if isinstance(advantage, HaDw):
+                advantage.anchor.load(folder)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(str(error)) from None
     if trainer.v1.trainer_mode == "separate_async":
         check_separate(config)
 

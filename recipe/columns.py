@@ -22,6 +22,12 @@ def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]
     return length_N, advantage_NT.values()[first_N].double().where(length_N > 0, 0.0)
 
 
+def spread(value_N: Tensor, mask_NT: Tensor) -> Tensor:
+    """A number per response as a nested token column: on its trained tokens, 0 on the others."""
+    token_T = value_N.repeat_interleave(mask_NT.offsets().diff()) * mask_NT.values()
+    return torch.nested.nested_tensor_from_jagged(token_T.float(), mask_NT.offsets())
+
+
 def row_sums(value_NT: Tensor) -> Tensor:
     """Sum over the tokens of each response, from a nested column."""
     return torch.segment_reduce(value_NT.values(), "sum", lengths=value_NT.offsets().diff())
@@ -36,6 +42,19 @@ def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
         for how in ("amax", "amin")
     )
     return (highest > lowest)[group_N]
+
+
+def final_rows(keys: list[str]) -> Tensor:
+    """For each response, the row of its sample's last output (itself in single-turn rollouts).
+
+    An agent loop may return several outputs a sample, all with the reward of the last one; verl
+    builds their keys as PROMPT_SAMPLE_OUTPUT.
+    """
+    last: dict[str, tuple[int, int]] = {}
+    samples = [key.rpartition("_") for key in keys]
+    for row, (sample, _, output) in enumerate(samples):
+        last[sample] = max(last.get(sample, (-1, row)), (int(output), row))
+    return torch.tensor([last[sample][1] for sample, _, _ in samples])
 
 
 def prompt_of(key: str) -> str:

@@ -19,7 +19,7 @@ def diagnose(
     advantage_N: Tensor,
     group_N: Tensor,
     weights: Mapping[str, Tensor],
-    chosen: str,
+    chosen: str | None,
     prefix_P: Tensor | None = None,
 ) -> dict[str, float]:
     """Metrics of a batch under its rule and, counterfactually, under every other.
@@ -29,7 +29,7 @@ def diagnose(
         advantage_N: one group-relative advantage per response.
         group_N: number of the response's group.
         weights: weight_N under each rule, by name; `sequence` among them.
-        chosen: the rule that trains.
+        chosen: the rule that trains, if one does.
         prefix_P: tokens that all responses of a group begin with, from `common_prefix`.
     """
     metrics: dict[str, float] = {}
@@ -66,7 +66,8 @@ def diagnose(
         if "coupling" in found and by_sequence is not None:
             found["coupling"] -= by_sequence
         metrics |= {f"{key}/{name}": value for key, value in found.items()}
-    metrics |= under[chosen]
+    if chosen is not None:
+        metrics |= under[chosen]
     return {f"aggregation/{key}": float(value) for key, value in metrics.items()}
 
 

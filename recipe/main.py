@@ -2,7 +2,7 @@
 
     python -m recipe.main +experiment=cpu_demo aggregation=balanced seed=0
 
-Writes OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]/ with config.yaml, metrics.jsonl, run.log,
+Writes OUTPUT_ROOT/EXPERIMENT/ARM-sSEED[-HASH]/ with config.yaml, metrics.jsonl, run.log,
 report.md, pictures and summary.json; prints one line a step.
 """
 
@@ -36,7 +36,9 @@ from recipe.console import Progress, clock, held_out_accuracy, output_to
 from recipe.data import check_data, data_files
 from recipe.errors import UserError
 from recipe.journal import Journal, digest
+from recipe.methods import disco_of
 from recipe.outputs import (
+    arm,
     holds_same_run,
     new_folder,
     other_overrides,
@@ -107,7 +109,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         check_disk(config, folder)
         clean_up_killed()
         journal = open_journal(folder, config)
-        print(f"{config.experiment_name}: aggregation={config.aggregation.rule} seed={config.seed}")
+        print(f"{config.experiment_name}: {arm(config)}, seed {config.seed}")
         print(f"log: {folder / 'run.log'}")
         if journal.begins_after:
             print(f"goes on after step {journal.begins_after}, from its last whole checkpoint")
@@ -158,7 +160,7 @@ def conclude(
     held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
     summary = {
         "experiment": config.experiment_name,
-        "rule": config.aggregation.rule,
+        "rule": arm(config),
         "seed": config.seed,
         "overrides": other_overrides(overrides),
         "steps": records[-1][0],
@@ -266,7 +268,8 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError) as error:
         raise UserError(f"verl refuses this config: {error}") from None
-    check_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    if not disco_of(config):
+        check_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
     return lambda: run_ppo(config, AggregationTaskRunner)
 
 

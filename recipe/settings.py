@@ -42,8 +42,8 @@ class ScalarSettings:
 class AggregationSettings:
     """The `aggregation` section of the config."""
 
-    rule: str
-    """A name in `recipe.aggregation.RULES`."""
+    rule: str | None
+    """A name in `recipe.aggregation.RULES`; None under an objective that has no aggregation."""
     constant_length: float
     """Reference length of the rule `constant`."""
     mask_truncated: bool = False
@@ -55,7 +55,7 @@ class AggregationSettings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting no run could mean."""
-        if self.rule not in RULES:
+        if self.rule is not None and self.rule not in RULES:
             raise ValueError(
                 f"aggregation.rule is {self.rule!r}; known rules are {', '.join(sorted(RULES))}. "
                 f"Pick one on the command line, e.g. aggregation=balanced."

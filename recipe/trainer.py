@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -22,11 +24,14 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from recipe.advantages.ha_dw import Anchor, HaDw
 from recipe.aggregation import over_all_rows, value_and_slope
-from recipe.columns import group_numbers, per_response, prompt_of, row_sums, varies_within
+from recipe.columns import spread
 from recipe.cost import num_gpus
-from recipe.diagnostics import by_verdict, common_prefix, diagnose
+from recipe.diagnostics import by_verdict
+from recipe.disco_loss import DiscoLoss
 from recipe.learned import LearnedScalar
+from recipe.methods import advantage_of, disco_of, is_on_policy
 from recipe.policy_loss import (
     SLOPE_COLUMN,
     SLOPE_METRIC,
@@ -34,7 +39,8 @@ from recipe.policy_loss import (
     for_worker,
     weighted_ppo_loss,
 )
-from recipe.rewards import is_this_projects, refuse_broken, reward_metrics, right
+from recipe.responses import Responses, describe, disco_columns, read_responses, whole_groups
+from recipe.rewards import is_this_projects, refuse_broken, reward_metrics
 from recipe.settings import AggregationSettings
 from recipe.validation import TaskLoader, validation_metrics
 from recipe.worker import measured
@@ -59,18 +65,28 @@ class AggregationMixin(PPOTrainer):
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
+        self.choose()
+        if self.global_steps > 0:
+            for memory in self.memories():
+                memory.load(Path(self.config.trainer.resume_from_path))
+
+    def choose(self) -> None:
+        """Rule, advantage and objective of the current config, as a run begins with them."""
         self.settings = AggregationSettings.from_config(self.config)
-        self.scalar = None
-        if self.settings.scalar is not None:
-            self.scalar = LearnedScalar(self.settings.scalar)
-            if self.global_steps > 0:
-                self.scalar.load(Path(self.config.trainer.resume_from_path))
+        self.scalar = self.settings.scalar and LearnedScalar(self.settings.scalar)
+        self.advantage = advantage_of(self.config)
+        self.disco = disco_of(self.config)
+
+    def memories(self) -> list[LearnedScalar | Anchor]:
+        """What the driver remembers between steps, and a checkpoint therefore holds."""
+        anchor = self.advantage.anchor if isinstance(self.advantage, HaDw) else None
+        return [memory for memory in (self.scalar, anchor) if memory is not None]
 
     def _save_checkpoint(self) -> None:
         # First, because verl's own part ends by declaring the checkpoint complete.
-        if self.scalar is not None:
-            folder = Path(self.config.trainer.default_local_dir)
-            self.scalar.save(folder / f"global_step_{self.global_steps}")
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        for memory in self.memories():
+            memory.save(folder)
         super()._save_checkpoint()
 
     def on_init_end(self) -> None:
@@ -80,55 +96,64 @@ class AggregationMixin(PPOTrainer):
 
     def install_loss(self) -> None:
         """Have the actor workers train with the loss of the current config."""
-        actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-        self.actor_rollout_wg.set_loss_fn(partial(weighted_ppo_loss, config=for_worker(actor)))
+        if self.disco:
+            loss = DiscoLoss(self.disco, is_on_policy(self.config))
+        else:
+            actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+            loss = partial(weighted_ppo_loss, config=for_worker(actor))
+        self.actor_rollout_wg.set_loss_fn(loss)
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        batch = super()._balance_batch(batch, *args, **kwargs)
+        if self.disco:
+            batch.reorder(whole_groups(batch, self.config))
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
         with marked_timer("aggregation", self.timing_raw):
-            return self._add_weights(batch, metrics)
-
-    def _add_weights(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Put the weight column into the batch and its diagnostics into the metrics."""
-        fields = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
-        data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=fields)
-        length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
-        score_N = row_sums(data["rm_scores"])
-        info_N = [extra.get("reward_extra_info", {}) for extra in data["extra_fields"]]
-        refuse_broken(score_N, info_N)
-        group_N = group_numbers([prompt_of(key) for key in batch.keys])
-        if not self.config.algorithm.use_kl_in_reward:
-            # Equal scores have advantage 0, but for the rounding of their mean.
-            advantage_N = advantage_N.where(varies_within(score_N, group_N), 0.0)
-        limit = self.config.data.max_response_length
-        truncated_N = torch.tensor([tag["response_len"] >= limit for tag in batch.tags])
-
-        counted_N = length_N > 0
-        if self.settings.mask_truncated:
-            counted_N &= ~truncated_N
-        if self.settings.drop_zero_groups:
-            counted_N &= torch.isin(group_N, group_N[counted_N & (advantage_N != 0)])
-        length_C, advantage_C, group_C = (x[counted_N] for x in (length_N, advantage_N, group_N))
-        rules = self.settings.rules(self.scalar and self.scalar.value)
-        weights = {n: weigh(length_C, advantage_C, group_C) for n, weigh in rules.items()}
-        columns = {WEIGHT_COLUMN: weights[self.settings.rule]}
-        if self.scalar is not None:
-            columns[SLOPE_COLUMN] = value_and_slope(
-                rules[self.settings.rule], self.scalar.value, length_C, advantage_C, group_C
-            )[1]
-            metrics["aggregation/scalar"] = self.scalar.value
-        metrics |= by_verdict(length_N, right(score_N, info_N), advantage_N, truncated_N)
-        metrics |= reward_metrics(length_N > 0, info_N)
-        if counted_N.any():
-            responses = data["responses"]
-            begin_N, tokens_N = responses.offsets()[:-1], responses.offsets().diff()
-            prefix_P = common_prefix(
-                responses.values(), begin_N[counted_N], tokens_N[counted_N], group_C
+            rows = read_responses(batch, self.config)
+            metrics |= by_verdict(
+                rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N
+            ) | reward_metrics(rows.length_N > 0, rows.info_N)
+            if self.disco:
+                columns = disco_columns(rows)
+                metrics |= describe(rows, rows.length_N > 0, self.settings.rules(), None)
+            else:
+                columns = self._weights(self._advantages(rows, batch, metrics), metrics)
+            return tq.kv_batch_put(
+                batch.keys, batch.partition_id, fields=TensorDict(columns, len(batch))
             )
-            rule = self.settings.rule
-            metrics |= diagnose(length_C, advantage_C, group_C, weights, rule, prefix_P)
-        whole = {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
-        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=TensorDict(whole, len(batch)))
+
+    def _advantages(self, rows: Responses, batch: KVBatchMeta, metrics: dict) -> Responses:
+        """The rows with the chosen advantages, which replace verl's in the batch."""
+        if self.advantage is None:
+            return rows
+        advantage_N, found = self.advantage(rows.scored())
+        metrics |= {f"advantage/{key}": value for key, value in found.items()}
+        rows = rows.with_advantages(advantage_N)
+        spread_NT = spread(rows.advantage_N, rows.mask_NT)
+        fields = TensorDict({"advantages": spread_NT, "returns": spread_NT}, len(batch))
+        tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
+        return rows
+
+    def _weights(self, rows: Responses, metrics: dict) -> dict[str, Tensor]:
+        """The weight column of the batch, and its diagnostics in the metrics."""
+        counted_N = rows.length_N > 0
+        if self.settings.mask_truncated:
+            counted_N &= ~rows.truncated_N
+        if self.settings.drop_zero_groups:
+            mixed = rows.group_N[counted_N & (rows.advantage_N != 0)]
+            counted_N &= torch.isin(rows.group_N, mixed)
+        rules = self.settings.rules(self.scalar and self.scalar.value)
+        rule = rules[self.settings.rule]
+        facts = [x[counted_N] for x in (rows.length_N, rows.advantage_N, rows.group_N)]
+        columns = {WEIGHT_COLUMN: rule(*facts)}
+        if self.scalar is not None:
+            columns[SLOPE_COLUMN] = value_and_slope(rule, self.scalar.value, *facts)[1]
+            metrics["aggregation/scalar"] = self.scalar.value
+        metrics |= describe(rows, counted_N, rules, self.settings.rule)
+        return {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()

@@ -9,6 +9,8 @@ from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from recipe.disco_loss import DiscoLoss
+
 
 class MeasuredTrainingWorker(TrainingWorker):
     """Adds `clip_hit` and, under AdamW, `update_norm` to the metrics of each optimizer step.
@@ -19,6 +21,15 @@ class MeasuredTrainingWorker(TrainingWorker):
 
     def train_batch(self, data: TensorDict) -> TensorDict:
         """One optimizer step on a mini-batch."""
+        if isinstance(self.loss_fn, DiscoLoss):
+            forward = {
+                "use_remove_padding": self.model_config.get("use_remove_padding", False),
+                "use_fused_kernels": self.model_config.get("use_fused_kernels", False),
+                "use_dynamic_bsz": self.engine_config.use_dynamic_bsz,
+                "max_token_len_per_gpu": self.engine_config.max_token_len_per_gpu,
+                "micro_batch_size_per_gpu": self.engine_config.micro_batch_size_per_gpu,
+            }
+            self.loss_fn.prepare(self.engine, data, forward)
         optimizer = self.engine.optimizer
         # Read now: verl steps the learning-rate schedule before it returns.
         lrs = [group["lr"] for group in optimizer.param_groups]

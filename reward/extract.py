@@ -49,6 +49,13 @@ _LONGEST_LINK = 70
 LONGEST_SENTENCE = 400
 
 
+class Stated(NamedTuple):
+    """An answer, and the form in which it was found."""
+
+    form: Form
+    answer: str
+
+
 class Box(NamedTuple):
     r"""A complete `\boxed{...}`: where its command, its content and its closing brace begin."""
 
@@ -67,8 +74,14 @@ def extract(response: str, forms: Sequence[Form], thinking: Thinking = "after") 
             `<think>` was never closed; "require": a response without `</think>` states nothing
             (Polaris as published); "ignore": the tags are text.
     """
+    found = stated(response, forms, thinking)
+    return found and found.answer
+
+
+def stated(response: str, forms: Sequence[Form], thinking: Thinking = "after") -> Stated | None:
+    """The answer a response states with the form it stands in; as `extract` otherwise."""
     said = _said(response, thinking)
-    return next((found for form in forms if (found := _FORMS[form](said))), None)
+    return next((Stated(form, found) for form in forms if (found := _FORMS[form](said))), None)
 
 
 def _said(response: str, thinking: Thinking) -> str:

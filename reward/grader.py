@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from reward.code_answer import CodeResult, grade_code, read_tests
 from reward.equality import same
-from reward.extract import clean, extract
+from reward.extract import Stated, clean, extract, stated
 from reward.pool import Pool
 from reward.quantity import normalise
 from reward.sandbox import Level, SandboxError
@@ -48,8 +48,9 @@ class Verdict(NamedTuple):
     - parse_error: the answer cannot be read, or is beyond the limits; so it is not right.
     - timeout: the answer, or the program, went over its time or its memory.
 
-    `error` says why an answer was not read, or which test a program failed; `extra` is what a
-    scorer of one's own returned besides its score.
+    `error` says why an answer was not read, or which test a program failed; `in_form`, whether the
+    answer stands in the form that the data source asks for; `extra` is what a scorer of one's own
+    returned besides its score.
     """
 
     outcome: Outcome
@@ -57,6 +58,7 @@ class Verdict(NamedTuple):
     extracted: str | None
     seconds: float
     error: str = ""
+    in_form: bool = False
     extra: Mapping[str, Any] = NOTHING
 
 
@@ -107,36 +109,40 @@ class Grader:
             return False
         return bool(self.pool.ask(*pair).same) if decided is None else decided
 
-    def _at_once(self, row: Row) -> Verdict | str:
-        """The verdict, or the answer (of mathematics) that needs more than the fast path."""
+    def _at_once(self, row: Row) -> Verdict | Stated | None:
+        """The verdict; of mathematics that needs more than the fast path, its answer; else None."""
         if not isinstance(row.source, Source) or not row.source.forms:
-            return ""
+            return None
         start = time.perf_counter()
         truth = read_truth(row.ground_truth)
-        answer = extract(row.response, row.source.forms, self.settings.thinking)
-        if answer is None:
+        found = stated(row.response, row.source.forms, self.settings.thinking)
+        if found is None:
             return self._verdict(row.source, "no_answer", None, start)
         try:
-            decided = same(answer, truth)
+            decided = same(found.answer, truth)
         except (ArithmeticError, RecursionError, ValueError) as error:
-            return self._verdict(row.source, "parse_error", answer, start, f"answer: {error}")
+            return self._verdict(row.source, "parse_error", found, start, f"answer: {error}")
         if decided is None:
-            return answer
-        return self._verdict(row.source, "right" if decided else "wrong", answer, start)
+            return found
+        return self._verdict(row.source, "right" if decided else "wrong", found, start)
 
-    def _at_length(self, row: Row, answer: str) -> Verdict:
+    def _at_length(self, row: Row, found: Stated | None) -> Verdict:
         start = time.perf_counter()
         if not isinstance(row.source, Source):
             return _own_verdict(row.source(row.response, row.ground_truth, row.extra), start)
-        if not row.source.forms:
+        if found is None:
             result = self._run_tests(row.response, parse_tests(row.ground_truth))
-            return self._verdict(row.source, result.outcome, result.extracted, start, result.detail)
-        reply = self.pool.ask(answer, read_truth(row.ground_truth))
+            score = row.source.score_of(result.outcome)
+            return Verdict(
+                result.outcome, score, result.extracted, time.perf_counter() - start,
+                result.detail, in_form=result.extracted is not None,
+            )  # fmt: skip
+        reply = self.pool.ask(found.answer, read_truth(row.ground_truth))
         if reply.same is None:
             outcome = "timeout" if reply.over_limit else "parse_error"
         else:
             outcome = "right" if reply.same else "wrong"
-        return self._verdict(row.source, outcome, answer, start, reply.error)
+        return self._verdict(row.source, outcome, found, start, reply.error)
 
     def _run_tests(self, response: str, tests: dict[str, Any]) -> CodeResult:
         """A program's result; a failure of the machinery is tried again before it is raised."""
@@ -149,10 +155,12 @@ class Grader:
 
     @staticmethod
     def _verdict(
-        source: Source, outcome: Outcome, extracted: str | None, start: float, error: str = ""
+        source: Source, outcome: Outcome, found: Stated | None, start: float, error: str = ""
     ) -> Verdict:
-        score = 1.0 if outcome == "right" else source.not_right
-        return Verdict(outcome, score, extracted, time.perf_counter() - start, error)
+        in_form = found is not None and found.form == source.forms[0]
+        seconds = time.perf_counter() - start
+        answer = found and found.answer
+        return Verdict(outcome, source.score_of(outcome), answer, seconds, error, in_form)
 
 
 def _own_verdict(result: Any, start: float) -> Verdict:

@@ -36,7 +36,8 @@ def compute_score(
 
     Every row has the same keys, since verl averages them per data source: `score` trains; `acc` is
     1 for a right response; `wrong`, `no_answer`, `parse_error` and `timeout` say what it was
-    otherwise; `seconds` is what grading took; `pred` is the normalised answer that verl's majority
+    otherwise; `format` is 1 if the answer, right or not, stands in the form that the data source
+    asks for; `seconds` is what grading took; `pred` is the normalised answer that verl's majority
     metrics vote on; `error` says why there is no verdict.
 
     Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
@@ -73,6 +74,7 @@ def columns(verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "acc": float(verdict.outcome == "right"),
         **{outcome: float(verdict.outcome == outcome) for outcome in COUNTED},
+        "format": float(verdict.in_form),
         "seconds": verdict.seconds,
         "pred": normalise(verdict.extracted or "")[:MAX_PRED_CHARS],
         "error": verdict.error,

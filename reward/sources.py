@@ -21,6 +21,10 @@ class Source(NamedTuple):
     forms: tuple[Form, ...]
     not_right: float = 0.0
 
+    def score_of(self, outcome: str) -> float:
+        """The score of a verdict's outcome."""
+        return 1.0 if outcome == "right" else self.not_right
+
 
 CODE = Source(())
 # Benchmarks and rows without a source: every template is understood.

@@ -1,0 +1,118 @@
+"""DisCO (arXiv:2505.12366): an objective of its own, with neither advantages nor an aggregation.
+
+It tells right responses of a prompt from wrong ones by a score s of the current policy, the mean
+over a response's tokens of log pi (log-likelihood) or of pi / pi_old (likelihood ratio):
+
+    J = (1/P) sum_groups  mean_{i right} s_i - tau * log mean_{j wrong} exp(s_j / tau)
+
+over all P groups of a mini-batch, of which those without both verdicts add nothing. tau -> infinity
+is the plain mean of the wrong ones' scores, DisCO-b. What is minimised is -J + R with
+
+    R = (beta / 2) * max(KL - delta, 0)^2        KL = mean over tokens of log pi_old - log pi
+
+Both couple the responses of a mini-batch, and still its gradient is a sum over responses,
+
+    grad(-J + R) = -sum_i slope_i * grad s_i + pressure * grad KL
+
+with slope_i = dJ/ds_i and pressure = beta * max(KL - delta, 0), which are numbers once the scores
+of the whole mini-batch are known. So they are computed first, and the sum may be split at will.
+
+Axes: `_N` the responses of a mini-batch, `_T` response tokens. Groups are numbered from 0.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SCORES = ("log_likelihood", "likelihood_ratio")
+KLS = ("k1", "low_var")
+
+
+@dataclass(frozen=True)
+class DiscoSettings:
+    """`objective.disco`."""
+
+    score: str
+    """`log_likelihood` or `likelihood_ratio`."""
+    tau: float
+    """Temperature of the wrong responses' mean; infinity for DisCO-b."""
+    kl_limit: float
+    """delta, the KL divergence up to which nothing is paid."""
+    kl_penalty: float
+    """beta."""
+    kl: str
+    """Estimator of KL(pi_old, pi): `k1`, or the low-variance one."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting no run could mean."""
+        for name, allowed in (("score", SCORES), ("kl", KLS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"objective.disco.{name} is {getattr(self, name)!r}; it may be "
+                    f"{', '.join(allowed)}."
+                )
+        for name in ("tau", "kl_limit", "kl_penalty"):
+            value, least = getattr(self, name), "above 0" if name == "tau" else "0 or more"
+            fine = isinstance(value, int | float) and not isinstance(value, bool)
+            # Infinity is a tau; of the others it would make the loss infinite.
+            if not fine or not (value > 0 if name == "tau" else 0 <= value < math.inf):
+                raise ValueError(f"objective.disco.{name} is {value}, but must be {least}.")
+
+
+def scores(log_prob_NT: Tensor, old_log_prob_NT: Tensor, mask_NT: Tensor, score: str) -> Tensor:
+    """The score s of each response; 0 where it has no token."""
+    term_NT = log_prob_NT if score == "log_likelihood" else (log_prob_NT - old_log_prob_NT).exp()
+    return (term_NT * mask_NT).sum(-1) / mask_NT.sum(-1).clamp(min=1)
+
+
+def kl_terms(log_prob_NT: Tensor, old_log_prob_NT: Tensor, kl: str) -> Tensor:
+    """What each token adds to KL(pi_old, pi): log pi_old - log pi, or with pi / pi_old - 1."""
+    change_NT = log_prob_NT - old_log_prob_NT
+    return -change_NT if kl == "k1" else change_NT.exp() - 1 - change_NT
+
+
+def slopes(score_N: Tensor, right_N: Tensor, group_N: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """J of a mini-batch and its derivative by each score.
+
+    Args:
+        score_N: s.
+        right_N: the verdict, bool.
+        group_N: number of the group; -1 for rows that are none, as padding.
+        tau: infinity for the mean of the wrong responses' scores.
+
+    Returns:
+        J, a scalar; slope_N = dJ/ds_i.
+    """
+    there_N = group_N >= 0
+    slope_N = torch.zeros_like(score_N)
+    if not there_N.any():
+        return score_N.sum() * 0, slope_N
+    score_C, right_C = score_N[there_N], right_N[there_N]
+    _, group_C = group_N[there_N].unique(return_inverse=True)
+    wrong_C = ~right_C
+    right_P, wrong_P = (
+        torch.bincount(group_C, weights=is_C.double()) for is_C in (right_C, wrong_C)
+    )
+    mixed_P = (right_P > 0) & (wrong_P > 0)
+    felt_C = mixed_P[group_C]
+    # From the highest score of the wrong ones down, so that the exponential stays finite.
+    scaled_C = score_C / tau
+    highest_P = scaled_C.new_full(right_P.shape, -math.inf).scatter_reduce(
+        0, group_C[wrong_C], scaled_C[wrong_C], "amax"
+    )
+    part_C = (scaled_C - highest_P[group_C]).exp().where(wrong_C & felt_C, 0.0)
+    whole_P = torch.zeros_like(highest_P).scatter_add(0, group_C, part_C)
+    share_C = part_C / whole_P[group_C]
+    by_score_C = torch.where(right_C, 1 / right_P[group_C], -share_C).where(felt_C, 0.0)
+    num_groups = len(right_P)
+    slope_N[there_N] = by_score_C.to(slope_N.dtype) / num_groups
+    of_right_P, of_wrong_P = (
+        torch.zeros_like(highest_P).scatter_add(0, group_C, score_C * is_C / count_P[group_C])
+        for is_C, count_P in ((right_C, right_P), (wrong_C, wrong_P))
+    )
+    if math.isfinite(tau):
+        of_wrong_P = tau * (highest_P + (whole_P / wrong_P).log())
+    value = (of_right_P - of_wrong_P)[mixed_P].sum() / num_groups
+    return value, slope_N

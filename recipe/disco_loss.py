@@ -1,0 +1,120 @@
+"""DisCO in verl's FSDP actor: a look at the whole mini-batch, then a loss that may be split.
+
+`prepare` runs before the update of a mini-batch: one forward pass under the current parameters
+gives every response's score, the ranks exchange them (five numbers a response), and each row gets
+its slope. The loss of a micro-batch is then linear in its own responses (`recipe.disco`), so
+the gradient does not depend on ranks or micro-batches, as long as the mini-batch holds whole
+groups, which `recipe.trainer` sees to.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.engine import BaseEngine
+from verl.workers.utils.padding import no_padding_2_padding
+
+from recipe.disco import DiscoSettings, kl_terms, scores, slopes
+
+GROUP_COLUMN, RIGHT_COLUMN = "disco_group", "disco_right"
+SLOPE_COLUMN = "disco_slope"
+MINI_BATCH = "disco_mini_batch"
+
+
+class MiniBatch(NamedTuple):
+    """What the look found, of the whole mini-batch and before its update."""
+
+    objective: float
+    kl: float
+    pressure: float
+    num_tokens: int
+
+
+class DiscoLoss:
+    """What `set_loss_fn` gives the actor under an objective of DisCO."""
+
+    def __init__(self, settings: DiscoSettings, on_policy: bool) -> None:
+        """Of a run.
+
+        Args:
+            settings: `objective.disco`.
+            on_policy: whether every update starts from the policy of `old_log_probs`, as with one
+                mini-batch and one epoch a step; the look then needs no forward pass.
+        """
+        self.settings, self.on_policy = settings, on_policy
+
+    def prepare(self, engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> None:
+        """Add each row's slope to this rank's part of a mini-batch, and the pressure of its KL.
+
+        Args:
+            engine: the actor's.
+            data: the rows, with `old_log_probs` and `response_mask` nested over tokens and the
+                (N,) columns `disco_group` and `disco_right`.
+            forward: how a forward pass is cut into micro-batches, as verl's `infer_batch` has it.
+        """
+        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
+        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
+        log_prob_NT = old_NT if self.on_policy else look(engine, data, forward)
+        score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
+        kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
+        columns = (
+            score_N, (kl_NT * mask_NT).sum(-1), mask_NT.sum(-1),
+            data[GROUP_COLUMN], data[RIGHT_COLUMN],
+        )  # fmt: skip
+        every_M = gathered(engine, torch.stack([column.double() for column in columns], dim=1))
+        score_M, kl_M, length_M, group_M, right_M = every_M.cpu().unbind(1)
+        value, slope_M = slopes(score_M, right_M > 0, group_M.long(), self.settings.tau)
+        kl = (kl_M.sum() / length_M.sum()).item()
+        pressure = self.settings.kl_penalty * max(kl - self.settings.kl_limit, 0.0)
+        own = slope_M.split(len(data))[engine.get_data_parallel_rank()]
+        data[SLOPE_COLUMN] = own.to(score_N)
+        facts = MiniBatch(value.item(), kl, pressure, int(length_M.sum()))
+        tu.assign_non_tensor(data, **{MINI_BATCH: facts})
+
+    def __call__(
+        self, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The micro-batch's part of the loss, for `prepare`d data.
+
+        Returns:
+            the loss, whose gradient summed over micro-batches and averaged over ranks is that of
+            the objective (its value is linear in the scores, so it is not the objective's); the
+            objective, KL and pressure before the update, the same in every micro-batch.
+        """
+        log_prob_NT = no_padding_2_padding(model_output["log_probs"], data)
+        facts: MiniBatch = tu.get_non_tensor_data(data, MINI_BATCH, None)
+        slope_N, dp_size = data[SLOPE_COLUMN], data["dp_size"]
+        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
+        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
+        score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
+        kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
+        constraint = facts.pressure * (kl_NT * mask_NT).sum() / facts.num_tokens
+        loss = (constraint - (slope_N * score_N).sum()) * dp_size
+        found = {
+            "actor/pg_loss": -facts.objective,
+            "disco_objective": facts.objective,
+            "disco_kl": facts.kl,
+            "disco_pressure": facts.pressure,
+        }
+        return loss, Metric.from_dict(found, aggregation=AggregationType.MEAN)
+
+
+def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tensor:
+    """Log-probs of the response tokens under the current parameters, (N, T), without gradient."""
+    seen = data.copy()
+    tu.assign_non_tensor(seen, calculate_entropy=False, compute_loss=False, **forward)
+    with engine.eval_mode(disable_auto_offload=True):
+        output = engine.infer_batch(seen, loss_function=None)
+    return no_padding_2_padding(output["model_output"]["log_probs"].to(data.device), data)
+
+
+def gathered(engine: BaseEngine, row_NC: Tensor) -> Tensor:
+    """The rows of all ranks, in their order; every rank has as many."""
+    own = row_NC.to(get_device_id())
+    every = [torch.empty_like(own) for _ in range(engine.get_data_parallel_size())]
+    torch.distributed.all_gather(every, own, group=engine.get_data_parallel_group())
+    return torch.cat(every)
