@@ -24,8 +24,8 @@ def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]
 
 def spread(value_N: Tensor, mask_NT: Tensor) -> Tensor:
     """A number per response as a nested token column: on its trained tokens, 0 on the others."""
-    token_T = value_N.repeat_interleave(mask_NT.offsets().diff()) * mask_NT.values()
-    return torch.nested.nested_tensor_from_jagged(token_T.float(), mask_NT.offsets())
+    rows = [value * mask for value, mask in zip(value_N.float(), mask_NT.unbind(), strict=True)]
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def row_sums(value_NT: Tensor) -> Tensor:

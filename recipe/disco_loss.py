@@ -114,6 +114,8 @@ def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tenso
 
 def gathered(engine: BaseEngine, row_NC: Tensor) -> Tensor:
     """The rows of all ranks, in their order; every rank has as many."""
+    if engine.get_data_parallel_size() == 1:
+        return row_NC
     own = row_NC.to(get_device_id())
     every = [torch.empty_like(own) for _ in range(engine.get_data_parallel_size())]
     torch.distributed.all_gather(every, own, group=engine.get_data_parallel_group())

@@ -130,14 +130,17 @@ def disco_columns(rows: Responses) -> dict[str, Tensor]:
     """What `recipe.disco_loss` needs of each row: its group, -1 where nothing is trained.
 
     Raises:
-        ValueError: scores are no verdicts.
+        ValueError: responses of a group that are both right, or both wrong, differ in score.
     """
-    values = rows.score_N[rows.real_N].unique()
-    if len(values) > 2:
+    score_N = rows.score_N.where(rows.real_N, 0.0)
+    graded_N = varies_within(score_N, 2 * rows.group_N + rows.right_N)
+    if graded_N.any():
+        group = rows.group_N[graded_N][0]
+        values = rows.score_N[rows.group_N == group].unique().tolist()
         raise ValueError(
-            f"DisCO sets right responses against wrong ones, but the scores have "
-            f"{len(values)} values ({', '.join(f'{v:.3g}' for v in values[:4].tolist())}, ...). "
-            f"Use a reward that is right or wrong, or objective=policy_gradient."
+            f"DisCO sets right responses against wrong ones and reads nothing else, but responses "
+            f"of one prompt have the scores {', '.join(f'{value:.3g}' for value in values)}. Use "
+            f"a reward that is right or wrong, or objective=policy_gradient."
         )
     group_N = rows.group_N.where(rows.length_N > 0, -1)
     return {GROUP_COLUMN: group_N, RIGHT_COLUMN: rows.right_N.float()}

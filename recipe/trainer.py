@@ -112,18 +112,21 @@ class AggregationMixin(PPOTrainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
         with marked_timer("aggregation", self.timing_raw):
-            rows = read_responses(batch, self.config)
-            metrics |= by_verdict(
-                rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N
-            ) | reward_metrics(rows.length_N > 0, rows.info_N)
-            if self.disco:
-                columns = disco_columns(rows)
-                metrics |= describe(rows, rows.length_N > 0, self.settings.rules(), None)
-            else:
-                columns = self._weights(self._advantages(rows, batch, metrics), metrics)
-            return tq.kv_batch_put(
-                batch.keys, batch.partition_id, fields=TensorDict(columns, len(batch))
-            )
+            return self._add_columns(batch, metrics)
+
+    def _add_columns(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Put what the loss needs into the batch, and what it means into the metrics."""
+        rows = read_responses(batch, self.config)
+        metrics |= by_verdict(rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N)
+        metrics |= reward_metrics(rows.length_N > 0, rows.info_N)
+        if self.disco:
+            columns = disco_columns(rows)
+            metrics |= describe(rows, rows.length_N > 0, self.settings.rules(), None)
+        else:
+            rows = self._advantages(rows, batch, metrics)
+            columns = self._weights(rows, metrics)
+        fields = TensorDict(columns, len(batch))
+        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
 
     def _advantages(self, rows: Responses, batch: KVBatchMeta, metrics: dict) -> Responses:
         """The rows with the chosen advantages, which replace verl's in the batch."""

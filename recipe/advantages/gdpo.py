@@ -28,7 +28,9 @@ class GdpoSettings:
     """`advantage.gdpo`."""
 
     rewards: Mapping[str, float]
-    """Weight of each component of the reward, by its name."""
+    """Weight of each component of the reward: `correctness`, the verdict as 0 or 1; `length`,
+    whether a response is within `length_limit`; and what the reward returns by a name of its own,
+    such as `format`."""
     statistics: str
     """What the batch's mean and standard deviation are over: `response` or `token`."""
     epsilon: float
@@ -117,6 +119,7 @@ class Gdpo:
             ValueError: the reward has not returned one of the components.
         """
         given = {
+            "correctness": rows.right_N.double(),
             "length": (rows.length_N <= self.settings.length_limit).double(),
             **rows.components,
         }

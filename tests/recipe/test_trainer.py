@@ -1,73 +1,71 @@
-"""The weight column, on batches that TransferQueue only seems to hold."""
+"""What the driver adds to a batch, on one that TransferQueue only seems to hold."""
 
-from dataclasses import replace
-from types import SimpleNamespace
+import math
 
-import numpy as np
+import driver
 import pytest
 import ray
 import torch
+from driver import LENGTHS, LIMIT, UIDS, nested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from transfer_queue import KVBatchMeta
 
 from recipe import trainer
+from recipe.advantages.gdpo import GdpoSettings, gdpo_advantages
 from recipe.aggregation import RULES
 from recipe.columns import group_numbers, per_response, prompt_of, row_sums
-from recipe.learned import LearnedScalar
+from recipe.disco_loss import GROUP_COLUMN, RIGHT_COLUMN
 from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN
-from recipe.settings import AggregationSettings, ScalarSettings
 
-LIMIT = 12
-# Two mixed groups, one without variance, and a row of padding; the last of group b is truncated.
-UIDS = ["a", "b", "a", "b", "c", "c", "pad"]
-LENGTHS = [3, 4, 5, 12, 6, 8, 1]
-SCORES = [1.0, 1.0, -1.0, -1.0, 0.3, 0.3, 0.0]
-ADVANTAGES = [1.0, 1.0, -1.0, -1.0, 0.03, 0.03, 0.0]
-
-
-def nested(rows):
-    return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+METHODS = {
+    "ha_dw": {
+        "name": "ha_dw",
+        "ha_dw": {
+            "anchor": "window", "scale": 1.5, "window": 3, "rate": 1.0, "reward": "right"
+        },
+    },
+    "gdpo": {
+        "name": "gdpo",
+        "gdpo": {
+            "rewards": {"correctness": 1.0, "length": 0.5, "format": 1.0},
+            "statistics": "token", "epsilon": 1e-4, "length_limit": 5,
+        },
+    },
+    "disco": {
+        "name": "disco_logl",
+        "disco": {
+            "score": "log_likelihood", "tau": 1.0, "kl_limit": 0, "kl_penalty": 1, "kl": "k1"
+        },
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
-def add_weights(monkeypatch):
-    """Run the mixin on the batch; returns (weight_N, metrics)."""
-    data = {
-        "advantages": nested([[a] * n for a, n in zip(ADVANTAGES, LENGTHS, strict=True)]),
-        "response_mask": nested(
-            [[float(uid != "pad")] * n for uid, n in zip(UIDS, LENGTHS, strict=True)]
-        ),
-        "responses": nested([list(range(n)) for n in LENGTHS]),
-        "rm_scores": nested([[0.0] * (n - 1) + [s] for s, n in zip(SCORES, LENGTHS, strict=True)]),
-        "extra_fields": np.array(
-            [{"reward_extra_info": {"acc": float(s > 0), "timeout": 1.0}} for s in SCORES]
-        ),
-    }
-    put = {}
+def add_columns(monkeypatch):
+    """Run the driver's part of a step under some settings."""
 
-    def run(**given):
-        monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: data)
-        monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
-        base = {"rule": "balanced", "constant_length": LIMIT}
-        chosen = AggregationSettings(**base | given)
-        mixin = SimpleNamespace(
-            settings=chosen,
-            scalar=chosen.scalar and LearnedScalar(chosen.scalar),
-            config=OmegaConf.create(
-                {
-                    "algorithm": {"use_kl_in_reward": False},
-                    "data": {"max_response_length": LIMIT},
-                }
-            ),
-        )
-        tags = [{"response_len": length} for length in LENGTHS]
-        keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
-        metrics = {}
-        meta = KVBatchMeta(partition_id="train", keys=keys, tags=tags)
-        trainer.AggregationMixin._add_weights(mixin, meta, metrics)
-        assert set(put) == {WEIGHT_COLUMN} | ({SLOPE_COLUMN} if chosen.scalar else set())
+    def run(advantage="grpo", objective="policy_gradient", **aggregation):
+        settings = {"rule": "balanced", "constant_length": LIMIT}
+        chosen = {
+            "algorithm": {"use_kl_in_reward": False},
+            "data": {"max_response_length": LIMIT},
+            "advantage": METHODS.get(advantage, {"name": advantage}),
+            "objective": METHODS.get(objective, {"name": objective}),
+            "aggregation": settings | aggregation,
+        }
+        return driver.add_columns(monkeypatch, OmegaConf.create(chosen))
+
+    return run
+
+
+@pytest.fixture
+def add_weights(add_columns):
+    """The weights of a policy gradient, and the metrics with the slope."""
+
+    def run(**settings):
+        put, metrics = add_columns(**settings)
+        assert set(put) == {WEIGHT_COLUMN} | ({SLOPE_COLUMN} if "scalar" in settings else set())
         return put[WEIGHT_COLUMN], metrics | {SLOPE_COLUMN: put.get(SLOPE_COLUMN)}
 
     return run
@@ -105,17 +103,59 @@ def test_drop_zero_groups_leaves_them_out_of_the_number_of_responses(add_weights
     assert metrics["aggregation/num_groups"] == 2
 
 
-SCALAR = ScalarSettings(start=0.5, spread=1 / 9, optimizer="sgd", lr=0.1)
+SCALAR = {"start": 0.5, "spread": 1 / 9, "optimizer": "sgd", "lr": 0.1}
 
 
 def test_lambda_adds_the_slope_of_its_weights_for_all_that_counts(add_weights):
     weight_N, metrics = add_weights(rule="lambda", scalar=SCALAR)
     assert metrics["aggregation/scalar"] == 0.5
-    higher = add_weights(rule="lambda", scalar=replace(SCALAR, start=0.5 + 1e-3))[0]
+    higher = add_weights(rule="lambda", scalar=SCALAR | {"start": 0.5 + 1e-3})[0]
     torch.testing.assert_close(
         metrics[SLOPE_COLUMN], (higher - weight_N) / 1e-3, rtol=2e-3, atol=1e-4
     )
     assert metrics[SLOPE_COLUMN][-1] == 0
+
+
+def test_ha_dw_weighs_the_advantages_that_the_weights_are_made_of(add_columns):
+    """Groups a and b are half right, c is right; the first batch is its own anchor, 4/6."""
+    put, metrics = add_columns("ha_dw")
+    up, down = 1.5 * math.exp(4 / 6 - 0.5), 1.5 * math.exp(0.5 - 4 / 6)
+    found = put["advantages"].to_padded_tensor(0.0)[:, 0]
+    assert found.tolist() == pytest.approx([up, up, -down, -down, 0, 0, 0], rel=1e-6)
+    assert put["returns"] is put["advantages"]
+    assert metrics["advantage/anchor"] == pytest.approx(4 / 6)
+    torch.testing.assert_close(put[WEIGHT_COLUMN], add_columns()[0][WEIGHT_COLUMN])
+    shares = [metrics[f"aggregation/share_{sign}"] for sign in ("positive", "negative")]
+    assert shares == pytest.approx([up / (up + down), down / (up + down)])
+
+
+def test_gdpo_takes_the_place_of_verls_advantages_on_trained_tokens(add_columns):
+    put, metrics = add_columns("gdpo")
+    settings = GdpoSettings(**METHODS["gdpo"]["gdpo"], divide_by_std=True)
+    given = {
+        "correctness": torch.tensor([1.0, 1, 0, 0, 1, 1]),
+        "length": torch.tensor([1.0, 1, 1, 0, 0, 0]),
+        "format": torch.ones(6),
+    }
+    expected = gdpo_advantages(
+        given, torch.tensor(LENGTHS[:6]), torch.tensor([0, 1, 0, 1, 2, 2]), settings
+    )
+    for row, length in enumerate(LENGTHS[:6]):
+        tokens = put["advantages"][row]
+        assert tokens.tolist() == pytest.approx([expected[row].item()] * length, rel=1e-6)
+    assert put["advantages"][6].tolist() == [0.0]
+    assert metrics["advantage/reward_length"] == 0.5
+    # The token mean shifts the group without variance off 0, so it has a sign.
+    assert metrics["aggregation/num_zero_groups"] == 0
+
+
+def test_disco_gets_groups_and_verdicts_and_no_weights(add_columns):
+    put, metrics = add_columns(objective="disco", advantage="none", rule=None)
+    assert set(put) == {GROUP_COLUMN, RIGHT_COLUMN}
+    assert put[GROUP_COLUMN].tolist() == [0, 1, 0, 1, 2, 2, -1]
+    assert put[RIGHT_COLUMN].tolist() == [1, 1, 0, 0, 1, 1, 0]
+    assert "aggregation/share_negative/token" in metrics
+    assert "aggregation/share_negative" not in metrics
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"lambda"}))

@@ -1,0 +1,90 @@
+"""Every rule with every advantage and objective: it makes a step, or is refused before training."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import driver
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+
+from recipe.combinations import Combination, combinations, config_of, refusal, table
+from recipe.disco_loss import DiscoLoss
+from recipe.methods import disco_of
+from recipe.outputs import arm, differing_keys
+from recipe.overrides import composed, resolve
+from recipe.policy_loss import for_worker, weighted_ppo_loss
+from recipe.tables import between_marks
+
+PROMPT = 2
+ONE_RANK = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
+
+
+def gradient(config, put):
+    """Of the loss by the log-probs of the driver's batch, in the actor's way."""
+    columns = driver.batch() | put
+    old = driver.nested([[-0.1 * (row + 1)] * n for row, n in enumerate(driver.LENGTHS)])
+    num = len(driver.LENGTHS)
+    data = TensorDict(
+        {
+            "prompts": driver.nested([[1] * PROMPT] * num),
+            "responses": columns["responses"],
+            "response_mask": columns["response_mask"],
+            "old_log_probs": old,
+            "advantages": columns["advantages"],
+            **{name: column for name, column in put.items() if column.dim() == 1},
+        },
+        batch_size=num,
+    )
+    counts = {"dp_size": 1, "batch_num_tokens": 38, "global_batch_size": num}
+    tu.assign_non_tensor(data, **counts)
+    # Outputs cover the prompt, and stand one token to the left.
+    leaves = [torch.cat([torch.zeros(PROMPT - 1), row, torch.zeros(1)]) for row in old.unbind()]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    output = {"log_probs": torch.nested.as_nested_tensor(leaves, layout=torch.jagged)}
+    if disco := disco_of(config):
+        loss_fn = DiscoLoss(disco, on_policy=True)
+        loss_fn.prepare(ONE_RANK, data, {})
+        loss, _ = loss_fn(output, data)
+    else:
+        actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+        loss, _ = weighted_ppo_loss(for_worker(actor), output, data)
+    loss.backward()
+    return torch.cat([leaf.grad for leaf in leaves])
+
+
+def test_every_combination_makes_a_step_or_is_refused_and_the_readme_says_which(monkeypatch):
+    refusals = {combination: refusal(combination) for combination in combinations()}
+    gradients = {}
+    for combination, reason in refusals.items():
+        if reason is None:
+            config = config_of(combination)
+            put, _ = driver.add_columns(monkeypatch, config)
+            gradients[combination] = gradient(config, put)
+    for combination, found in gradients.items():
+        assert found.isfinite().all(), combination
+        assert found.any(), combination
+    # 6 rules x 6 advantages, and 4 objectives that have neither.
+    assert len(gradients) == 40
+    arms = [arm(config_of(combination)) for combination in gradients]
+    assert len(set(arms)) == len(arms)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert between_marks(readme, "combinations", table(refusals)) == readme
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [
+        Combination("constant", "gdpo_token", "policy_gradient"),
+        Combination("lambda", "ha_dw_code", "policy_gradient"),
+        Combination("none", "none", "discob_lratio"),
+        Combination("token", "none", "disco_logl"),
+    ],
+)
+def test_a_combination_is_what_its_command_line_composes(combination):
+    config = composed(combination.overrides)
+    resolve(config)
+    assert differing_keys(OmegaConf.create(config), config_of(combination)) == []
