@@ -1,146 +1,37 @@
 """The gradient does not depend on how a batch is split: on verl's FSDP2 engine, in Ray workers."""
 
-from copy import deepcopy
+import math
 from functools import partial
-from pathlib import Path
 
 import pytest
-import ray
 import torch
-from gradient_worker import GradientWorker
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, open_dict
-from tensordict import TensorDict
-from transformers import AutoModelForCausalLM
-from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
-from verl.utils import tensordict_utils as tu
+from gradient_stage import (
+    CPU,
+    FSDP1,
+    NUM_PROMPTS,
+    RANKS,
+    ROWS,
+    relative,
+    response_log_prob,
+    update,
+    update_with,
+)
 
-import recipe.main  # noqa: F401  (registers the config resolvers)
-from recipe import embedded
 from recipe.aggregation import RULES, over_all_rows, value_and_slope
 from recipe.composition import default_config, losses, refusal
-from recipe.policy_loss import (
-    SLOPE_COLUMN,
-    SLOPE_METRIC,
-    WEIGHT_COLUMN,
-    for_worker,
-    weighted_ppo_loss,
-)
-from recipe.processes import Watch, temporary_folder
+from recipe.disco import DiscoSettings
+from recipe.disco_loss import GROUP_COLUMN, RIGHT_COLUMN, DiscoLoss
+from recipe.policy_loss import SLOPE_METRIC
 
+pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.
-CPU = not torch.cuda.is_available()
 pytestmark = pytest.mark.live if CPU else pytest.mark.gpu
-# Groups of 1 and of 2 ranks stand side by side, so on GPUs they take three, and FSDP1 a fourth.
-RANKS = [1, 2] if CPU or torch.cuda.device_count() > 3 else [1]
-FSDP1 = not CPU and torch.cuda.device_count() > len(RANKS)
-ROOT = Path(__file__).parents[2]
-NUM_PROMPTS, N = 4, 4
-ROWS = NUM_PROMPTS * N
-
-
-@pytest.fixture(scope="module")
-def config():
-    embedded.make("length_gap")
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("base", [f"+experiment={'cpu_demo' if CPU else 'gpu_smoke'}"])
-    OmegaConf.resolve(config)
-    with open_dict(config):
-        config.actor_rollout_ref.actor.optim.clip_grad = 1e9
-        config.actor_rollout_ref.actor.optim.total_training_steps = 1
-    return config
-
-
-@pytest.fixture(scope="module")
-def workers(config):
-    """Actor worker groups of 1 and of 2 ranks, side by side."""
-    with temporary_folder() as temporary, Watch(temporary):
-        environment = dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
-        environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
-        # torch's FSDP1 takes no parameters on a CPU.
-        sizes = {ranks: ranks for ranks in RANKS} | ({"fsdp": 1} if FSDP1 else {})
-        ray.init(
-            num_cpus=16, num_gpus=sum(sizes.values()), include_dashboard=False, log_to_driver=False,
-            _temp_dir=str(temporary / "ray"), runtime_env={"env_vars": environment},
-        )  # fmt: skip
-        groups = {}
-        for name, ranks in sizes.items():
-            role = deepcopy(config.actor_rollout_ref)
-            role.actor.strategy = role.actor.fsdp_config.strategy = (
-                "fsdp" if name == "fsdp" else "fsdp2"
-            )
-            worker = RayClassWithInitArgs(cls=ray.remote(GradientWorker), config=role, role="actor")
-            pool = RayResourcePool(
-                [ranks], use_gpu=True, name_prefix=f"r{name}", max_colocate_count=1
-            )
-            groups[name] = RayWorkerGroup(pool, worker, device_name=config.trainer.device)
-        for group in groups.values():
-            group.init_model()
-        yield groups
-
-
-@pytest.fixture(scope="module")
-def batch(config):
-    """Sixteen responses in four groups, two of them aborted, off-policy enough to clip."""
-    generator = torch.Generator().manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(config.actor_rollout_ref.model.path)
-    prompt_N = torch.randint(3, 9, (NUM_PROMPTS,), generator=generator).repeat_interleave(N)
-    length_N = torch.randint(1, 24, (ROWS,), generator=generator)
-    counted_N = torch.ones(ROWS, dtype=torch.bool)
-    counted_N[[5, 14]] = False
-    reward_N = torch.randint(0, 2, (ROWS,), generator=generator).double()
-    group_N = torch.arange(NUM_PROMPTS).repeat_interleave(N)
-    advantage_N = reward_N - reward_N.view(NUM_PROMPTS, N).mean(1)[group_N]
-    rows = []
-    for i in range(ROWS):
-        total = int(prompt_N[i] + length_N[i])
-        ids = torch.randint(3, model.config.vocab_size, (total,), generator=generator)
-        with torch.no_grad():
-            logits = model(ids[None]).logits[0, :-1]
-        log_prob = logits.log_softmax(-1).gather(-1, ids[1:, None])[prompt_N[i] - 1 :, 0]
-        noise = 0.2 * torch.randn(log_prob.shape, generator=generator)
-        mask = torch.full_like(log_prob, float(counted_N[i]))
-        rows.append(
-            {
-                "input_ids": ids,
-                "position_ids": torch.arange(total),
-                "prompts": ids[: prompt_N[i]],
-                "responses": ids[prompt_N[i] :],
-                "response_mask": mask.long(),
-                "loss_mask": mask.long(),
-                "old_log_probs": log_prob + noise,
-                "advantages": advantage_N[i].float() * mask,
-            }
-        )
-    columns = {
-        key: torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
-        for key in rows[0]
-    }
-    data = TensorDict(columns, batch_size=ROWS)
-    return data, (length_N * counted_N, advantage_N, group_N, counted_N), rows, model
 
 
 def weights(name, facts, limit=96.0):
     *columns, counted_N = facts
     rule = partial(RULES[name], limit=limit) if name == "constant" else RULES[name]
     return over_all_rows(rule(*(column[counted_N] for column in columns)), counted_N).float()
-
-
-def update(group, data, weight_N, order, lr=0.0, slope_N=None, loss=None):
-    """One `update_actor`, as the trainer calls it, on the rows in this order."""
-    group.set_lr(lr)
-    actor = for_worker(loss or default_config("vanilla"))
-    group.set_loss_fn(partial(weighted_ppo_loss, config=actor))
-    whole = data.copy()
-    whole[WEIGHT_COLUMN] = weight_N
-    if slope_N is not None:
-        whole[SLOPE_COLUMN] = slope_N
-    shuffled = tu.index_select_tensor_dict(whole, order)
-    tu.assign_non_tensor(
-        shuffled, global_batch_size=ROWS, mini_batch_size=len(order), epochs=1, seed=1,
-        dataloader_kwargs={"shuffle": False}, temperature=1.0, calculate_entropy=False,
-    )  # fmt: skip
-    return tu.get(group.update_actor(shuffled), "metrics")
 
 
 def test_gradients_of_two_mini_batches_add_up_at_fixed_parameters(workers, batch):
@@ -168,17 +59,10 @@ def reference_gradient(model, rows, weight_N):
 
 def response_loss(model, row, weight):
     """A response's term of the objective."""
-    num_prompt = len(row["prompts"])
-    logits = model(row["input_ids"][None]).logits[0, :-1]
-    log_prob = logits.log_softmax(-1).gather(-1, row["input_ids"][1:, None])[:, 0]
-    ratio = (log_prob[num_prompt - 1 :] - row["old_log_probs"]).exp()
+    ratio = (response_log_prob(model, row) - row["old_log_probs"]).exp()
     a = row["advantages"]
     token_loss = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
     return weight * (token_loss * row["response_mask"]).sum() / ROWS
-
-
-def relative(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -242,6 +126,86 @@ def reference_slope(batch, exponent=-1.5):
     return scalar.grad.item()
 
 
+def disco_columns(batch):
+    """Groups and verdicts, aborted rows in none."""
+    _, (_, advantage_N, group_N, counted_N), _, _ = batch
+    right_N = (advantage_N > 0).float()
+    return {GROUP_COLUMN: group_N.where(counted_N, -1), RIGHT_COLUMN: right_N}
+
+
+def disco_reference(batch, settings):
+    """The minimised loss of DisCO as the paper writes it, on the model by itself, with gradient."""
+    _, (_, advantage_N, group_N, counted_N), rows, model = batch
+    right_N = advantage_N > 0
+    score_N, kl_terms = [], []
+    for row in rows:
+        log_prob, old = response_log_prob(model, row).double(), row["old_log_probs"].double()
+        is_likelihood = settings.score == "log_likelihood"
+        score_N.append((log_prob if is_likelihood else (log_prob - old).exp()).mean())
+        if row["response_mask"].any():
+            kl_terms.append(old - log_prob)
+    objective = torch.zeros((), dtype=torch.double)
+    for group in range(NUM_PROMPTS):
+        members = [i for i in range(ROWS) if group_N[i] == group and counted_N[i]]
+        right = torch.stack([score_N[i] for i in members if right_N[i]] or [objective])
+        wrong = [score_N[i] for i in members if not right_N[i]]
+        if wrong and len(wrong) < len(members):
+            wrong, tau = torch.stack(wrong), settings.tau
+            against = (
+                wrong.mean() if math.isinf(tau)
+                else tau * ((wrong / tau).exp().mean()).log()
+            )  # fmt: skip
+            objective = objective + (right.mean() - against) / NUM_PROMPTS
+    kl = torch.cat(kl_terms).mean()
+    penalty = settings.kl_penalty / 2 * (kl - settings.kl_limit).clamp(min=0) ** 2
+    return penalty - objective, objective.item(), kl.item()
+
+
+DISCO = {
+    f"{score}-tau-{tau}": DiscoSettings(score, tau, 1e-3, 100.0, "k1")
+    for score in ("log_likelihood", "likelihood_ratio")
+    for tau in (0.5, math.inf)
+}
+
+
+@pytest.mark.parametrize("name", DISCO)
+def test_disco_is_exact_under_any_split_although_it_couples_the_responses(name, workers, batch):
+    data, _, _, model = batch
+    settings, columns = DISCO[name], disco_columns(batch)
+    found = []
+    for ranks, micro_batches in ((1, (False, ROWS)), (RANKS[-1], (True, 40))):
+        workers[ranks].set_micro_batches(*micro_batches)
+        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(ranks))
+        loss_fn = DiscoLoss(settings, on_policy=False)
+        metrics = update_with(workers[ranks], data, columns, order, loss_fn)
+        found.append((workers[ranks].take_gradient()[0], metrics))
+    model.zero_grad()
+    loss, objective, kl = disco_reference(batch, settings)
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert kl > settings.kl_limit, "the constraint is felt"
+    for gradient, metrics in found:
+        assert relative(gradient, expected) < 1e-5
+        assert metrics["disco_objective"] == pytest.approx([objective], rel=1e-5, abs=1e-6)
+        assert metrics["disco_kl"] == pytest.approx([kl], rel=1e-4)
+
+
+def test_on_policy_disco_needs_no_look(workers, batch):
+    """Where the old log-probs are those of the parameters, the gradient is the same without it."""
+    data, _, rows, model = batch
+    columns = disco_columns(batch)
+    own = data.copy()
+    with torch.no_grad():
+        log_probs = [response_log_prob(model, row) for row in rows]
+    own["old_log_probs"] = torch.nested.as_nested_tensor(log_probs, layout=torch.jagged)
+    gradients = []
+    for on_policy in (False, True):
+        loss_fn = DiscoLoss(DISCO["log_likelihood-tau-0.5"], on_policy)
+        update_with(workers[1], own, columns, torch.arange(ROWS), loss_fn)
+        gradients += workers[1].take_gradient()
+    assert relative(gradients[1], gradients[0]) < 1e-5
+
+
 @pytest.mark.skipif(not FSDP1, reason="FSDP1 takes no parameters on a CPU; here a second GPU")
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_fsdp_has_the_gradient_norm_of_fsdp2(name, workers, batch):
@@ -276,3 +240,22 @@ def test_the_update_norm_is_that_of_the_parameter_change(ranks, workers, batch):
     change = (group.take_parameters()[0] - before).norm().item()
     assert metrics["update_norm"] == pytest.approx([change], rel=1e-3)
     assert metrics["clip_hit"] == [0.0]
+
+
+def test_disco_looks_at_each_mini_batch_under_the_parameters_it_meets(workers, batch):
+    """At a learning rate of 0 two mini-batches are two batches; with one, the second has moved."""
+    data, columns = batch[0], disco_columns(batch)
+    group, loss_fn = workers[1], DiscoLoss(DISCO["log_likelihood-tau-0.5"], on_policy=False)
+    group.set_micro_batches(False, 4)
+    kls = []
+    for lr in (0.0, 1e-3):
+        before = group.take_parameters()[0]
+        order, half = torch.arange(ROWS), ROWS // 2
+        metrics = update_with(group, data, columns, order, loss_fn, lr, mini_batch=half)
+        kls.append(metrics["disco_kl"])
+        group.forget()
+        moved = (group.take_parameters()[0] - before).norm()
+        assert (moved > 0) == (lr > 0)
+    (first, second), (same, other) = kls
+    assert first == pytest.approx(same, rel=1e-6)
+    assert abs(second - other) > 1e-4
