@@ -8,6 +8,7 @@ Starting Ray, the FSDP actor and vLLM takes a minute, a step two seconds.
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import ray
 from hydra import compose, initialize_config_dir
@@ -19,9 +20,8 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from recipe import embedded
 from recipe.checks import check_settings
 from recipe.data import check_data
-from recipe.learned import LearnedScalar
 from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
-from recipe.settings import AggregationSettings
+from recipe.overrides import composed
 from recipe.trainer import AggregationMixin, AggregationTaskRunner
 
 ACTOR, CORRECTION = "actor_rollout_ref.actor", "algorithm.rollout_correction"
@@ -59,6 +59,39 @@ VARIANTS = {
     },
     "bypass": {f"{CORRECTION}.bypass_mode": True},
 }
+# Advantages and objectives beside the rules, with what else makes their part of the stack work.
+SEVERAL = {f"{ACTOR}.ppo_mini_batch_size": 4, f"{ACTOR}.ppo_epochs": 2}
+METHODS = {
+    "ha_dw": {"advantage": "ha_dw", **LAMBDA},
+    "ha_dw_window": {"advantage": "ha_dw_window", "aggregation.rule": "sequence"},
+    "ha_dw_code": {"advantage": "ha_dw_code", LOSS: "gspo"},
+    "gdpo": {"advantage": "gdpo", f"{ACTOR}.ppo_mini_batch_size": 4},
+    "gdpo_token": {"advantage": "gdpo_token", "aggregation.rule": "token"},
+    "disco_logl": {"objective": "disco_logl"},
+    "disco_lratio": {"objective": "disco_lratio", **SEVERAL},
+    "discob_logl": {"objective": "discob_logl", **SEVERAL},
+    "discob_lratio": {"objective": "discob_lratio"},
+}
+# Each makes a step and is saved, makes another, and makes that again from what was saved.
+SAVED, AGAIN, RESUMED = "{}, saved", "{}, again", "{}, resumed"
+for name, changes in METHODS.items():
+    VARIANTS |= {phase.format(name): changes for phase in (SAVED, AGAIN, RESUMED)}
+
+
+def settings(changes: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values, with the sections in the place of options of these groups."""
+    options = {key: changes[key] for key in ("advantage", "objective") if key in changes}
+    if not options:
+        return changes
+    chosen = [f"{group}={option}" for group, option in options.items()]
+    config = composed(["+experiment=cpu_demo", "data.max_response_length=40", *chosen])
+    OmegaConf.resolve(config)
+    return {
+        "advantage": config.advantage,
+        "objective": config.objective,
+        "aggregation.rule": config.aggregation.rule,
+        **{key: value for key, value in changes.items() if key not in options},
+    }
 
 
 class VariantTrainer(PPOTrainerSync):
@@ -66,19 +99,42 @@ class VariantTrainer(PPOTrainerSync):
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
-        if self.global_steps == 1:
+        if not hasattr(self, "base"):
+            self.names = iter(VARIANTS)
+            self.changes = {name: settings(changes) for name, changes in VARIANTS.items()}
             # On so far, so that there is a reference model.
             self.base = deepcopy(self.config)
             self.base.actor_rollout_ref.actor.use_kl_loss = False
-        for key in {key for changes in VARIANTS.values() for key in changes}:
+        self.variant = next(self.names)
+        for key in {key for changes in self.changes.values() for key in changes}:
             OmegaConf.update(
                 self.config, key, OmegaConf.select(self.base, key), merge=False, force_add=True
             )
-        for key, value in list(VARIANTS.values())[self.global_steps - 1].items():
+        for key, value in self.changes[self.variant].items():
             OmegaConf.update(self.config, key, value, merge=False, force_add=True)
-        self.settings = AggregationSettings.from_config(self.config)
-        self.scalar = self.settings.scalar and LearnedScalar(self.settings.scalar)
+        if self.variant.endswith("resumed"):
+            self.resume()
+        elif not self.variant.endswith("again"):
+            AggregationMixin.choose(self)
         AggregationMixin.install_loss(self)
+
+    def resume(self) -> None:
+        """As a new start would, from the checkpoint of two steps ago."""
+        trainer = self.config.trainer
+        step = self.global_steps - 2
+        trainer.resume_mode = "resume_path"
+        trainer.resume_from_path = f"{trainer.default_local_dir}/global_step_{step}"
+        self.train_dataloader_it = None
+        self._load_checkpoint()
+        self.checkpoint_manager.update_weights(self.global_steps)
+        self.global_steps += 1
+
+    def on_step_end(self) -> None:
+        super().on_step_end()
+        if self.variant.endswith("saved"):
+            self._save_checkpoint()
+        if self.variant == list(VARIANTS)[-1]:
+            self.total_training_steps = self.global_steps
 
 
 @ray.remote

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from variants import VARIANTS
+from variants import AGAIN, METHODS, RESUMED, SAVED, VARIANTS
 
 from recipe import embedded
 
@@ -25,17 +25,23 @@ def folder(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     run = subprocess.run(
         [sys.executable, "tests/variants.py", str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     return folder
 
 
 @pytest.fixture(scope="module")
-def steps(folder):
-    """The metrics of each variant's step, by its name."""
+def records(folder):
+    """Each variant's step, by its name: its number and its metrics."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return dict(zip(VARIANTS, (json.loads(line)["data"] for line in lines), strict=True))
+    return dict(zip(VARIANTS, map(json.loads, lines), strict=True))
+
+
+@pytest.fixture(scope="module")
+def steps(records):
+    """The metrics alone."""
+    return {name: record["data"] for name, record in records.items()}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -48,10 +54,10 @@ def test_every_variant_trains(name, steps):
     assert data["aggregation/num_negative"] > 0
 
 
-# Those whose token loss is -A at ratio 1.
+# Those whose token loss is -A at ratio 1, in one update.
 RATIO = set(VARIANTS) - {
     "dppo_tv", "dppo_kl", "gpg", "cispo", "two_epochs", "two_mini_batches"
-}  # fmt: skip
+} - {name for name in VARIANTS if name.startswith(("disco", "gdpo,"))}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name in RATIO])
@@ -111,7 +117,62 @@ def test_rollout_correction_weights_and_rejects(steps):
     assert tokens / num < data["response_length/mean"]
 
 
-def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, steps, tmp_path):
+# Of what a step sampled and learned; the rest is times, memory and rounding.
+COMPARED = (
+    "critic/",
+    "response_length/",
+    "advantage/",
+    "aggregation/",
+    "actor/disco",
+    "actor/grad",
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_goes_on_from_its_checkpoint_as_if_it_had_not_been_stopped(name, records):
+    again, resumed = (records[phase.format(name)] for phase in (AGAIN, RESUMED))
+    assert resumed["step"] == again["step"] == records[SAVED.format(name)]["step"] + 1
+    found, expected = resumed["data"], again["data"]
+    compared = [key for key in expected if key.startswith(COMPARED)]
+    assert len(compared) > 20
+    for key in compared:
+        assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), key
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith("ha_dw")])
+def test_the_difficulty_anchor_is_what_earlier_batches_were(name, steps):
+    saved, again = steps[SAVED.format(name)], steps[AGAIN.format(name)]
+    y = [saved["advantage/observed"], again["advantage/observed"]]
+    assert saved["advantage/anchor"] == pytest.approx(y[0])
+    mean = sum(y) / 2 if name == "ha_dw_code" else y[0]
+    assert again["advantage/anchor"] == pytest.approx(mean)
+    scale = 1.5 if name == "ha_dw_code" else 1.3
+    assert scale / math.e**2 < again["advantage/factor"] < scale * math.e**2
+
+
+@pytest.mark.parametrize("name", ["gdpo", "gdpo_token"])
+def test_gdpo_tells_groups_apart_by_every_reward(name, steps):
+    data = steps[AGAIN.format(name)]
+    for reward in ("correctness", "format", "length"):
+        assert 0 < data[f"advantage/reward_{reward}"] <= 1
+    assert data["advantage/reward_correctness"] == pytest.approx(data["reward/right"])
+    assert 0 < data["advantage/groups_by_length"] <= 1
+    assert data["critic/advantages/max"] > 1 > -1 > data["critic/advantages/min"]
+
+
+def test_disco_is_constrained_and_separates_right_from_wrong(steps):
+    for name in METHODS:
+        if name.startswith("disco"):
+            data = steps[AGAIN.format(name)]
+            assert data["actor/pg_loss"] == pytest.approx(-data["actor/disco_objective"])
+            assert "aggregation/share_negative" not in data
+    # With one update a step there is nothing yet between the policies.
+    assert steps["disco_logl, again"]["actor/disco_kl"] == pytest.approx(0, abs=1e-6)
+    assert steps["discob_lratio, again"]["actor/disco_objective"] == pytest.approx(0, abs=1e-6)
+    assert steps["discob_logl, again"]["actor/disco_kl"] > 1e-6
+
+
+def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, records, tmp_path):
     """Up to the tokens that its text does not show: the end token, dropped when decoding."""
     subprocess.run(
         [
@@ -121,10 +182,11 @@ def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, ste
         cwd=ROOT, check=True, timeout=120,
     )  # fmt: skip
     found = json.loads((tmp_path / "analysis.json").read_text())["steps"]
-    assert len(found) == len(VARIANTS)
-    for number, name in enumerate(VARIANTS, start=1):
-        # These two train on other responses or tokens than the dump shows.
-        if name not in ("mask_truncated", "rejection"):
+    assert len(found) == len(VARIANTS) - len(METHODS)
+    for name, record in records.items():
+        # These train on other responses, tokens or advantages than the dump shows.
+        if name not in ("mask_truncated", "rejection") and not name.startswith(("ha_dw", "gdpo")):
             for key in ("share_negative/token", "share_negative/token_batch", "length_gap"):
-                measured = steps[name][f"aggregation/{key}"]
-                assert found[str(number)][key]["value"] == pytest.approx(measured, abs=0.05), key
+                measured = record["data"][f"aggregation/{key}"]
+                value = found[str(record["step"])][key]["value"]
+                assert value == pytest.approx(measured, abs=0.05), (name, key)
