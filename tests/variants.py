@@ -59,19 +59,28 @@ VARIANTS = {
     },
     "bypass": {f"{CORRECTION}.bypass_mode": True},
 }
-# Advantages and objectives beside the rules, with what else makes their part of the stack work.
+# Several mini-batches, of which rows fall into which by verl's order of arrival.
 SEVERAL = {f"{ACTOR}.ppo_mini_batch_size": 4, f"{ACTOR}.ppo_epochs": 2}
+VARIANTS |= {
+    "ha_dw in several": {"advantage": "ha_dw", **LAMBDA, **SEVERAL},
+    "gdpo in several": {"advantage": "gdpo", **SEVERAL},
+    "disco_logl in several": {"objective": "disco_logl", **SEVERAL},
+    "disco_lratio in several": {"objective": "disco_lratio", **SEVERAL},
+}
+# Advantages and objectives beside the rules, in one update a step so that steps can be repeated.
 METHODS = {
     "ha_dw": {"advantage": "ha_dw", **LAMBDA},
     "ha_dw_window": {"advantage": "ha_dw_window", "aggregation.rule": "sequence"},
     "ha_dw_code": {"advantage": "ha_dw_code", LOSS: "gspo"},
-    "gdpo": {"advantage": "gdpo", f"{ACTOR}.ppo_mini_batch_size": 4},
-    "gdpo_token": {"advantage": "gdpo_token", "aggregation.rule": "token"},
+    "gdpo": {"advantage": "gdpo advantage.gdpo.length_limit=24"},
+    "gdpo_token": {
+        "advantage": "gdpo_token advantage.gdpo.length_limit=24", "aggregation.rule": "token"
+    },
     "disco_logl": {"objective": "disco_logl"},
-    "disco_lratio": {"objective": "disco_lratio", **SEVERAL},
-    "discob_logl": {"objective": "discob_logl", **SEVERAL},
+    "disco_lratio": {"objective": "disco_lratio"},
+    "discob_logl": {"objective": "discob_logl"},
     "discob_lratio": {"objective": "discob_lratio"},
-}
+}  # fmt: skip
 # Each makes a step and is saved, makes another, and makes that again from what was saved.
 SAVED, AGAIN, RESUMED = "{}, saved", "{}, again", "{}, resumed"
 for name, changes in METHODS.items():
@@ -83,8 +92,8 @@ def settings(changes: dict[str, Any]) -> dict[str, Any]:
     options = {key: changes[key] for key in ("advantage", "objective") if key in changes}
     if not options:
         return changes
-    chosen = [f"{group}={option}" for group, option in options.items()]
-    config = composed(["+experiment=cpu_demo", "data.max_response_length=40", *chosen])
+    chosen = [word for group, option in options.items() for word in f"{group}={option}".split()]
+    config = composed(["+experiment=cpu_demo", *chosen])
     OmegaConf.resolve(config)
     return {
         "advantage": config.advantage,
