@@ -47,7 +47,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
-    parser.add_argument("--rule", nargs="+", help="names of aggregation (balanced)")
+    parser.add_argument("--rule", nargs="+", metavar="ARM",
+                        help="RULE, RULE+ADVANTAGE or objective (balanced)")  # fmt: skip
     parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
     parser.add_argument("--address", help="of the job server, http://HEAD:8265")

@@ -1,4 +1,4 @@
-"""The runs of a sweep: a grid of experiments, rules and seeds, each with its composed config."""
+"""The runs of a sweep: a grid of experiments, arms and seeds, each with its composed config."""
 
 import hashlib
 import json
@@ -49,8 +49,15 @@ class Grid:
     def cells(self) -> Iterable[list[str]]:
         """The overrides of each run, seeds changing fastest."""
         for experiment, rule, seed in product(self.experiments, self.rules, self.seeds):
-            named = [f"+experiment={experiment}", f"aggregation={rule}", f"seed={seed}"]
-            yield [*named, *self.overrides]
+            yield [f"+experiment={experiment}", *choices(rule), f"seed={seed}", *self.overrides]
+
+
+def choices(arm: str) -> list[str]:
+    """The overrides that choose an arm: RULE, RULE+ADVANTAGE, or an objective that has neither."""
+    if (CONFIGS / "objective" / f"{arm}.yaml").is_file():
+        return [f"objective={arm}"]
+    rule, _, advantage = arm.partition("+")
+    return [f"aggregation={rule}", *([f"advantage={advantage}"] if advantage else [])]
 
 
 class Run(NamedTuple):

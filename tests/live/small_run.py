@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 6
 SETTINGS = (
     "data.train_max_samples=24", "trainer.total_epochs=2", f"trainer.total_training_steps={STEPS}",
-    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda",
+    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda", "advantage=ha_dw",
     "trainer.logger=[console,file,wandb]",
 )  # fmt: skip
 

@@ -25,7 +25,7 @@ TASK = find("arithmetic_length_gap")
 
 @pytest.fixture(scope="module")
 def run(whole):
-    [folder] = whole.glob("cpu_demo/lambda-*")
+    [folder] = whole.glob("cpu_demo/lambda+ha_dw-*")
     return folder
 
 
@@ -90,7 +90,7 @@ def test_a_killed_evaluation_loses_no_sample_and_leaves_nothing(run):
     assert f"{len(asked) - num_kept} samples to go" in said
 
     result = json.loads((results / f"{TASK.name}.json").read_text())
-    assert (result["run"]["rule"], result["run"]["step"]) == ("lambda", STEPS)
+    assert (result["run"]["rule"], result["run"]["step"]) == ("lambda+ha_dw", STEPS)
     assert result["run"]["length_gap"] is not None
     assert 0.1 < result["metrics"][f"mean@{TASK.samples}"] < 0.9
     assert result["sampling"]["max_tokens"] == 96

@@ -6,6 +6,7 @@ import pytest
 from ray.job_submission import JobStatus
 
 from recipe.aggregation import RULES
+from recipe.checks import check_config
 from recipe.errors import UserError
 from recipe.outputs import new_folder
 from scripts import jobs, submit
@@ -70,6 +71,17 @@ def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(runs, tm
     assert other[0].name.startswith("cpu_demo.balanced-s0-")
     assert other[0].digest != runs[0].digest
     assert {"seed=1", "aggregation=token", "trainer.resume_mode=auto"} <= set(runs[3].arguments)
+
+
+def test_a_sweep_is_over_advantages_and_objectives_as_well():
+    arms = ("token+ha_dw", "balanced+gdpo_token", "disco_logl")
+    runs = plan(Grid(("cpu_demo",), arms, (0,)), [])
+    assert [run.name for run in runs] == [f"cpu_demo.{arm}-s0" for arm in arms]
+    assert {"aggregation=token", "advantage=ha_dw"} <= set(runs[0].arguments)
+    assert "objective=disco_logl" in runs[2].arguments
+    assert runs[2].config.aggregation.rule is None
+    for run in runs:
+        check_config(run.config)
 
 
 def test_a_run_that_is_named_twice_is_refused():
