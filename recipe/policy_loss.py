@@ -19,6 +19,7 @@ from verl.trainer.ppo.core_algos import (
     register_policy_loss,
 )
 from verl.utils.metric import AggregationType, Metric
+from verl.utils.torch_functional import masked_mean
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
@@ -84,10 +85,38 @@ def register_weighted(loss_mode: str) -> None:
         else:
             # verl has just padded them out of the nested column, so this copy is the loss's own.
             advantages.mul_(weight_N[:, None])
+        past = {}
+        if loss_mode == "vanilla":
+            past["actor/clip_excess"] = clip_excess(advantages, config, **columns)
         loss, metrics = base(
             advantages=advantages, loss_agg_mode="token-sum", config=config, **columns
         )
-        return loss / config.global_batch_info["global_batch_size"], metrics
+        return loss / config.global_batch_info["global_batch_size"], metrics | past
+
+
+@torch.no_grad()
+def clip_excess(
+    advantages: Tensor,
+    config: ActorConfig,
+    *,
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    response_mask: Tensor,
+    **_: Any,
+) -> float:
+    """How far the ratio is past the bound beyond which verl's clipped token loss is flat.
+
+    The mean over trained tokens of max(0, ratio - 1 - clip_ratio_high) where A > 0 and of
+    max(0, 1 - clip_ratio_low - ratio) where A < 0: what momentum or other tokens moved on where
+    the token's own gradient is 0 (arXiv:2601.05002, proposition 3).
+    """
+    low, high = (
+        config.clip_ratio if bound is None else bound
+        for bound in (config.clip_ratio_low, config.clip_ratio_high)
+    )
+    ratio = (log_prob - old_log_prob).clamp(-20, 20).exp()
+    past = (ratio - 1 - high).where(advantages > 0, 1 - low - ratio).clamp(min=0)
+    return masked_mean(past * (advantages != 0), response_mask).item()
 
 
 for name in list(POLICY_LOSS_REGISTRY):
