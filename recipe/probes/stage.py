@@ -22,6 +22,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.aggregation import RULES
+from recipe.errors import UserError
 from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
 from recipe.worker import adamw_changes, local, measured
 from reward.score import compute_score
@@ -232,6 +233,21 @@ class Stage:
         prompts, tokens, scores = zip(*found, strict=True)
         group_N = torch.arange(num_groups).repeat_interleave(GROUP_SIZE)
         return Responses(list(prompts), list(tokens), torch.tensor(scores), group_N)
+
+    def mixed_groups(self, num_sampled: int, num_needed: int) -> Responses:
+        """The first groups with right and wrong responses among those sampled.
+
+        Raises:
+            UserError: there are too few.
+        """
+        sampled = self.sample(num_sampled)
+        mixed = sampled.mixed()
+        if len(mixed) < num_needed:
+            raise UserError(
+                f"{len(mixed)} of {num_sampled} groups have right and wrong responses, and "
+                f"{num_needed} are needed. Try another --seed."
+            )
+        return sampled.of(mixed[:num_needed])
 
     @torch.no_grad()
     def _sample(self, rows: list[Mapping[str, Any]]) -> Iterable[tuple[Tensor, Tensor, float]]:
