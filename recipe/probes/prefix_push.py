@@ -18,7 +18,7 @@ from recipe.errors import UserError
 from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Responses, Stage, columns, weights
 from recipe.tables import markdown_table
 
-NUM_SAMPLED, NUM_GROUPS = 16, 8
+NUM_SAMPLED, NUM_GROUPS = 24, 12
 
 
 def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
@@ -149,13 +149,13 @@ def report(result: dict[str, Any]) -> list[str]:
         of_rule = [group["rules"][name] for group in groups]
 
         def mean(key: str, of_rule: list[dict[str, float]] = of_rule) -> str:
-            return f"{sum(found[key] for found in of_rule) / len(of_rule):+.6f}"
+            return f"{sum(found[key] for found in of_rule) / len(of_rule):+z.6f}"
 
         rows.append(
             (f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
              mean("predicted"), mean("metric"), mean("measured"),
              *(f"{max(found[key] for found in of_rule):.1e}" for key in ("deviation", "residual")),
-             f"{share:.1%}")
+             f"{share:.2%}")
         )  # fmt: skip
     head = (
         "rule", "W, closed form", "W, metric", "W, engine", "deviation", "residual", "prefix share",
@@ -199,6 +199,6 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     left.grid(alpha=0.3)
     names = list(result["share"])
     bars = right.barh(names[::-1], [100 * result["share"][name] for name in names[::-1]])
-    right.bar_label(bars, fmt="%.1f %%", padding=3)
+    right.bar_label(bars, fmt="%.2f %%", padding=3)
     right.margins(x=0.15)
     right.set_xlabel("gradient norm of prefix tokens over that of all tokens (%)")

@@ -1,0 +1,151 @@
+"""What the value of the loss says at ratio 1 (arXiv:2601.05002, proposition 4).
+
+There it is a statistic of advantages and lengths, -(1/N) * sum_i w_i * length_i * A_i, and no
+measure of progress. Axes: `_N` responses, `_P` groups.
+"""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from recipe.diagnostics import under_rule
+from recipe.probes.stage import EXPONENT, GROUP_SIZE, NO_CLIP, Responses, Stage, columns, weights
+from recipe.tables import markdown_table
+
+NUM_BATCHES, GROUPS_PER_BATCH = 12, 8
+
+
+def closed_forms(
+    length_N: Tensor, advantage_N: Tensor, group_N: Tensor, limit: float
+) -> dict[str, float]:
+    """The loss at ratio 1 of binary rewards with advantages of mean 0, from each sign's mean length.
+
+    A group of G responses, T tokens, k of them positive with advantage A+, contributes
+
+        balanced, sequence   0
+        token                -(k A+) (L+ - L-) / T          L+, L- the mean lengths by sign
+        token_batch          -(k A+) (L+ - L-) / (G * mean length of the batch)
+        constant             -(k A+) (L+ - L-) / (G * limit)
+
+    and a batch is the mean of its groups; `lambda` has no such form.
+    """
+    found = dict.fromkeys(("sequence", "balanced", "token", "token_batch", "constant"), 0.0)
+    num_groups = int(group_N.max()) + 1
+    for group in range(num_groups):
+        length, advantage = (x[group_N == group].double() for x in (length_N, advantage_N))
+        positive = advantage > 0
+        if not positive.any():
+            continue
+        gap = length[positive].mean() - length[~positive].mean()
+        part = -(advantage[positive].sum() * gap).item() / num_groups
+        found["token"] += part / length.sum().item()
+        found["token_batch"] += part / len(length) / length_N.double().mean().item()
+        found["constant"] += part / len(length) / limit
+    return found
+
+
+def measure(stage: Stage) -> dict[str, Any]:
+    """The engine's policy loss of each batch under each rule, batches from few to many right."""
+    responses = stage.sample(NUM_BATCHES * GROUPS_PER_BATCH)
+    right_P = (responses.score_N > 0).view(-1, GROUP_SIZE).double().mean(1)
+    engine = stage.engine(optim={"lr": 0.0, "clip_grad": NO_CLIP})
+    batches = []
+    for groups in right_P.argsort(stable=True).split(GROUPS_PER_BATCH):
+        batch = responses.of(groups.tolist())
+        old_N = engine.log_probs(batch)
+        data = columns(batch, batch.advantage_N, old_N)
+        closed = closed_forms(batch.length_N, batch.advantage_N, batch.group_N, stage.limit)
+        found = {}
+        for name, weight_N in weights(batch, stage.limit).items():
+            expected = under_rule(batch.length_N, batch.advantage_N, weight_N)["pg_loss_expected"]
+            found[name] = {
+                "measured": engine.update(data, weight_N)["actor/pg_loss"],
+                "metric": expected,
+                "closed": closed.get(name, expected),
+                # The loss without cancelling.
+                "gross": (weight_N * batch.length_N * batch.advantage_N.abs()).mean().item(),
+            }
+        batches.append({"right": right_P[groups].mean().item(), "rules": found})
+        stage.say(f"measured batch {len(batches)} of {NUM_BATCHES}")
+    gaps = [
+        abs(one["measured"] - one[key]) / one["gross"]
+        for batch in batches
+        for one in batch["rules"].values()
+        for key in ("closed", "metric")
+        if one["gross"]
+    ]
+    return {
+        "batches": batches,
+        "correlation": correlations(batches),
+        "largest_deviation": max(gaps),
+    }
+
+
+def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Pearson's, over the batches, of the measured loss and the share of right responses.
+
+    None where the loss is 0 but for rounding.
+    """
+    found = {}
+    for name in batches[0]["rules"]:
+        loss = torch.tensor([batch["rules"][name]["measured"] for batch in batches]).double()
+        right = torch.tensor([batch["right"] for batch in batches]).double()
+        varies = loss.abs().max() > 1e-6
+        found[name] = torch.corrcoef(torch.stack([loss, right]))[0, 1].item() if varies else None
+    return found
+
+
+def report(result: dict[str, Any]) -> list[str]:
+    """The loss of each batch, and how it goes with the share of right responses."""
+    batches, names = result["batches"], list(result["correlation"])
+    rows = []
+    for name in names:
+        of_rule = [batch["rules"][name] for batch in batches]
+        measured, closed = ([one[key] for one in of_rule] for key in ("measured", "closed"))
+        correlation = result["correlation"][name]
+        rows.append(
+            (f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
+             *(f"{end(values):z.5f}" for end in (min, max) for values in (closed, measured)),
+             f"{max(abs(x - y) for x, y in zip(measured, closed, strict=True)):.1e}",
+             "-" if correlation is None else f"{correlation:+.2f}")
+        )  # fmt: skip
+    head = (
+        "rule", "lowest, closed form", "measured", "highest, closed form", "measured",
+        "deviation", "correlation with right",
+    )  # fmt: skip
+    right = [batch["right"] for batch in batches]
+    return [
+        f"The policy loss `actor/pg_loss` at ratio 1 of {len(batches)} batches of "
+        f"{GROUPS_PER_BATCH} groups, from {min(right):.0%} to {max(right):.0%} right responses, "
+        f"beside its closed form (of `lambda`: -(1/N) sum_i w_i length_i A_i).",
+        "",
+        *markdown_table(head, rows),
+        "",
+        "`sequence` and `balanced` are 0 whatever is right. Under the others the loss is the gap of "
+        "the mean lengths of right and wrong responses, times what k A+ makes of the share of right "
+        "ones: 0 where none or all are. It is alike with few and with many right responses, so it "
+        "says nothing about progress.",
+        "",
+        f"Largest deviation from the closed form and from the metric `aggregation/pg_loss_expected`, "
+        f"in units of the loss without cancelling: {result['largest_deviation']:.1e}.",
+    ]
+
+
+def draw(figure: Figure, result: dict[str, Any]) -> None:
+    """Measured against predicted; measured against the share of right responses."""
+    left, right = figure.subplots(1, 2)
+    for number, name in enumerate(result["correlation"]):
+        points = [batch["rules"][name] for batch in result["batches"]]
+        measured = [point["measured"] for point in points]
+        style = {"marker": "osD^v*"[number], "fillstyle": "none", "label": name}
+        left.plot([point["closed"] for point in points], measured, linestyle="", **style)
+        right.plot([100 * batch["right"] for batch in result["batches"]], measured, ":", **style)
+    left.axline((0, 0), slope=1, color="gray", linestyle=":", label="prediction = measurement")
+    left.set_xlabel("policy loss by the closed form")
+    right.set_xlabel("right responses of the batch (%)")
+    for axes in (left, right):
+        axes.set_ylabel("policy loss by the engine")
+        axes.grid(alpha=0.3)
+    left.legend()
