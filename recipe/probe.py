@@ -15,9 +15,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import matplotlib
+import torch
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 from omegaconf import DictConfig
 
 from recipe import embedded
@@ -25,6 +32,9 @@ from recipe.console import output_to
 from recipe.errors import UserError
 from recipe.outputs import provenance
 from recipe.overrides import composed, resolve
+
+if TYPE_CHECKING:
+    from recipe.probes.stage import Stage
 
 NAMES = ("prefix_push", "reward_scale", "momentum", "loss_value")
 # The only rank there is; the port is any that is free.
@@ -55,6 +65,10 @@ def main() -> None:
         run(given.name, given.seed, given.out or Path("outputs/probes") / given.name)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}. Name another folder with --out.")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -87,10 +101,10 @@ def run(name: str, seed: int, folder: Path) -> None:
         print(f"wrote {path}")
 
 
-def prepare(name: str, config: DictConfig, say: Any) -> tuple[Any, Any]:
+def prepare(
+    name: str, config: DictConfig, say: Callable[[str], None]
+) -> tuple[ModuleType, "Stage"]:
     """The module of a probe and its stage, on verl's platform of the config."""
-    import torch
-
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
     os.environ |= ALONE
     # Before the modules that import verl, which asks its platform while it is imported.
@@ -102,13 +116,8 @@ def prepare(name: str, config: DictConfig, say: Any) -> tuple[Any, Any]:
     return importlib.import_module(f"recipe.probes.{name}"), Stage(config, say)
 
 
-def write(folder: Path, name: str, probe: Any, result: dict[str, Any]) -> list[Path]:
+def write(folder: Path, name: str, probe: ModuleType, result: dict[str, Any]) -> list[Path]:
     """Write `report.md`, the picture and `result.json`; returns their paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     report, picture, numbers = (folder / x for x in ("report.md", f"{name}.png", "result.json"))
     figure = plt.figure(figsize=(11, 4.5), layout="constrained")
     probe.draw(figure, result)

@@ -11,18 +11,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from recipe.diagnostics import under_rule
-from recipe.probes.stage import EXPONENT, GROUP_SIZE, NO_CLIP, Responses, Stage, columns, weights
+from recipe.probes.stage import EXPONENT, GROUP_SIZE, NO_CLIP, Stage, columns, weights
 from recipe.tables import markdown_table
 
 NUM_BATCHES, GROUPS_PER_BATCH = 12, 8
+CLOSED = ("sequence", "balanced", "token", "token_batch", "constant")
 
 
 def closed_forms(
     length_N: Tensor, advantage_N: Tensor, group_N: Tensor, limit: float
 ) -> dict[str, float]:
-    """The loss at ratio 1 of binary rewards with advantages of mean 0, from each sign's mean length.
+    """The loss at ratio 1 of binary rewards with advantages of mean 0.
 
-    A group of G responses, T tokens, k of them positive with advantage A+, contributes
+    A group of G responses with T tokens, k of them positive with advantage A+, contributes
 
         balanced, sequence   0
         token                -(k A+) (L+ - L-) / T          L+, L- the mean lengths by sign
@@ -31,7 +32,7 @@ def closed_forms(
 
     and a batch is the mean of its groups; `lambda` has no such form.
     """
-    found = dict.fromkeys(("sequence", "balanced", "token", "token_batch", "constant"), 0.0)
+    found: dict[str, float] = dict.fromkeys(CLOSED, 0.0)
     num_groups = int(group_N.max()) + 1
     for group in range(num_groups):
         length, advantage = (x[group_N == group].double() for x in (length_N, advantage_N))
@@ -123,13 +124,13 @@ def report(result: dict[str, Any]) -> list[str]:
         "",
         *markdown_table(head, rows),
         "",
-        "`sequence` and `balanced` are 0 whatever is right. Under the others the loss is the gap of "
-        "the mean lengths of right and wrong responses, times what k A+ makes of the share of right "
-        "ones: 0 where none or all are. It is alike with few and with many right responses, so it "
-        "says nothing about progress.",
+        "`sequence` and `balanced` are 0 whatever is right. Under the others the loss is the gap "
+        "between the mean lengths of wrong and right responses, times k A+, which is 0 where none "
+        "or all are right. It is alike with few and with many right responses, and where wrong "
+        "ones are longer it first rises as more are right: no measure of progress.",
         "",
-        f"Largest deviation from the closed form and from the metric `aggregation/pg_loss_expected`, "
-        f"in units of the loss without cancelling: {result['largest_deviation']:.1e}.",
+        f"Largest deviation, from the closed form or the metric `aggregation/pg_loss_expected`, in "
+        f"units of the loss without cancelling: {result['largest_deviation']:.1e}.",
     ]
 
 
@@ -139,9 +140,9 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     for number, name in enumerate(result["correlation"]):
         points = [batch["rules"][name] for batch in result["batches"]]
         measured = [point["measured"] for point in points]
-        style = {"marker": "osD^v*"[number], "fillstyle": "none", "label": name}
-        left.plot([point["closed"] for point in points], measured, linestyle="", **style)
-        right.plot([100 * batch["right"] for batch in result["batches"]], measured, ":", **style)
+        style = {"marker": "osD^v*"[number], "fillstyle": "none", "linestyle": "", "label": name}
+        left.plot([point["closed"] for point in points], measured, **style)
+        right.plot([100 * batch["right"] for batch in result["batches"]], measured, **style)
     left.axline((0, 0), slope=1, color="gray", linestyle=":", label="prediction = measurement")
     left.set_xlabel("policy loss by the closed form")
     right.set_xlabel("right responses of the batch (%)")

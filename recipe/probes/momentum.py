@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from recipe.aggregation import RULES
+from recipe.errors import UserError
 from recipe.probes.stage import NO_CLIP, Responses, Stage, columns
 from recipe.tables import markdown_table
 
@@ -56,7 +57,11 @@ def past_bound(log_prob_N: list[Tensor], advantage_N: Tensor) -> list[Tensor]:
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """Size of the flat updates and excess of the ratios, for each pair of betas."""
+    """Size of the flat updates and excess of the ratios, for each pair of betas.
+
+    Raises:
+        UserError: the sampled responses are not what it needs.
+    """
     responses = stage.mixed_groups(NUM_SAMPLED, NUM_GROUPS)
     found = []
     for betas in BETAS:
@@ -73,7 +78,11 @@ def measure(stage: Stage) -> dict[str, Any]:
 def of_betas(
     stage: Stage, responses: Responses, beta1: float, beta2: float
 ) -> dict[str, list[float]]:
-    """T - 1 updates of the responses, then flat ones of the same responses."""
+    """T - 1 updates on the responses, then flat ones on the same responses.
+
+    Raises:
+        UserError: the loss was not flat.
+    """
     engine = stage.engine(
         optim={
             "lr": LR,
@@ -92,7 +101,11 @@ def of_betas(
     flat = columns(responses, advantage_N, past_bound(engine.log_probs(responses), advantage_N))
     metrics_K = [engine.update(flat, weight_N) for _ in range(NUM_FLAT)]
     felt = [k for k, metrics in enumerate(metrics_K) if metrics["grad_norm"] != 0]
-    assert not felt, f"tokens came back inside their bounds at k = {felt}: MARGIN is too small"
+    if felt:
+        raise UserError(
+            f"at k = {felt} some token came back within its clip bound, so the loss was not flat, "
+            f"as it has to be. Try another --seed."
+        )
     excess_K = [metrics["actor/clip_excess"] for metrics in metrics_K]
     return {
         "measured": [metrics["update_norm"] / last for metrics in metrics_K],
@@ -133,9 +146,9 @@ def report(result: dict[str, Any]) -> list[str]:
         "",
         f"verl's gradient norm is 0 at every k. Without momentum (beta1 = 0) the largest C is "
         f"{max(control['measured']):g}, and the excess moves by "
-        f"{max(control['excess']) - min(control['excess']):g}. Weight decay 0, learning rate {LR:g}, "
-        f"constant. The closed form is without eps, so eps is {EPS:g}. First order continues the "
-        f"excess from its first rise by the length of the way.",
+        f"{max(control['excess']) - min(control['excess']):g}. Weight decay 0, learning rate "
+        f"{LR:g}, constant. The closed form is without eps, so eps is {EPS:g}. First order "
+        f"continues the excess from its first rise by the length of the way.",
         "",
         f"Largest deviation of C, relative: {result['largest_deviation']:.1e}.",
     ]
@@ -148,14 +161,15 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         color, label = f"C{number}", "betas {:g}, {:g}".format(*one["betas"])
         left.plot(one["predicted"], color=color)
         left.plot(one["limit"], ":", color=color)
-        left.plot(one["measured"], "o", color=color, fillstyle="none", label=label)
-        right.plot(one["excess_predicted"], color=color)
-        right.plot(one["excess"], "o", color=color, fillstyle="none", label=label)
+        points = {"marker": "o", "linestyle": "", "fillstyle": "none", "label": label}
+        left.plot(one["measured"], color=color, **points)
+        for key, style in (("excess_predicted", {}), ("excess", points)):
+            right.plot([1e3 * (excess - one[key][0]) for excess in one[key]], color=color, **style)
     left.plot([], [], color="gray", label=f"closed form, T = {result['T']}")
     left.plot([], [], ":", color="gray", label="closed form, large T")
     right.plot([], [], color="gray", label="first order in the way")
     left.set_ylabel("size of the update, C = ||update T+k|| / ||update T-1||")
-    right.set_ylabel("mean excess of the ratio over its bound")
+    right.set_ylabel("rise of the ratio's mean excess over its bound (1/1000)")
     for axes in (left, right):
         axes.set_xlabel("k, updates since the loss became flat")
         axes.grid(alpha=0.3)

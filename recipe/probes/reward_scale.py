@@ -58,7 +58,7 @@ class MiniBatch(NamedTuple):
     reference_N: list[Tensor]
 
     def data(self, phi: float) -> TensorDict:
-        """verl's columns with rewards times phi."""
+        """The columns of verl with rewards times phi."""
         advantage_N = advantages(phi * self.responses.score_N, self.responses.group_N)
         data = columns(self.responses, advantage_N, self.old_N)
         data["ref_log_prob"] = torch.nested.as_nested_tensor(self.reference_N, layout=torch.jagged)
@@ -195,27 +195,30 @@ def report(result: dict[str, Any]) -> list[str]:
     rows = []
     for name, found in result["settings"].items():
         gap = max(abs(x - y) for x, y in zip(found["measured"], found["predicted"], strict=True))
-        clipped = "{} / {}".format(*found["clipped"]) if found["clip"] < NO_CLIP else "-"
+        clipped = "{}, {}".format(*found["clipped"]) if found["clip"] < NO_CLIP else "-"
         rows.append(
             (name, clipped,
              *(f"{found[key][-1]:.2e}" if key in found else "-"
                for key in ("predicted", "measured", "first_order", "eps_divided")),
              f"{gap:.1e}")
         )  # fmt: skip
-    head = ("setting", "clipped x1 / x10", "predicted", "measured", "first order", "eps / 10", "gap")
+    head = (
+        "setting", "clipped x1, x10", "predicted", "measured", "first order", "eps / 10", "gap",
+    )  # fmt: skip
     return [
-        f"The distance of AdamW's update with rewards times {PHI:g} from that with rewards times 1, "
-        f"||D10 - D1|| / ||D1||, at the last of {NUM_UPDATES} updates on fixed responses. The "
-        f"prediction is AdamW in float64 on the gradients recorded at rewards times 1, times 10 "
-        f"and clipped; the KL loss's, recorded apart, is not scaled.",
+        f"The distance of AdamW's update with rewards times {PHI:g} from that with rewards times "
+        f"1, ||D10 - D1|| / ||D1||, at the last of {NUM_UPDATES} updates on fixed responses, and "
+        f"how many of them were clipped. The prediction is AdamW in float64 on the gradients "
+        f"recorded at rewards times 1, scaled and clipped; the KL loss's, recorded apart, is not "
+        f"scaled.",
         "",
         *markdown_table(head, rows),
         "",
-        f"First order is the norm of eps (1 - 1/{PHI:g}) / (sqrt(v_hat) + eps) over the parameters. "
-        f"`eps / 10` is the distance from rewards times 1 with that eps, which the identity says is "
-        f"0. Gap is the largest difference of measured and predicted over the updates. Learning "
-        f"rate {LR:g}, so that both arms see nearly the same gradients; updates are read from "
-        f"AdamW's state; weight decay 0.",
+        f"First order takes a change of eps (1 - 1/{PHI:g}) / (sqrt(v_hat) + eps) of each "
+        f"parameter's update. `eps / 10` is the distance from rewards times 1 with that eps, which "
+        f"the identity says is 0. Gap is the largest difference of measured and predicted over the "
+        f"updates. Learning rate {LR:g}, so small that both arms see nearly the same gradients; "
+        f"updates are read from AdamW's state; weight decay 0.",
         "",
         f"Largest deviation: {result['largest_deviation']:.1e}.",
     ]

@@ -7,7 +7,7 @@ responses, `_P` groups, `_X` all parameters in a row.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow.parquet as pq
 import torch
@@ -187,7 +187,7 @@ class Engine:
         nothing = [torch.zeros(len(token)) for token in responses.token_N]
         data = self._asked(columns(responses, torch.zeros(len(nothing)), nothing))
         tu.assign_non_tensor(data, compute_loss=False)
-        found = self.worker.compute_log_prob(data)["log_probs"].unbind()
+        found = self.worker.compute_log_prob(data)["log_probs"].unbind(0)
         # Model outputs cover prompt and response, shifted left by one token.
         return [
             row[-len(token) - 1 : -1] for row, token in zip(found, responses.token_N, strict=True)
@@ -275,11 +275,11 @@ class Stage:
 
     def _score(self, row: Mapping[str, Any], token: Tensor) -> float:
         settings = self.config.reward.custom_reward_function.reward_kwargs
+        given = cast(dict[str, Any], OmegaConf.to_container(settings))
         return compute_score(
             row["data_source"],
             self.tokenizer.decode(token, skip_special_tokens=True),
             row["reward_model"]["ground_truth"],
             row["extra_info"],
-            **OmegaConf.to_container(settings),
+            **given,
         )["score"]
-
