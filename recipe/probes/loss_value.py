@@ -23,27 +23,25 @@ def closed_forms(
 ) -> dict[str, float]:
     """The loss at ratio 1 of binary rewards with advantages of mean 0.
 
-    A group of G responses with T tokens, k of them positive with advantage A+, contributes
+    A group with k positive responses of advantage A+, and mean lengths L+ and L- by sign, adds
 
-        balanced, sequence   0
-        token                -(k A+) (L+ - L-) / T          L+, L- the mean lengths by sign
-        token_batch          -(k A+) (L+ - L-) / (G * mean length of the batch)
-        constant             -(k A+) (L+ - L-) / (G * limit)
+        -(1/N) * (k A+) * (L+ - L-) / (reference length)
 
-    and a batch is the mean of its groups; `lambda` has no such form.
+    where the reference is a constant within it: under `token` its mean length, under `token_batch`
+    that of the batch, under `constant` the limit. `sequence` and `balanced` are 0; `lambda` has no
+    such form.
     """
     found: dict[str, float] = dict.fromkeys(CLOSED, 0.0)
-    num_groups = int(group_N.max()) + 1
-    for group in range(num_groups):
-        length, advantage = (x[group_N == group].double() for x in (length_N, advantage_N))
+    length_N = length_N.double()
+    for group in group_N.unique():
+        length, advantage = length_N[group_N == group], advantage_N[group_N == group]
         positive = advantage > 0
-        if not positive.any():
-            continue
-        gap = length[positive].mean() - length[~positive].mean()
-        part = -(advantage[positive].sum() * gap).item() / num_groups
-        found["token"] += part / length.sum().item()
-        found["token_batch"] += part / len(length) / length_N.double().mean().item()
-        found["constant"] += part / len(length) / limit
+        if positive.any():
+            gap = length[positive].mean() - length[~positive].mean()
+            part = -advantage[positive].sum() * gap / len(length_N)
+            found["token"] += (part / length.mean()).item()
+            found["token_batch"] += (part / length_N.mean()).item()
+            found["constant"] += (part / limit).item()
     return found
 
 
