@@ -27,7 +27,7 @@ PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48
 BETAS = (0.9, 0.999)
 # So small that parameters stay where they are, and all arms see nearly the same gradients.
-LR = 1e-6
+LR = 1e-7
 # The reference of the KL loss is the model after one update a mini-batch at this rate.
 REFERENCE_LR = 1e-3
 

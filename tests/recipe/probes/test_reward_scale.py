@@ -74,12 +74,12 @@ def test_the_kl_loss_is_not_scaled_with_the_reward():
 def test_the_engines_updates_are_apart_as_the_replay_says(probe):
     """In float32, and at parameters that differ by up to `NUM_UPDATES` updates of size `LR`."""
     found = probe("reward_scale")
-    assert found["largest_deviation"] < 2e-4
+    assert found["largest_deviation"] < 1e-4
     apart = {name: one["measured"][-1] for name, one in found["settings"].items()}
-    # Rounding is felt at the first update, where each parameter's is its gradient's sign.
-    assert max(found["settings"]["every step clipped"]["measured"]) < 1e-4
+    # From the second update: the first is its gradient's sign, which of 0 is rounding.
+    assert max(found["settings"]["every step clipped"]["measured"][1:]) < 2e-5
     for name in ("plain", "eps 1e-5"):
         one = found["settings"][name]
-        assert len(one["eps_divided"]) == NUM_UPDATES and max(one["eps_divided"]) < 1e-4
+        assert len(one["eps_divided"]) == NUM_UPDATES and max(one["eps_divided"][1:]) < 2e-5
         assert one["first_order"][-1] == pytest.approx(apart[name], rel=0.5)
     assert 1e-4 < apart["plain"] < 0.05 < min(apart["some steps clipped"], apart["KL loss"])
