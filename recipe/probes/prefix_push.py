@@ -34,6 +34,7 @@ def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
     length_N, positive_N = length_N.double(), advantage_N > 0
     push = advantage_N[positive_N].sum() / len(advantage_N)
     positive, negative = length_N[positive_N], length_N[~positive_N]
+    # Equal lengths have no spread, and z = 0.
     z_N = (length_N - length_N.mean()) / length_N.std(correction=0).clamp(min=1e-300)
     factor_N = len(length_N) * torch.softmax((1 + z_N / 9) ** EXPONENT, 0)
     found = {
@@ -64,8 +65,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     old_N = engine.log_probs(responses)
     groups = []
     for group in range(NUM_GROUPS):
-        in_group = responses.group_N == group
-        rows = in_group.nonzero()[:, 0]
+        rows = (responses.group_N == group).nonzero()[:, 0]
         found = of_group(
             engine,
             responses.of([group]),
