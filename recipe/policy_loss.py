@@ -114,9 +114,11 @@ def clip_excess(
         config.clip_ratio if bound is None else bound
         for bound in (config.clip_ratio_low, config.clip_ratio_high)
     )
-    ratio = (log_prob - old_log_prob).clamp(-20, 20).exp()
-    past = (ratio - 1 - high).where(advantages > 0, 1 - low - ratio).clamp(min=0)
-    return masked_mean(past * (advantages != 0), response_mask).item()
+    sign = advantages.sign()
+    # How far the ratio went from 1 the way its advantage sends it, then past the bound there.
+    past = (log_prob - old_log_prob).clamp_(-20, 20).expm1_().mul_(sign)
+    past = past.sub_(torch.where(sign > 0, high, low)).clamp_(min=0)
+    return masked_mean(past, response_mask).item()
 
 
 for name in list(POLICY_LOSS_REGISTRY):
