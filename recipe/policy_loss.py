@@ -19,6 +19,7 @@ from verl.trainer.ppo.core_algos import (
     register_policy_loss,
 )
 from verl.utils.metric import AggregationType, Metric
+from verl.utils.torch_functional import masked_mean
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
@@ -87,7 +88,39 @@ def register_weighted(loss_mode: str) -> None:
         loss, metrics = base(
             advantages=advantages, loss_agg_mode="token-sum", config=config, **columns
         )
+        if loss_mode == "vanilla":
+            # On policy no ratio is past its bound, and there is nothing to compute.
+            clips = metrics["actor/pg_clipfrac"] > 0
+            excess = clip_excess(advantages, config, **columns) if clips else 0.0
+            metrics = metrics | {"actor/clip_excess": excess}
         return loss / config.global_batch_info["global_batch_size"], metrics
+
+
+@torch.no_grad()
+def clip_excess(
+    advantages: Tensor,
+    config: ActorConfig,
+    *,
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    response_mask: Tensor,
+    **_: Any,
+) -> float:
+    """How far the ratio is past the bound beyond which verl's clipped token loss is flat.
+
+    The mean over trained tokens of max(0, ratio - 1 - clip_ratio_high) where A > 0 and of
+    max(0, 1 - clip_ratio_low - ratio) where A < 0: what momentum or other tokens moved on where
+    the token's own gradient is 0 (arXiv:2601.05002, proposition 3).
+    """
+    low, high = (
+        config.clip_ratio if bound is None else bound
+        for bound in (config.clip_ratio_low, config.clip_ratio_high)
+    )
+    sign = advantages.sign()
+    # How far the ratio went from 1 the way its advantage sends it, then past the bound there.
+    past = (log_prob - old_log_prob).clamp_(-20, 20).expm1_().mul_(sign)
+    past = past.sub_(torch.where(sign > 0, high, low)).clamp_(min=0)
+    return masked_mean(past, response_mask).item()
 
 
 for name in list(POLICY_LOSS_REGISTRY):

@@ -72,6 +72,8 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("its KL before the last update", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
+                ("parameters on which AdamW feels the scale", "actor/eps_dominated"),
+                ("excess of ratios past their clip bound", "actor/clip_excess"),
             )
         ),
     ]

@@ -11,12 +11,17 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from recipe.disco_loss import DiscoLoss
 
+# Below so many times eps, sqrt(v_hat) leaves AdamW's step to depend on the gradient's scale.
+EPS_FELT = 10
+
 
 class MeasuredTrainingWorker(TrainingWorker):
-    """Adds `clip_hit` and, under AdamW, `update_norm` to the metrics of each optimizer step.
+    """Adds `clip_hit` and, under AdamW, `update_norm` and `eps_dominated` to a step's metrics.
 
     Rules differ in the norm of their gradient, so a fixed clip hits them differently, and only
-    the norm of the update compares their step sizes.
+    the norm of the update compares their step sizes. `eps_dominated` is the share of parameters
+    with sqrt(v_hat) < 10 * eps, on which AdamW feels the scale of the reward (arXiv:2601.05002,
+    proposition 2).
     """
 
     def train_batch(self, data: TensorDict) -> TensorDict:
@@ -39,25 +44,30 @@ class MeasuredTrainingWorker(TrainingWorker):
         # skips the step of a gradient that is not finite.
         stepped = isinstance(optimizer, torch.optim.AdamW) and num_steps(optimizer) > steps_before
         started = time.perf_counter()
-        norm = self._update_norm(optimizer, lrs) if stepped else 0.0
+        norm, dominated = self._measure(optimizer, lrs) if stepped else (0.0, 0.0)
         if output is None:
             return output
         metrics = tu.get(output, "metrics")
         metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
         if isinstance(optimizer, torch.optim.AdamW):
             metrics["update_norm"] = norm
+            metrics["eps_dominated"] = dominated
             metrics["update_norm_seconds"] = time.perf_counter() - started
         return output
 
     @torch.no_grad()
-    def _update_norm(self, optimizer: torch.optim.AdamW, lrs: list[float]) -> float:
-        """Euclidean norm of the last step's change, over the parameters of all ranks."""
-        squares = [change.square().sum() for change in adamw_changes(optimizer, lrs)]
-        square = torch.stack(squares).sum()
+    def _measure(self, optimizer: torch.optim.AdamW, lrs: list[float]) -> tuple[float, float]:
+        """Euclidean norm of the last step's change and `eps_dominated`, over all ranks."""
+        parts = [
+            torch.stack([change.square().sum(), small.sum(), change.new_full((), small.numel())])
+            for change, small in adamw_changes(optimizer, lrs)
+        ]
+        whole = torch.stack(parts).double().sum(0)
         # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
         shards = self.engine.device_mesh.get_group("fsdp")
-        torch.distributed.all_reduce(square, group=shards)
-        return square.sqrt().item()
+        torch.distributed.all_reduce(whole, group=shards)
+        square, num_small, num_stepped = whole.tolist()
+        return square**0.5, num_small / num_stepped
 
 
 def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:
@@ -71,7 +81,9 @@ def num_steps(optimizer: torch.optim.Optimizer) -> int:
     return max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
 
 
-def adamw_changes(optimizer: torch.optim.AdamW, lrs: list[float]) -> Iterator[torch.Tensor]:
+def adamw_changes(
+    optimizer: torch.optim.AdamW, lrs: list[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """What the last step changed in this rank's part of each parameter, in float32.
 
     Read off the optimizer's state, which needs no copy of the parameters (AdamW,
@@ -82,6 +94,9 @@ def adamw_changes(optimizer: torch.optim.AdamW, lrs: list[float]) -> Iterator[to
     Args:
         optimizer: has made a step.
         lrs: the learning rate of that step, for each parameter group.
+
+    Yields:
+        The change; where sqrt(v_hat) < 10 * eps.
     """
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):
         decay, (beta1, beta2) = group["weight_decay"], group["betas"]
@@ -92,9 +107,10 @@ def adamw_changes(optimizer: torch.optim.AdamW, lrs: list[float]) -> Iterator[to
             theta, m, v = (local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
             step = float(state["step"])
             m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
-            adam = m_hat / (v_hat.sqrt() + group["eps"])
+            scale, eps = v_hat.sqrt(), group["eps"]
+            adam = m_hat / (scale + eps)
             before = (theta + lr * adam) / (1 - lr * decay)
-            yield -lr * (adam + decay * before)
+            yield -lr * (adam + decay * before), scale < EPS_FELT * eps
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from batches import Batch, fixed_batch, token_columns
@@ -101,6 +103,24 @@ def test_parts_over_ranks_and_micro_batches_add_up_to_the_whole(name):
             width = part_gradient.shape[1]
             torch.testing.assert_close(part_gradient / 2, gradient[rows][:, :width])
     torch.testing.assert_close(total, whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 4)])
+def test_clip_excess_is_the_mean_way_past_the_bound_of_the_sign(rows):
+    batch = fixed_batch()
+    weight_N = RULES["balanced"](*batch)
+    _, _, metrics = loss_and_gradient(batch, weight_N, rows, for_worker(actor_config()))
+    columns = {key: column[rows] for key, column in token_columns(batch).items()}
+    past = []
+    for token in columns["response_mask"].nonzero().tolist():
+        row, t = token
+        ratio = math.exp(columns["log_prob"][row, t] - columns["old_log_prob"][row, t])
+        advantage = columns["advantages"][row, t]
+        beyond = ratio - 1.28 if advantage > 0 else 0.8 - ratio if advantage < 0 else 0.0
+        past.append(max(0.0, beyond))
+    assert 0 < sum(past)
+    found = metrics["actor/clip_excess"].aggregate()
+    assert found == pytest.approx(sum(past) / len(past), rel=1e-6)
 
 
 def test_entropy_and_kl_terms_stay_verls_token_mean():
