@@ -22,7 +22,7 @@ from recipe.disco import DiscoSettings, kl_terms, scores, slopes
 
 GROUP_COLUMN, RIGHT_COLUMN = "disco_group", "disco_right"
 SLOPE_COLUMN = "disco_slope"
-MINI_BATCH = "disco_mini_batch"
+ON_POLICY, MINI_BATCH = "disco_on_policy", "disco_mini_batch"
 
 
 class MiniBatch(NamedTuple):
@@ -37,15 +37,9 @@ class MiniBatch(NamedTuple):
 class DiscoLoss:
     """What `set_loss_fn` gives the actor under an objective of DisCO."""
 
-    def __init__(self, settings: DiscoSettings, on_policy: bool) -> None:
-        """Of a run.
-
-        Args:
-            settings: `objective.disco`.
-            on_policy: whether every update starts from the policy of `old_log_probs`, as with one
-                mini-batch and one epoch a step; the look then needs no forward pass.
-        """
-        self.settings, self.on_policy = settings, on_policy
+    def __init__(self, settings: DiscoSettings) -> None:
+        """Of a run, with its `objective.disco`."""
+        self.settings = settings
 
     def prepare(self, engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> None:
         """Add each row's slope to this rank's part of a mini-batch, and the pressure of its KL.
@@ -53,12 +47,14 @@ class DiscoLoss:
         Args:
             engine: the actor's.
             data: the rows, with `old_log_probs` and `response_mask` nested over tokens and the
-                (N,) columns `disco_group` and `disco_right`.
+                (N,) columns `disco_group` and `disco_right`. Under `disco_on_policy` the old
+                log-probs are those of the current parameters, and no forward pass is made.
             forward: how a forward pass is cut into micro-batches, as verl's `infer_batch` has it.
         """
         padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
         old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
-        log_prob_NT = old_NT if self.on_policy else look(engine, data, forward)
+        on_policy = tu.get_non_tensor_data(data, ON_POLICY, False)
+        log_prob_NT = old_NT if on_policy else look(engine, data, forward).to(old_NT.device)
         score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
         kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
         columns = (
@@ -109,7 +105,7 @@ def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tenso
     tu.assign_non_tensor(seen, calculate_entropy=False, compute_loss=False, **forward)
     with engine.eval_mode(disable_auto_offload=True):
         output = engine.infer_batch(seen, loss_function=None)
-    return no_padding_2_padding(output["model_output"]["log_probs"].to(data.device), data)
+    return no_padding_2_padding(output["model_output"]["log_probs"], data)
 
 
 def gathered(engine: BaseEngine, row_NC: Tensor) -> Tensor:

@@ -30,13 +30,10 @@ def advantage_of(config: DictConfig) -> HaDw | Gdpo | None:
     return None
 
 
-def is_on_policy(config: DictConfig) -> bool:
-    """Whether every update starts from the policy whose log-probs are the old ones."""
-    actor = config.actor_rollout_ref.actor
-    per_step = config.data.train_batch_size
-    if config.trainer.v1.trainer_mode == "separate_async":
-        per_step //= config.trainer.v1.separate_async.parameter_sync_step
-    one_update = actor.ppo_mini_batch_size == per_step and actor.ppo_epochs == 1
+def is_on_policy(config: DictConfig, num_rows: int) -> bool:
+    """Whether a batch makes one update, from the policy whose log-probs are the old ones."""
+    actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
+    one_update = num_rows == actor.ppo_mini_batch_size * n and actor.ppo_epochs == 1
     return one_update and not config.algorithm.rollout_correction.bypass_mode
 
 

@@ -29,7 +29,7 @@ from recipe.aggregation import over_all_rows, value_and_slope
 from recipe.columns import spread
 from recipe.cost import num_gpus
 from recipe.diagnostics import by_verdict
-from recipe.disco_loss import DiscoLoss
+from recipe.disco_loss import ON_POLICY, DiscoLoss
 from recipe.learned import LearnedScalar
 from recipe.methods import advantage_of, disco_of, is_on_policy
 from recipe.policy_loss import (
@@ -97,7 +97,7 @@ class AggregationMixin(PPOTrainer):
     def install_loss(self) -> None:
         """Have the actor workers train with the loss of the current config."""
         if self.disco:
-            loss = DiscoLoss(self.disco, is_on_policy(self.config))
+            loss = DiscoLoss(self.disco)
         else:
             actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
             loss = partial(weighted_ppo_loss, config=for_worker(actor))
@@ -180,6 +180,8 @@ class AggregationMixin(PPOTrainer):
         return validation_metrics(data_sources, sample_uids, infos, expected_acc_counts, settings)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self.disco:
+            batch.extra_info[ON_POLICY] = is_on_policy(self.config, len(batch))
         batch = super()._update_actor(batch, metrics)
         if self.scalar is not None:
             self.scalar.step(metrics[f"actor/{SLOPE_METRIC}"])

@@ -16,11 +16,12 @@ from gradient_stage import (
     update,
     update_with,
 )
+from verl.utils import tensordict_utils as tu
 
 from recipe.aggregation import RULES, over_all_rows, value_and_slope
 from recipe.composition import default_config, losses, refusal
 from recipe.disco import DiscoSettings
-from recipe.disco_loss import GROUP_COLUMN, RIGHT_COLUMN, DiscoLoss
+from recipe.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN, DiscoLoss
 from recipe.policy_loss import SLOPE_METRIC
 
 pytest_plugins = ["gradient_stage"]
@@ -176,7 +177,7 @@ def test_disco_is_exact_under_any_split_although_it_couples_the_responses(name, 
     for ranks, micro_batches in ((1, (False, ROWS)), (RANKS[-1], (True, 40))):
         workers[ranks].set_micro_batches(*micro_batches)
         order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(ranks))
-        loss_fn = DiscoLoss(settings, on_policy=False)
+        loss_fn = DiscoLoss(settings)
         metrics = update_with(workers[ranks], data, columns, order, loss_fn)
         found.append((workers[ranks].take_gradient()[0], metrics))
     model.zero_grad()
@@ -200,7 +201,8 @@ def test_on_policy_disco_needs_no_look(workers, batch):
     own["old_log_probs"] = torch.nested.as_nested_tensor(log_probs, layout=torch.jagged)
     gradients = []
     for on_policy in (False, True):
-        loss_fn = DiscoLoss(DISCO["log_likelihood-tau-0.5"], on_policy)
+        tu.assign_non_tensor(own, **{ON_POLICY: on_policy})
+        loss_fn = DiscoLoss(DISCO["log_likelihood-tau-0.5"])
         update_with(workers[1], own, columns, torch.arange(ROWS), loss_fn)
         gradients += workers[1].take_gradient()
     assert relative(gradients[1], gradients[0]) < 1e-5
@@ -248,7 +250,7 @@ def test_the_update_norm_is_that_of_the_parameter_change(ranks, workers, batch):
 def test_disco_looks_at_each_mini_batch_under_the_parameters_it_meets(workers, batch):
     """At a learning rate of 0 two mini-batches are two batches; with one, the second has moved."""
     data, columns = batch[0], disco_columns(batch)
-    group, loss_fn = workers[1], DiscoLoss(DISCO["log_likelihood-tau-0.5"], on_policy=False)
+    group, loss_fn = workers[1], DiscoLoss(DISCO["log_likelihood-tau-0.5"])
     group.set_micro_batches(False, 4)
     kls = []
     for lr in (0.0, 1e-3):

@@ -12,7 +12,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
 from recipe.combinations import Combination, combinations, config_of, refusal, table
-from recipe.disco_loss import DiscoLoss
+from recipe.disco_loss import ON_POLICY, DiscoLoss
 from recipe.methods import disco_of
 from recipe.outputs import arm, differing_keys
 from recipe.overrides import composed, resolve
@@ -46,7 +46,8 @@ def gradient(config, put):
     leaves = [leaf.requires_grad_() for leaf in leaves]
     output = {"log_probs": torch.nested.as_nested_tensor(leaves, layout=torch.jagged)}
     if disco := disco_of(config):
-        loss_fn = DiscoLoss(disco, on_policy=True)
+        loss_fn = DiscoLoss(disco)
+        tu.assign_non_tensor(data, **{ON_POLICY: True})
         loss_fn.prepare(ONE_RANK, data, {})
         loss, _ = loss_fn(output, data)
     else:

@@ -97,23 +97,20 @@ def test_each_option_is_what_its_paper_or_code_says(resolved):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("overrides", "num_rows", "expected"),
     [
-        ([], True),
-        ([f"{ACTOR}.ppo_epochs=2"], False),
-        ([f"{ACTOR}.ppo_mini_batch_size=4"], False),
-        (["algorithm.rollout_correction.bypass_mode=true"], False),
-        (
-            ["trainer.v1.trainer_mode=separate_async", "data.train_batch_size=16",
-             "trainer.v1.separate_async.parameter_sync_step=2"],
-            True,
-        ),
+        ([], 64, True),
+        # An agent loop with several outputs a sample makes more rows, and then more updates.
+        ([], 128, False),
+        ([f"{ACTOR}.ppo_epochs=2"], 64, False),
+        ([f"{ACTOR}.ppo_mini_batch_size=4"], 64, False),
+        (["algorithm.rollout_correction.bypass_mode=true"], 64, False),
     ],
-)  # fmt: skip
-def test_updates_are_on_policy_if_there_is_one_of_the_trainers_log_probs(
-    overrides, expected, resolved
+)
+def test_a_batch_is_on_policy_if_it_makes_one_update_from_the_trainers_log_probs(
+    overrides, num_rows, expected, resolved
 ):
-    assert is_on_policy(resolved(*overrides)) is expected
+    assert is_on_policy(resolved(*overrides), num_rows) is expected
 
 
 DISCO = "objective=disco_logl"
