@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 from omegaconf import DictConfig
 
-from recipe.advantages.ha_dw import HaDw
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.methods import advantage_of, check_methods
@@ -113,8 +112,8 @@ def check_aggregation(config: DictConfig) -> None:
     for key, (refused, reason) in refusals.items():
         if refused:
             raise UserError(
-                f"{key} {reason}. Remove or change that override: the policy term follows "
-                f"aggregation.rule, in an FSDP actor trained by verl's V1 trainer."
+                f"{key} {reason}. Remove or change that override: the policy term follows the "
+                f"aggregation and the objective, in an FSDP actor trained by verl's V1 trainer."
             )
     if settings.scalar and settings.scalar.spread * math.sqrt(rollout_n - 1) >= 1:
         raise UserError(
@@ -159,8 +158,8 @@ def check_trainer(config: DictConfig) -> None:
         try:
             if scalar:
                 LearnedScalar(scalar).load(folder)
-            if isinstance(advantage, HaDw):
-                advantage.anchor.load(folder)
+            if advantage and advantage.memory:
+                advantage.memory.load(folder)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(str(error)) from None
     if trainer.v1.trainer_mode == "separate_async":

@@ -36,7 +36,7 @@ def row_sums(value_NT: Tensor) -> Tensor:
 def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
     """Whether the response's group holds scores that differ."""
     highest, lowest = (
-        torch.zeros(int(group_N.max()) + 1).scatter_reduce(
+        torch.zeros(int(group_N.max()) + 1, dtype=score_N.dtype).scatter_reduce(
             0, group_N, score_N, how, include_self=False
         )
         for how in ("amax", "amin")

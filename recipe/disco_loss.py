@@ -64,11 +64,12 @@ class DiscoLoss:
         every_M = gathered(engine, torch.stack([column.double() for column in columns], dim=1))
         score_M, kl_M, length_M, group_M, right_M = every_M.cpu().unbind(1)
         value, slope_M = slopes(score_M, right_M > 0, group_M.long(), self.settings.tau)
-        kl = (kl_M.sum() / length_M.sum()).item()
+        num_tokens = max(int(length_M.sum()), 1)
+        kl = kl_M.sum().item() / num_tokens
         pressure = self.settings.kl_penalty * max(kl - self.settings.kl_limit, 0.0)
         own = slope_M.split(len(data))[engine.get_data_parallel_rank()]
         data[SLOPE_COLUMN] = own.to(score_N)
-        facts = MiniBatch(value.item(), kl, pressure, int(length_M.sum()))
+        facts = MiniBatch(value.item(), kl, pressure, num_tokens)
         tu.assign_non_tensor(data, **{MINI_BATCH: facts})
 
     def __call__(

@@ -1,6 +1,8 @@
 """Which advantage and which objective a run has, and what does not combine."""
 
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,32 +11,41 @@ from recipe.advantages.ha_dw import HaDw, HaDwSettings
 from recipe.disco import DiscoSettings
 from recipe.errors import UserError
 
+KINDS: dict[str, dict[str, type]] = {
+    "advantage": {"ha_dw": HaDwSettings, "gdpo": GdpoSettings},
+    "objective": {"disco": DiscoSettings},
+}
+# Options without settings.
+PLAIN = ("grpo", "none", "policy_gradient")
 # What the reward of this project and the trainer make, and what verl's DAPO reward manager adds.
 COMPONENTS = ("correctness", "format", "length")
 OVERLONG = "overlong_reward"
 
 
 def disco_of(config: DictConfig) -> DiscoSettings | None:
-    """The settings of the objective DisCO; None if the objective is a policy gradient."""
-    section = _section(config, "objective", "disco")
-    return DiscoSettings(**section) if section else None
+    """The settings of the objective DisCO; None if the objective is a policy gradient.
+
+    Raises:
+        ValueError: they mean nothing, or are not of the objective that is named.
+    """
+    found = _settings(config, "objective")
+    return found and DiscoSettings(**found[1])
 
 
 def advantage_of(config: DictConfig) -> HaDw | Gdpo | None:
-    """What makes the advantages out of verl's GRPO ones; None if they stay as they are."""
-    if section := _section(config, "advantage", "ha_dw"):
-        return HaDw(HaDwSettings(**section))
-    if section := _section(config, "advantage", "gdpo"):
-        by_std = bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
-        return Gdpo(GdpoSettings(**section, divide_by_std=by_std))
-    return None
+    """What makes the advantages out of verl's GRPO ones; None if they stay as they are.
 
-
-def is_on_policy(config: DictConfig, num_rows: int) -> bool:
-    """Whether a batch makes one update, from the policy whose log-probs are the old ones."""
-    actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
-    one_update = num_rows == actor.ppo_mini_batch_size * n and actor.ppo_epochs == 1
-    return one_update and not config.algorithm.rollout_correction.bypass_mode
+    Raises:
+        ValueError: its settings mean nothing, or are not of the advantage that is named.
+    """
+    found = _settings(config, "advantage")
+    if found is None:
+        return None
+    section, given = found
+    if section == "ha_dw":
+        return HaDw(HaDwSettings(**given))
+    by_std = bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
+    return Gdpo(GdpoSettings(**given, divide_by_std=by_std))
 
 
 def check_methods(config: DictConfig) -> None:
@@ -45,7 +56,7 @@ def check_methods(config: DictConfig) -> None:
     """
     try:
         disco, advantage = disco_of(config), advantage_of(config)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
     if disco is not None:
         check_disco(config)
@@ -71,12 +82,19 @@ def check_gdpo(config: DictConfig, settings: GdpoSettings) -> None:
     reward = config.reward
     overlong = reward.get("reward_kwargs", {}).get("overlong_buffer_cfg")
     punishes = bool(overlong and overlong.enable)
-    if punishes and OVERLONG not in settings.rewards:
+    if punishes and (OVERLONG not in settings.rewards or not overlong.log):
         raise UserError(
             f"rewards=dapo adds a punishment for length to the score, which advantage=gdpo does "
-            f"not read. Add +advantage.gdpo.rewards.{OVERLONG}=1, or leave the punishment out."
+            f"not read. Add +advantage.gdpo.rewards.{OVERLONG}=1 (and leave reward.reward_kwargs."
+            f"overlong_buffer_cfg.log=true), or leave the punishment out."
         )
-    own = bool(reward.custom_reward_function.reward_kwargs.get("sources"))
+    if settings.statistics == "token" and config.aggregation.drop_zero_groups:
+        raise UserError(
+            "aggregation.drop_zero_groups is true, but the token statistics of advantage=gdpo move "
+            "groups without variance off 0. Use advantage=gdpo, or keep the groups."
+        )
+    sources = reward.custom_reward_function.reward_kwargs.get("sources") or {}
+    own = any(":" in str(source) for source in sources.values())
     if reward.custom_reward_function.path == "pkg://reward.score" and not own:
         known = [*COMPONENTS, OVERLONG] if punishes else [*COMPONENTS]
         if unknown := [name for name in settings.rewards if name not in known]:
@@ -90,7 +108,6 @@ def check_gdpo(config: DictConfig, settings: GdpoSettings) -> None:
 def check_disco(config: DictConfig) -> None:
     """DisCO reads what is set beside it, or it is refused."""
     actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
-    several = actor.ppo_mini_batch_size < config.data.train_batch_size
     overlong = config.reward.get("reward_kwargs", {}).get("overlong_buffer_cfg")
     refusals: Mapping[str, tuple[bool, str]] = {
         f"aggregation={config.aggregation.rule}": (
@@ -118,7 +135,7 @@ def check_disco(config: DictConfig) -> None:
             "its scores have no importance weights and no rejection",
         ),
         "actor_rollout_ref.actor.shuffle": (
-            bool(actor.shuffle) and several,
+            bool(actor.shuffle),
             "shuffled mini-batches would part the groups that it compares within",
         ),
         "rewards=dapo": (
@@ -134,7 +151,28 @@ def check_disco(config: DictConfig) -> None:
             )
 
 
-def _section(config: DictConfig, group: str, name: str) -> dict:
+def _settings(config: DictConfig, group: str) -> tuple[str, dict[str, Any]] | None:
+    """The section of an option with its settings; None of an option that has none.
+
+    Raises:
+        ValueError: the option that is named has another section, or keys are missing or unknown.
+    """
     found = OmegaConf.to_container(config[group], resolve=True)
     assert isinstance(found, dict)
-    return {str(key): value for key, value in (found.get(name) or {}).items()}
+    name, kinds = found.get("name"), KINDS[group]
+    present = [section for section in kinds if found.get(section) is not None]
+    if name in PLAIN and not present:
+        return None
+    if name in PLAIN or len(present) != 1:
+        raise ValueError(
+            f"{group}={name} {f'has no {group}.{present[0]}' if present else 'has no settings'}. "
+            f"Choose an option of configs/{group} with {group}=NAME, which sets them, and change "
+            f"one with {group}.SECTION.KEY=VALUE."
+        )
+    [section] = present
+    keys = {field.name for field in fields(kinds[section])} - {"divide_by_std"}
+    given = found[section]
+    if not isinstance(given, dict) or set(given) != keys:
+        known = ", ".join(sorted(keys))
+        raise ValueError(f"{group}.{section} is {given}, but must have the keys {known}.")
+    return section, {str(key): value for key, value in given.items()}

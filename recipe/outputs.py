@@ -23,6 +23,7 @@ NAMED = (
     "+experiment", "experiment", "aggregation", "advantage", "objective", "seed", "output_root",
     "data_root", "trainer.resume_mode",
 )  # fmt: skip
+BEFORE = {"advantage": {"name": "grpo"}, "objective": {"name": "policy_gradient"}}
 # May differ between two starts of one run: how it starts, where things lie on a machine (of the
 # training files a checkpoint knows the contents), and what only estimates read.
 OF_A_START = re.compile(
@@ -45,12 +46,18 @@ def arm(config: DictConfig) -> str:
 
     GRPO's advantages and the policy gradient go unsaid.
     """
-    # Runs of before there was a choice had these.
-    objective = OmegaConf.select(config, "objective.name", default="policy_gradient")
-    advantage = OmegaConf.select(config, "advantage.name", default="grpo")
-    if objective != "policy_gradient":
-        return str(objective)
-    return f"{config.aggregation.rule}" + ("" if advantage == "grpo" else f"+{advantage}")
+    config = completed(config)
+    if config.objective.name != "policy_gradient":
+        return str(config.objective.name)
+    added = "" if config.advantage.name == "grpo" else f"+{config.advantage.name}"
+    return f"{config.aggregation.rule}{added}"
+
+
+def completed(config: Any) -> DictConfig:
+    """A run's config, with what runs had before there was a choice."""
+    found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
+    assert isinstance(found, DictConfig)
+    return found
 
 
 def other_overrides(overrides: list[str]) -> list[str]:
@@ -69,7 +76,7 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
         return False
     # Both as YAML has them: it knows no tuples.
     written = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
-    changed = differing_keys(OmegaConf.load(saved), written)
+    changed = differing_keys(completed(OmegaConf.load(saved)), completed(written))
     if changed:
         raise UserError(
             f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "

@@ -69,7 +69,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("learned scalar", "aggregation/scalar"),
                 ("difficulty anchor", "advantage/anchor"),
                 ("objective of DisCO", "actor/disco_objective"),
-                ("its KL before the last update", "actor/disco_kl"),
+                ("its KL, mean over the step's updates", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
                 ("parameters on which AdamW feels the scale", "actor/eps_dominated"),

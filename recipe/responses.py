@@ -11,7 +11,6 @@ import transfer_queue as tq
 from omegaconf import DictConfig
 from torch import Tensor
 from transfer_queue import KVBatchMeta
-from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
 from recipe.advantages.scored import Scored
 from recipe.aggregation import Rule
@@ -24,7 +23,6 @@ from recipe.columns import (
     varies_within,
 )
 from recipe.diagnostics import common_prefix, diagnose
-from recipe.disco_loss import GROUP_COLUMN, RIGHT_COLUMN
 from recipe.rewards import components, refuse_broken, right
 
 FIELDS = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
@@ -44,6 +42,8 @@ class Responses(NamedTuple):
     """Whether it reached the length limit."""
     group_N: Tensor
     """Number of its prompt."""
+    num_tokens_N: Tensor
+    """Tokens, trained or not."""
     real_N: Tensor
     """Whether it is a response, not a row of padding."""
     final_N: Tensor
@@ -56,13 +56,14 @@ class Responses(NamedTuple):
     """Nested token ids."""
 
     def scored(self) -> Scored:
-        """What advantages are computed from: the last output of each sample, without padding."""
+        """What advantages are computed from: each sample, by its last output, without padding."""
         chosen = self._samples()
         return Scored(
             advantage_N=self.advantage_N[chosen],
             score_N=self.score_N[chosen],
             right_N=self.right_N[chosen],
-            length_N=self.length_N[chosen],
+            length_N=self._of_samples(self.length_N)[chosen],
+            num_tokens_N=self._of_samples(self.num_tokens_N)[chosen],
             group_N=group_numbers(self.group_N[chosen].tolist()),
             components=components([self.info_N[row] for row in chosen.tolist()]),
         )
@@ -72,6 +73,10 @@ class Responses(NamedTuple):
         advantage_N = torch.zeros(len(self.score_N), dtype=torch.double)
         advantage_N[self._samples()] = advantage_S
         return self._replace(advantage_N=advantage_N[self.final_N].where(self.length_N > 0, 0.0))
+
+    def _of_samples(self, count_N: Tensor) -> Tensor:
+        """Counts added up over the outputs of each sample, at the row of its last."""
+        return torch.zeros_like(count_N).scatter_add(0, self.final_N, count_N)
 
     def _samples(self) -> Tensor:
         is_final_N = self.final_N == torch.arange(len(self.final_N))
@@ -101,6 +106,7 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
         right_N=right(score_N, info_N),
         truncated_N=torch.tensor([tag["response_len"] >= limit for tag in batch.tags]),
         group_N=group_N,
+        num_tokens_N=data["responses"].offsets().diff(),
         real_N=torch.tensor([not tag.get("is_padding", False) for tag in batch.tags]),
         final_N=final_rows(batch.keys),
         info_N=info_N,
@@ -124,74 +130,3 @@ def describe(
         rows.tokens_NT.values(), offsets[:-1][counted_N], offsets.diff()[counted_N], group_C
     )
     return diagnose(length_C, advantage_C, group_C, weights, chosen, prefix_P)
-
-
-def disco_columns(rows: Responses) -> dict[str, Tensor]:
-    """What `recipe.disco_loss` needs of each row: its group, -1 where nothing is trained.
-
-    Raises:
-        ValueError: responses of a group that are both right, or both wrong, differ in score.
-    """
-    score_N = rows.score_N.where(rows.real_N, 0.0)
-    graded_N = varies_within(score_N, 2 * rows.group_N + rows.right_N)
-    if graded_N.any():
-        group = rows.group_N[graded_N][0]
-        values = rows.score_N[rows.group_N == group].unique().tolist()
-        raise ValueError(
-            f"DisCO sets right responses against wrong ones and reads nothing else, but responses "
-            f"of one prompt have the scores {', '.join(f'{value:.3g}' for value in values)}. Use "
-            f"a reward that is right or wrong, or objective=policy_gradient."
-        )
-    group_N = rows.group_N.where(rows.length_N > 0, -1)
-    return {GROUP_COLUMN: group_N, RIGHT_COLUMN: rows.right_N.float()}
-
-
-def whole_groups(batch: KVBatchMeta, config: DictConfig) -> list[int]:
-    """An order of the rows in which every mini-batch holds whole groups, balanced over the ranks.
-
-    verl gives each rank a run of rows and cuts it into as many mini-batches.
-
-    Raises:
-        RuntimeError: the groups, of unequal size, do not fill mini-batches.
-    """
-    actor = config.actor_rollout_ref.actor
-    sequence_ranks = actor.get("ulysses_sequence_parallel_size", 1)
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // sequence_ranks
-    # Each row of padding may go anywhere.
-    names = [
-        key if tag.get("is_padding", False) else prompt_of(key)
-        for key, tag in zip(batch.keys, batch.tags, strict=True)
-    ]
-    tokens = [tag["seq_len"] for tag in batch.tags]
-    size = actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
-    order: list[list[int]] = [[] for _ in range(ranks)]
-    for rows in packed(group_numbers(names), size):
-        parts: list[list[int]] = get_seqlen_balanced_partitions(
-            [tokens[row] for row in rows], ranks, equal_size=True
-        )
-        for rank, part in enumerate(parts):
-            order[rank] += [rows[place] for place in part]
-    return [row for part in order for row in part]
-
-
-def packed(group_N: Tensor, size: int) -> list[list[int]]:
-    """Rows in bins of `size`, each group in one bin: the largest first, where there is room.
-
-    Raises:
-        RuntimeError: a group fits nowhere.
-    """
-    count_P = torch.bincount(group_N)
-    bins: list[list[int]] = [[] for _ in range(len(group_N) // size)]
-    members: list[list[int]] = [[] for _ in count_P]
-    for row, group in enumerate(group_N.tolist()):
-        members[group].append(row)
-    for group in sorted(members, key=len, reverse=True):
-        room = next((rows for rows in bins if len(rows) + len(group) <= size), None)
-        if room is None:
-            raise RuntimeError(
-                f"groups of {count_P.unique().tolist()} responses do not fit whole into "
-                f"{len(bins)} mini-batches of {size}, as DisCO needs. Train with one mini-batch a "
-                f"step: actor_rollout_ref.actor.ppo_mini_batch_size=data.train_batch_size."
-            )
-        room += group
-    return bins

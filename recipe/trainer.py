@@ -24,14 +24,15 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.advantages.ha_dw import Anchor, HaDw
+from recipe.advantages.ha_dw import Anchor
 from recipe.aggregation import over_all_rows, value_and_slope
 from recipe.columns import spread
 from recipe.cost import num_gpus
 from recipe.diagnostics import by_verdict
+from recipe.disco_batch import disco_columns, is_on_policy, whole_groups
 from recipe.disco_loss import ON_POLICY, DiscoLoss
 from recipe.learned import LearnedScalar
-from recipe.methods import advantage_of, disco_of, is_on_policy
+from recipe.methods import advantage_of, disco_of
 from recipe.policy_loss import (
     SLOPE_COLUMN,
     SLOPE_METRIC,
@@ -39,7 +40,7 @@ from recipe.policy_loss import (
     for_worker,
     weighted_ppo_loss,
 )
-from recipe.responses import Responses, describe, disco_columns, read_responses, whole_groups
+from recipe.responses import Responses, describe, read_responses
 from recipe.rewards import is_this_projects, refuse_broken, reward_metrics
 from recipe.settings import AggregationSettings
 from recipe.validation import TaskLoader, validation_metrics
@@ -79,7 +80,7 @@ class AggregationMixin(PPOTrainer):
 
     def memories(self) -> list[LearnedScalar | Anchor]:
         """What the driver remembers between steps, and a checkpoint therefore holds."""
-        anchor = self.advantage.anchor if isinstance(self.advantage, HaDw) else None
+        anchor = self.advantage and self.advantage.memory
         return [memory for memory in (self.scalar, anchor) if memory is not None]
 
     def _save_checkpoint(self) -> None:
@@ -106,7 +107,8 @@ class AggregationMixin(PPOTrainer):
     def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
         batch = super()._balance_batch(batch, *args, **kwargs)
         if self.disco:
-            batch.reorder(whole_groups(batch, self.config))
+            ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+            batch.reorder(whole_groups(batch, self.config, ranks))
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -117,14 +119,14 @@ class AggregationMixin(PPOTrainer):
     def _add_columns(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put what the loss needs into the batch, and what it means into the metrics."""
         rows = read_responses(batch, self.config)
-        metrics |= by_verdict(rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N)
-        metrics |= reward_metrics(rows.length_N > 0, rows.info_N)
         if self.disco:
             columns = disco_columns(rows)
             metrics |= describe(rows, rows.length_N > 0, self.settings.rules(), None)
         else:
             rows = self._advantages(rows, batch, metrics)
             columns = self._weights(rows, metrics)
+        metrics |= by_verdict(rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N)
+        metrics |= reward_metrics(rows.length_N > 0, rows.info_N)
         fields = TensorDict(columns, len(batch))
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
 

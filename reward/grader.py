@@ -49,8 +49,8 @@ class Verdict(NamedTuple):
     - timeout: the answer, or the program, went over its time or its memory.
 
     `error` says why an answer was not read, or which test a program failed; `in_form`, whether the
-    answer stands in the form that the data source asks for; `extra` is what a scorer of one's own
-    returned besides its score.
+    answer stands in the form that the data source asks for (None of a scorer of one's own, which
+    asks for none); `extra` is what such a scorer returned besides its score.
     """
 
     outcome: Outcome
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
     extracted: str | None
     seconds: float
     error: str = ""
-    in_form: bool = False
+    in_form: bool | None = None
     extra: Mapping[str, Any] = NOTHING
 
 

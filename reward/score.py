@@ -34,11 +34,12 @@ def compute_score(
 ) -> dict[str, Any]:
     """Score a response on the published scale of its data source.
 
-    Every row has the same keys, since verl averages them per data source: `score` trains; `acc` is
+    Every row of a data source has the same keys, since verl averages them: `score` trains; `acc` is
     1 for a right response; `wrong`, `no_answer`, `parse_error` and `timeout` say what it was
     otherwise; `format` is 1 if the answer, right or not, stands in the form that the data source
-    asks for; `seconds` is what grading took; `pred` is the normalised answer that verl's majority
-    metrics vote on; `error` says why there is no verdict.
+    asks for (a scorer of one's own has it only if it returns it); `seconds` is what grading took;
+    `pred` is the normalised answer that verl's majority metrics vote on; `error` says why there is
+    no verdict.
 
     Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
     the settings or the ground truth is at fault, `score` is NaN, which `recipe.trainer` refuses
@@ -59,7 +60,8 @@ def compute_score(
         return columns(_grader(chosen).grade(row))
     # A scorer of one's own may raise anything, and none of it may become a score.
     except Exception as error:
-        return columns(Verdict("wrong", math.nan, None, 0.0, f"{type(error).__name__}: {error}"))
+        said = f"{type(error).__name__}: {error}"
+        return columns(Verdict("wrong", math.nan, None, 0.0, said, in_form=False))
 
 
 def _grader(settings: RewardSettings) -> Grader:
@@ -74,7 +76,7 @@ def columns(verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "acc": float(verdict.outcome == "right"),
         **{outcome: float(verdict.outcome == outcome) for outcome in COUNTED},
-        "format": float(verdict.in_form),
+        **({} if verdict.in_form is None else {"format": float(verdict.in_form)}),
         "seconds": verdict.seconds,
         "pred": normalise(verdict.extracted or "")[:MAX_PRED_CHARS],
         "error": verdict.error,

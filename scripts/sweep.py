@@ -54,10 +54,10 @@ class Grid:
 
 def choices(arm: str) -> list[str]:
     """The overrides that choose an arm: RULE, RULE+ADVANTAGE, or an objective that has neither."""
-    if (CONFIGS / "objective" / f"{arm}.yaml").is_file():
-        return [f"objective={arm}"]
-    rule, _, advantage = arm.partition("+")
-    return [f"aggregation={rule}", *([f"advantage={advantage}"] if advantage else [])]
+    name, _, advantage = arm.partition("+")
+    is_objective = (CONFIGS / "objective" / f"{name}.yaml").is_file() and name != "policy_gradient"
+    group = "objective" if is_objective else "aggregation"
+    return [f"{group}={name}", *([f"advantage={advantage}"] if advantage else [])]
 
 
 class Run(NamedTuple):

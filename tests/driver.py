@@ -1,5 +1,7 @@
 """The driver's part of a step, on a batch that TransferQueue only seems to hold."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -8,30 +10,51 @@ from transfer_queue import KVBatchMeta
 from recipe import trainer
 
 LIMIT = 12
+
+
+class Rows(NamedTuple):
+    """What verl's trainer has of a batch."""
+
+    uids: list[str]
+    lengths: list[int]
+    scores: list[float]
+    advantages: list[float]
+
+
 # Two mixed groups, one without variance, and a row of padding; the last of group b is truncated.
-UIDS = ["a", "b", "a", "b", "c", "c", "pad"]
-LENGTHS = [3, 4, 5, 12, 6, 8, 1]
-SCORES = [1.0, 1.0, -1.0, -1.0, 0.3, 0.3, 0.0]
-ADVANTAGES = [1.0, 1.0, -1.0, -1.0, 0.03, 0.03, 0.0]
+ROWS = Rows(
+    ["a", "b", "a", "b", "c", "c", "pad"],
+    [3, 4, 5, 12, 6, 8, 1],
+    [1.0, 1.0, -1.0, -1.0, 0.3, 0.3, 0.0],
+    [1.0, 1.0, -1.0, -1.0, 0.03, 0.03, 0.0],
+)
+# With a group of several wrong responses beside.
+WIDE = Rows(
+    [*ROWS.uids, "d", "d", "d"],
+    [*ROWS.lengths, 2, 3, 7],
+    [*ROWS.scores, 1.0, -1.0, -1.0],
+    [*ROWS.advantages, 1.2, -0.6, -0.6],
+)
 
 
 def nested(rows):
     return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
 
 
-def batch():
+def batch(rows=ROWS):
     """The columns after verl has computed its advantages."""
+    numbers = zip(rows.lengths, rows.scores, strict=True)
     return {
-        "advantages": nested([[a] * n for a, n in zip(ADVANTAGES, LENGTHS, strict=True)]),
+        "advantages": nested([[a] * n for a, n in zip(rows.advantages, rows.lengths, strict=True)]),
         "response_mask": nested(
-            [[float(uid != "pad")] * n for uid, n in zip(UIDS, LENGTHS, strict=True)]
+            [[float(u != "pad")] * n for u, n in zip(rows.uids, rows.lengths, strict=True)]
         ),
-        "responses": nested([list(range(n)) for n in LENGTHS]),
-        "rm_scores": nested([[0.0] * (n - 1) + [s] for s, n in zip(SCORES, LENGTHS, strict=True)]),
+        "responses": nested([list(range(n)) for n in rows.lengths]),
+        "rm_scores": nested([[0.0] * (n - 1) + [score] for n, score in numbers]),
         "extra_fields": np.array(
             [
                 {"reward_extra_info": {"acc": float(s > 0), "timeout": 1.0, "format": 1.0}}
-                for s in SCORES
+                for s in rows.scores
             ]
         ),
     }
@@ -48,17 +71,22 @@ class Bare(trainer.AggregationMixin):
     def on_step_end(self): ...
 
 
-def add_columns(monkeypatch, config: DictConfig) -> tuple[dict, dict]:
+def meta(rows=ROWS) -> KVBatchMeta:
+    """Keys and tags, as verl has them."""
+    tags = [
+        {"response_len": length, "seq_len": length + 2, "is_padding": uid == "pad"}
+        for uid, length in zip(rows.uids, rows.lengths, strict=True)
+    ]
+    keys = [f"{uid}_{i}_0" for i, uid in enumerate(rows.uids)]
+    return KVBatchMeta(partition_id="train", keys=keys, tags=tags)
+
+
+def add_columns(monkeypatch, config: DictConfig, rows=ROWS) -> tuple[dict, dict]:
     """Run the mixin on the batch; returns what it put into it, and the metrics."""
     put, metrics = {}, {}
-    monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: batch())
+    monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: batch(rows))
     monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
     mixin = Bare(config)
     mixin.choose()
-    tags = [
-        {"response_len": length, "is_padding": uid == "pad"}
-        for uid, length in zip(UIDS, LENGTHS, strict=True)
-    ]
-    keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
-    mixin._add_columns(KVBatchMeta(partition_id="train", keys=keys, tags=tags), metrics)
+    mixin._add_columns(meta(rows), metrics)
     return put, metrics

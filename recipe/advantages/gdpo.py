@@ -13,12 +13,12 @@ the option `token`. It comes before the aggregation, so it composes with every r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recipe.advantages.scored import Scored, per_group_mean
+from recipe.columns import varies_within
 
 STATISTICS = ("response", "token")
 
@@ -42,12 +42,12 @@ class GdpoSettings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting no run could mean."""
-        weights = list(self.rewards.values())
+        weights = list(self.rewards.values()) if isinstance(self.rewards, Mapping) else []
         if not any(weights) or not all(
             isinstance(w, int | float) and abs(w) < float("inf") for w in weights
         ):
             raise ValueError(
-                f"advantage.gdpo.rewards is {dict(self.rewards)}, but must name at least one "
+                f"advantage.gdpo.rewards is {self.rewards}, but must name at least one "
                 f"component of the reward with a weight that is a number other than 0, e.g. "
                 f"correctness: 1."
             )
@@ -66,9 +66,11 @@ def normalised_within(
     value_N: Tensor, group_N: Tensor, epsilon: float, divide_by_std: bool = True
 ) -> Tensor:
     """(value - mean) / (std + epsilon) within each group; 0 where all of a group are equal."""
-    deviation_N = value_N.double() - per_group_mean(value_N, group_N)
+    value_N = value_N.double()
     # The mean of equal numbers is rounded.
-    deviation_N = deviation_N.where(deviation_N.abs() > 1e-12, 0.0)
+    deviation_N = (value_N - per_group_mean(value_N, group_N)).where(
+        varies_within(value_N, group_N), 0.0
+    )
     if not divide_by_std:
         return deviation_N
     count_P = torch.bincount(group_N)
@@ -92,7 +94,7 @@ def gdpo_advantages(
 
     Args:
         components: value of each reward, (N,), by name.
-        length_N: trained tokens of each response.
+        length_N: trained tokens of each response, read under the statistics `token`.
         group_N: number of the response's group.
         settings: which rewards count how much.
     """
@@ -101,12 +103,17 @@ def gdpo_advantages(
         whole_N += weight * normalised_within(
             components[name], group_N, settings.epsilon, settings.divide_by_std
         )
-    count_N = length_N if settings.statistics == "token" else torch.ones_like(length_N)
-    return normalised_over_batch(whole_N, count_N, settings.epsilon)
+    if settings.statistics == "token":
+        return normalised_over_batch(whole_N, length_N, settings.epsilon)
+    found_N = normalised_over_batch(whole_N, torch.ones_like(length_N), settings.epsilon)
+    # Each group adds up to 0, so the batch's mean is 0, but for its rounding.
+    return found_N.where(whole_N != 0, 0.0)
 
 
 class Gdpo:
     """The advantage `gdpo` of a run; it remembers nothing."""
+
+    memory = None
 
     def __init__(self, settings: GdpoSettings) -> None:
         """With these settings."""
@@ -116,13 +123,18 @@ class Gdpo:
         """The advantages of a batch, and each reward's mean and share of groups it tells apart.
 
         Raises:
-            ValueError: the reward has not returned one of the components.
+            ValueError: the reward has not returned one of the components, or one that is there.
         """
-        given = {
+        own = {
             "correctness": rows.right_N.double(),
-            "length": (rows.length_N <= self.settings.length_limit).double(),
-            **rows.components,
+            "length": (rows.num_tokens_N <= self.settings.length_limit).double(),
         }
+        if twice := own.keys() & rows.components.keys() & self.settings.rewards.keys():
+            raise ValueError(
+                f"advantage.gdpo.rewards names {', '.join(sorted(twice))}, which the trainer "
+                f"makes and your scorer returns too. Have the scorer return it by another name."
+            )
+        given = {**rows.components, **own}
         if missing := self.settings.rewards.keys() - given.keys():
             raise ValueError(
                 f"advantage.gdpo.rewards names {', '.join(sorted(missing))}, which the reward "
@@ -136,9 +148,3 @@ class Gdpo:
             metrics[f"reward_{name}"] = given[name].double().mean().item()
             metrics[f"groups_by_{name}"] = len(rows.group_N[differs_N].unique()) / num_groups
         return gdpo_advantages(given, rows.length_N, rows.group_N, self.settings), metrics
-
-    def save(self, folder: Path) -> None:
-        """Nothing to remember."""
-
-    def load(self, folder: Path) -> None:
-        """Nothing to remember."""

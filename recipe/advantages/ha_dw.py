@@ -101,6 +101,7 @@ class Anchor:
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             "anchor": self.settings.anchor,
+            "reward": self.settings.reward,
             "observed": list(self.observed),
             "anchors": list(self.anchors),
         }
@@ -111,7 +112,7 @@ class Anchor:
 
         Raises:
             FileNotFoundError: the checkpoint was not written under HA-DW.
-            ValueError: it was written with another kind of anchor.
+            ValueError: it was written with another kind of anchor, or of rewards.
         """
         if not (folder / FILE).is_file():
             raise FileNotFoundError(
@@ -119,11 +120,12 @@ class Anchor:
                 f"checkpoint of that advantage"
             )
         state = json.loads((folder / FILE).read_text())
-        if state["anchor"] != self.settings.anchor:
-            raise ValueError(
-                f"{folder} was saved with advantage.ha_dw.anchor={state['anchor']}, but it is "
-                f"{self.settings.anchor} now; go on with the one it was saved with"
-            )
+        for name in ("anchor", "reward"):
+            if state[name] != getattr(self.settings, name):
+                raise ValueError(
+                    f"{folder} was saved with advantage.ha_dw.{name}={state[name]}, but it is "
+                    f"{getattr(self.settings, name)} now; go on with the one it was saved with"
+                )
         self.observed.extend(state["observed"])
         self.anchors.extend(state["anchors"])
 
@@ -151,20 +153,19 @@ class HaDw:
 
     def __init__(self, settings: HaDwSettings) -> None:
         """Of a run that begins."""
-        self.settings, self.anchor = settings, Anchor(settings)
-        self.save, self.load = self.anchor.save, self.anchor.load
+        self.settings, self.memory = settings, Anchor(settings)
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
         """The weighted advantages of a batch and its metrics; takes the batch into the anchor."""
         reward_N = rows.right_N if self.settings.reward == "right" else rows.score_N
         y = reward_N.double().mean().item()
-        before = self.anchor.before(y)
+        before = self.memory.before(y)
         factor_N = difficulty_factors(
             rows.advantage_N, reward_N, rows.group_N, before, self.settings.scale
         )
         felt_N = factor_N.where(rows.advantage_N != 0, math.nan)
         hard_N = per_group_mean(reward_N.double(), rows.group_N) < before
-        moved = self.anchor.observe(y)
+        moved = self.memory.observe(y)
         metrics = {
             "anchor": before,
             "observed": y,

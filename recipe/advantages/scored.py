@@ -18,6 +18,8 @@ class Scored(NamedTuple):
     """Whether the verdict is right, bool."""
     length_N: Tensor
     """Trained tokens; 0 where all were rejected."""
+    num_tokens_N: Tensor
+    """Tokens, trained or not."""
     group_N: Tensor
     """Number of the prompt's group."""
     components: Mapping[str, Tensor]

@@ -91,11 +91,11 @@ def test_a_person_sees_a_line_a_step_and_where_the_report_is(finished):
     steps = [line for line in lines if re.match(r"step [0-3]/3 ", line)]
     assert len(steps) == 4
     for line in steps[1:]:
-        assert re.search(
-            r"reward [+-]\d\.\d\d,  ?\d+% right  length right/wrong \d+/\d+  \d+\.\d s", line
-        )
+        # What is not always there, as responses without an answer, stands before the seconds.
+        pattern = r"reward [+-]\d\.\d\d,  ?\d+% right  length right/wrong \d+/\d+  .*\d+\.\d s"
+        assert re.search(pattern, line)
     # Making the model may come first, with a line every few seconds; verl's own output is logged.
-    assert len(lines) - lines.index("cpu_demo: aggregation=balanced seed=0") < 20
+    assert len(lines) - lines.index("cpu_demo: balanced, seed 0") < 20
     for name in (
         "report.md",
         "reward.png",

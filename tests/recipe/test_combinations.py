@@ -1,5 +1,6 @@
 """Every rule with every advantage and objective: it makes a step, or is refused before training."""
 
+from itertools import combinations as combinations_of
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
+from recipe import disco_loss
 from recipe.combinations import Combination, combinations, config_of, refusal, table
-from recipe.disco_loss import ON_POLICY, DiscoLoss
+from recipe.disco_loss import DiscoLoss
 from recipe.methods import disco_of
 from recipe.outputs import arm, differing_keys
 from recipe.overrides import composed, resolve
@@ -21,13 +23,20 @@ from recipe.tables import between_marks
 
 PROMPT = 2
 ONE_RANK = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
+ROWS = driver.WIDE
+# Log-probs of every token of a row, before the step and now: off-policy, each row otherwise.
+OLD = [-0.1 * (row + 1) for row in range(len(ROWS.uids))]
+NOW = [old + 0.02 * row for row, old in enumerate(OLD)]
 
 
-def gradient(config, put):
+def gradient(config, put, monkeypatch):
     """Of the loss by the log-probs of the driver's batch, in the actor's way."""
-    columns = driver.batch() | put
-    old = driver.nested([[-0.1 * (row + 1)] * n for row, n in enumerate(driver.LENGTHS)])
-    num = len(driver.LENGTHS)
+    columns = driver.batch(ROWS) | put
+    num = len(ROWS.lengths)
+    old, now = (
+        driver.nested([[value] * n for value, n in zip(values, ROWS.lengths, strict=True)])
+        for values in (OLD, NOW)
+    )
     data = TensorDict(
         {
             "prompts": driver.nested([[1] * PROMPT] * num),
@@ -39,15 +48,15 @@ def gradient(config, put):
         },
         batch_size=num,
     )
-    counts = {"dp_size": 1, "batch_num_tokens": 38, "global_batch_size": num}
+    counts = {"dp_size": 1, "batch_num_tokens": 50, "global_batch_size": num}
     tu.assign_non_tensor(data, **counts)
     # Outputs cover the prompt, and stand one token to the left.
-    leaves = [torch.cat([torch.zeros(PROMPT - 1), row, torch.zeros(1)]) for row in old.unbind()]
+    leaves = [torch.cat([torch.zeros(PROMPT - 1), row, torch.zeros(1)]) for row in now.unbind()]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     output = {"log_probs": torch.nested.as_nested_tensor(leaves, layout=torch.jagged)}
     if disco := disco_of(config):
+        monkeypatch.setattr(disco_loss, "look", lambda *_: now.to_padded_tensor(0.0))
         loss_fn = DiscoLoss(disco)
-        tu.assign_non_tensor(data, **{ON_POLICY: True})
         loss_fn.prepare(ONE_RANK, data, {})
         loss, _ = loss_fn(output, data)
     else:
@@ -63,13 +72,22 @@ def test_every_combination_makes_a_step_or_is_refused_and_the_readme_says_which(
     for combination, reason in refusals.items():
         if reason is None:
             config = config_of(combination)
-            put, _ = driver.add_columns(monkeypatch, config)
-            gradients[combination] = gradient(config, put)
+            put, _ = driver.add_columns(monkeypatch, config, ROWS)
+            gradients[combination] = gradient(config, put, monkeypatch)
     for combination, found in gradients.items():
         assert found.isfinite().all(), combination
         assert found.any(), combination
     # 6 rules x 6 advantages, and 4 objectives that have neither.
     assert len(gradients) == 40
+    # No two objectives are one, nor two rules, nor two advantages but where they agree at first:
+    # the first batch is its own anchor.
+    for one, other in combinations_of(gradients, 2):
+        same_at_first = {one.advantage, other.advantage} == {"ha_dw", "ha_dw_window"}
+        if sum(x != y for x, y in zip(one, other, strict=True)) == 1 and not same_at_first:
+            apart = (gradients[one] - gradients[other]).norm() / gradients[one].norm()
+            # `constant` and `token_batch` differ in scale, `lambda` starts as `token`.
+            is_token = {one.aggregation, other.aggregation} == {"lambda", "token"}
+            assert (apart > 1e-4) is not is_token, (one, other)
     arms = [arm(config_of(combination)) for combination in gradients]
     assert len(set(arms)) == len(arms)
     readme = (Path(__file__).parents[2] / "README.md").read_text()

@@ -131,12 +131,38 @@ def engine(rank):
     return SimpleNamespace(get_data_parallel_size=lambda: 2, get_data_parallel_rank=lambda: rank)
 
 
-def test_within_the_limit_nothing_is_paid_and_on_policy_nothing_is_looked_at(log_probs):
+ALONE = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
+
+
+def test_below_the_limit_nothing_is_paid(log_probs, monkeypatch):
+    current, old = log_probs
+    monkeypatch.setattr(disco_loss, "look", lambda *_: padded(current))
+    _, _, kl = reference(current, old, DiscoSettings("log_likelihood", 1.0, 0.0, 1.0, "k1"))
+    for limit, pressure in ((kl + 0.01, 0.0), (kl - 0.01, 1.0)):
+        data = mini_batch(old, range(len(LENGTHS)))
+        tu.assign_non_tensor(data, dp_size=1)
+        loss_fn = DiscoLoss(DiscoSettings("log_likelihood", 1.0, max(limit, 0), 100.0, "k1"))
+        loss_fn.prepare(ALONE, data, {})
+        _, metrics = loss_fn(model_output(current), data)
+        assert metrics["disco_pressure"].aggregate() == pytest.approx(pressure)
+
+
+def test_on_policy_nothing_is_looked_at(log_probs):
+    """The stub of an engine has no forward pass."""
     _, old = log_probs
     data = mini_batch(old, range(len(LENGTHS)))
     tu.assign_non_tensor(data, dp_size=1, **{ON_POLICY: True})
     loss_fn = DiscoLoss(DiscoSettings("log_likelihood", 1.0, 0.0, 1e3, "k1"))
-    alone = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
-    loss_fn.prepare(alone, data, {})
+    loss_fn.prepare(ALONE, data, {})
     _, metrics = loss_fn(model_output(old), data)
     assert metrics["disco_kl"].aggregate() == metrics["disco_pressure"].aggregate() == 0
+
+
+def test_a_mini_batch_without_a_trained_token_has_the_loss_0(log_probs):
+    _, old = log_probs
+    data = mini_batch(old, [7, 7])
+    tu.assign_non_tensor(data, dp_size=1, **{ON_POLICY: True})
+    loss_fn = DiscoLoss(DiscoSettings("log_likelihood", 1.0, 0.0, 1e3, "k1"))
+    loss_fn.prepare(ALONE, data, {})
+    loss, metrics = loss_fn(model_output([old[7], old[7]]), data)
+    assert loss.item() == metrics["disco_kl"].aggregate() == 0

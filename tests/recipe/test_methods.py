@@ -12,8 +12,8 @@ from recipe.advantages.gdpo import Gdpo
 from recipe.advantages.ha_dw import HaDw
 from recipe.checks import check_config
 from recipe.errors import UserError
-from recipe.methods import advantage_of, disco_of, is_on_policy
-from recipe.outputs import arm, run_folder
+from recipe.methods import advantage_of, disco_of
+from recipe.outputs import arm, holds_same_run, run_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ACTOR = "actor_rollout_ref.actor"
@@ -61,8 +61,16 @@ def test_a_run_is_named_and_compared_by_its_arm(overrides, name, resolved):
     assert run_folder(config, [*overrides, "advantage.x=1"]).name.startswith(f"{name}-s0-")
 
 
-def test_a_run_of_before_there_was_a_choice_is_named_by_its_rule():
-    assert arm(OmegaConf.create({"aggregation": {"rule": "token"}})) == "token"
+def test_a_run_of_before_there_was_a_choice_is_named_by_its_rule_and_goes_on(resolved, tmp_path):
+    config = resolved()
+    before = OmegaConf.create(
+        {k: v for k, v in config.items() if k not in ("advantage", "objective")}
+    )
+    assert arm(before) == "balanced"
+    OmegaConf.save(before, tmp_path / "config.yaml")
+    assert holds_same_run(tmp_path, config)
+    with pytest.raises(UserError, match=r"differs in advantage\.ha_dw\.anchor"):
+        holds_same_run(tmp_path, resolved("advantage=ha_dw"))
 
 
 def test_each_option_is_what_its_paper_or_code_says(resolved):
@@ -96,23 +104,6 @@ def test_each_option_is_what_its_paper_or_code_says(resolved):
     assert advantage_of(resolved()) is disco_of(resolved()) is None
 
 
-@pytest.mark.parametrize(
-    ("overrides", "num_rows", "expected"),
-    [
-        ([], 64, True),
-        # An agent loop with several outputs a sample makes more rows, and then more updates.
-        ([], 128, False),
-        ([f"{ACTOR}.ppo_epochs=2"], 64, False),
-        ([f"{ACTOR}.ppo_mini_batch_size=4"], 64, False),
-        (["algorithm.rollout_correction.bypass_mode=true"], 64, False),
-    ],
-)
-def test_a_batch_is_on_policy_if_it_makes_one_update_from_the_trainers_log_probs(
-    overrides, num_rows, expected, resolved
-):
-    assert is_on_policy(resolved(*overrides), num_rows) is expected
-
-
 DISCO = "objective=disco_logl"
 
 
@@ -130,10 +121,7 @@ DISCO = "objective=disco_logl"
              "actor_rollout_ref.rollout.calculate_log_probs=true"],
             "rollout_is",
         ),
-        (
-            [DISCO, f"{ACTOR}.shuffle=true", f"{ACTOR}.ppo_mini_batch_size=4"],
-            "shuffle .* part the groups",
-        ),
+        ([DISCO, f"{ACTOR}.shuffle=true"], "shuffle .* part the groups"),
         (
             [DISCO, "rewards=dapo", "reward.reward_kwargs.overlong_buffer_cfg.len=20"],
             "rewards=dapo .* punishment for length would be lost",
@@ -142,7 +130,16 @@ DISCO = "objective=disco_logl"
         (["objective=policy_gradient", "aggregation=none"], "aggregation=none is for objectives"),
         (["advantage=none"], "advantage=none is for objectives"),
         (["advantage=ha_dw", "advantage.ha_dw.window=1"], "ha_dw.window is 1"),
-        (["advantage=ha_dw", "+advantage.ha_dw.speed=1"], "speed"),
+        (["advantage=ha_dw", "+advantage.ha_dw.speed=1"], "speed.* must have the keys anchor"),
+        (["+advantage.ha_dw.scale=2"], "advantage=grpo has no advantage.ha_dw"),
+        (["advantage=ha_dw", "~advantage.ha_dw"], "advantage=ha_dw has no settings"),
+        (["advantage=gdpo", "advantage.gdpo.rewards=null"], "rewards is None, but must name"),
+        (["advantage=gdpo_token", "aggregation.drop_zero_groups=true"], "move groups without"),
+        (
+            ["advantage=gdpo", "+advantage.gdpo.rewards.tone=1",
+             "+reward.custom_reward_function.reward_kwargs.sources.mine=polaris"],
+            "tone, .* correctness, format, length",
+        ),
         (["advantage=gdpo", "algorithm.use_kl_in_reward=true"], "use_kl_in_reward"),
         (
             ["advantage=gdpo", "+advantage.gdpo.rewards.tone=1"],

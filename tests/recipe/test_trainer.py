@@ -1,12 +1,13 @@
 """What the driver adds to a batch, on one that TransferQueue only seems to hold."""
 
 import math
+from types import SimpleNamespace
 
 import driver
 import pytest
 import ray
 import torch
-from driver import LENGTHS, LIMIT, UIDS, nested
+from driver import LIMIT, ROWS, nested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from recipe import trainer
 from recipe.advantages.gdpo import GdpoSettings, gdpo_advantages
 from recipe.aggregation import RULES
 from recipe.columns import group_numbers, per_response, prompt_of, row_sums
-from recipe.disco_loss import GROUP_COLUMN, RIGHT_COLUMN
+from recipe.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN
 from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN
 
 METHODS = {
@@ -30,6 +31,13 @@ METHODS = {
         "gdpo": {
             "rewards": {"correctness": 1.0, "length": 0.5, "format": 1.0},
             "statistics": "token", "epsilon": 1e-4, "length_limit": 5,
+        },
+    },
+    "gdpo_response": {
+        "name": "gdpo",
+        "gdpo": {
+            "rewards": {"correctness": 0.7, "length": 0.3}, "statistics": "response",
+            "epsilon": 1e-4, "length_limit": 5,
         },
     },
     "disco": {
@@ -72,7 +80,7 @@ def add_weights(add_columns):
 
 
 def expected(weights, num_counted):
-    return torch.tensor(weights) * len(UIDS) / num_counted
+    return torch.tensor(weights) * len(ROWS.uids) / num_counted
 
 
 def test_padding_has_weight_zero_and_the_others_make_up_for_it(add_weights):
@@ -80,7 +88,7 @@ def test_padding_has_weight_zero_and_the_others_make_up_for_it(add_weights):
     torch.testing.assert_close(
         weight_N, expected([1 / 3, 1 / 4, 1 / 5, 1 / 12, 1 / 7, 1 / 7, 0], 6)
     )
-    assert weight_N.shape == (len(UIDS),)
+    assert weight_N.shape == (len(ROWS.uids),)
     assert metrics["aggregation/num_groups"] == 3
 
 
@@ -138,15 +146,77 @@ def test_gdpo_takes_the_place_of_verls_advantages_on_trained_tokens(add_columns)
         "format": torch.ones(6),
     }
     expected = gdpo_advantages(
-        given, torch.tensor(LENGTHS[:6]), torch.tensor([0, 1, 0, 1, 2, 2]), settings
+        given, torch.tensor(ROWS.lengths[:6]), torch.tensor([0, 1, 0, 1, 2, 2]), settings
     )
-    for row, length in enumerate(LENGTHS[:6]):
+    for row, length in enumerate(ROWS.lengths[:6]):
         tokens = put["advantages"][row]
         assert tokens.tolist() == pytest.approx([expected[row].item()] * length, rel=1e-6)
     assert put["advantages"][6].tolist() == [0.0]
     assert metrics["advantage/reward_length"] == 0.5
     # The token mean shifts the group without variance off 0, so it has a sign.
     assert metrics["aggregation/num_zero_groups"] == 0
+
+
+def test_truncation_by_sign_is_by_the_advantages_that_train(add_columns):
+    """GDPO gives the truncated response, wrong but in form, the sign of all its rewards."""
+    for advantage in ("grpo", "gdpo"):
+        put, metrics = add_columns(advantage)
+        positive = put["advantages"][3][0] > 0 if "advantages" in put else False
+        key = "positive" if positive else "negative"
+        assert metrics[f"aggregation/truncated_{key}"] > 0
+
+
+def test_gdpo_knows_groups_without_variance_so_that_they_can_be_dropped(add_columns):
+    put, metrics = add_columns("gdpo_response", drop_zero_groups=True)
+    assert metrics["aggregation/num_groups"] == 2
+    assert put[WEIGHT_COLUMN][4:].tolist() == [0, 0, 0]
+    assert (put[WEIGHT_COLUMN][:4] > 0).all()
+
+
+class Base:
+    """verl's part, of which only the order and what is sent matter."""
+
+    def _balance_batch(self, batch, metrics):
+        return batch
+
+    def _update_actor(self, batch, metrics):
+        self.sent = dict(batch.extra_info)
+        return batch
+
+
+@pytest.fixture
+def disco_trainer(monkeypatch, composed):
+    """The mixin over `Base`, on two ranks, with two mini-batches of two prompts."""
+    for name in ("_balance_batch", "_update_actor"):
+        monkeypatch.setattr(trainer.PPOTrainer, name, getattr(Base, name))
+
+    def run(*overrides):
+        sizes = ("actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.rollout.n=2")
+        mixin = driver.Bare(composed("objective=disco_logl", *sizes, *overrides))
+        mixin.choose()
+        ranks = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
+        mixin.actor_rollout_wg = ranks
+        return mixin
+
+    return run
+
+
+def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(disco_trainer):
+    """Four GPUs, in pairs that share a sequence, are two ranks."""
+    rows = driver.Rows(list("abcdabcd"), [9, 1, 5, 3, 2, 7, 1, 4], [0.0] * 8, [0.0] * 8)
+    batch = disco_trainer()._balance_batch(driver.meta(rows), {})
+    groups = [key[0] for key in batch.keys]
+    for mini_batch in (0, 1):
+        held = [groups[rank * 4 + mini_batch * 2 + i] for rank in (0, 1) for i in (0, 1)]
+        assert all(held.count(group) == 2 for group in held)
+
+
+def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(disco_trainer):
+    rows = driver.Rows(list("aabb"), [1] * 4, [0.0] * 4, [0.0] * 4)
+    for overrides, expected in (((), True), (("actor_rollout_ref.actor.ppo_epochs=2",), False)):
+        mixin = disco_trainer(*overrides)
+        mixin._update_actor(driver.meta(rows), {})
+        assert mixin.sent == {ON_POLICY: expected}
 
 
 def test_disco_gets_groups_and_verdicts_and_no_weights(add_columns):

@@ -39,6 +39,38 @@ def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source)
     assert len({tuple(row) for row in rows.values()}) == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "response", "in_form"),
+    [
+        ("math_dapo", "Answer: 35", 1.0),
+        ("math_dapo", "\\boxed{34}", 0.0),
+        ("polaris", "\\boxed{35}", 1.0),
+        ("polaris", "Answer: 34", 0.0),
+        # Undecidable at once, so a process has it.
+        ("polaris", "Answer: \\log_2 2^{34}", 0.0),
+        ("polaris", "\\boxed{\\log_2 2^{34}}", 1.0),
+        ("polaris", NOTHING, 0.0),
+        ("livecodebench", "```python\nprint(3)\n```", 1.0),
+        ("livecodebench", "print(2)", 0.0),
+    ],
+)
+def test_format_is_the_form_that_the_source_asks_for_whatever_the_verdict(
+    source, response, in_form
+):
+    truth = json.dumps({"inputs": [""], "outputs": ["2"]}) if "code" in source else "34"
+    assert compute_score(source, response, truth)["format"] == in_form
+
+
+def test_a_scorer_of_ones_own_has_the_format_that_it_returns():
+    settings = {"sources": {"other": f"{__name__}:own_scorer", "formal": f"{__name__}:formal"}}
+    assert "format" not in compute_score("other", RIGHT, "34", {"index": 7}, **settings)
+    assert compute_score("formal", RIGHT, "34", {}, **settings)["format"] == 0.5
+
+
+def formal(response, ground_truth, extra_info):
+    return {"score": 1.0, "format": 0.5}
+
+
 def test_equal_answers_vote_together():
     responses = ("Answer: 0.5", "Answer: $\\frac{1}{2}$", "\\boxed{2/4}", "Answer: x = 1/2")
     assert {compute_score("math_dapo", response, "34")["pred"] for response in responses} == {"1/2"}

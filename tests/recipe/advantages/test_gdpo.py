@@ -95,11 +95,14 @@ def test_rewards_whose_sum_is_equal_are_told_apart():
     assert found[0] > found[1] > found[2]
 
 
-def test_a_group_of_equal_rewards_has_no_advantage_by_responses():
-    rewards = {"correctness": [1.0, 0.0, 0.1, 0.1], "format": [1.0, 1.0, 0.7, 0.7]}
-    assert ours((rewards, [1, 9, 2, 2], [0, 0, 1, 1]))[2:] == pytest.approx([0, 0], abs=1e-9)
-    by_token = ours((rewards, [1, 9, 2, 2], [0, 0, 1, 1]), statistics="token")
-    assert by_token[2] == by_token[3] > 0.1  # the shift of the batch's token mean
+def test_a_group_of_equal_rewards_has_no_advantage_by_responses_whatever_the_rounding():
+    """0.1 three times has a rounded mean, large numbers more so, and so has the batch."""
+    rewards = {"correctness": [1.0, 0.0, 0.0, 0.1, 0.1, 0.1], "format": [1.0, 1, 0, 1e6, 1e6, 1e6]}
+    batch = rewards, [1, 9, 3, 2, 2, 2], [0, 0, 0, 1, 1, 1]
+    weights = {"correctness": 0.7, "format": 0.3}
+    assert ours(batch, rewards=weights)[3:] == [0, 0, 0]
+    by_token = ours(batch, rewards=weights, statistics="token")
+    assert by_token[3] == by_token[4] != 0  # the shift of the batch's token mean
 
 
 def test_one_reward_is_grpo_on_another_scale():
@@ -123,7 +126,8 @@ def test_without_division_by_the_standard_deviation_groups_keep_their_spread():
 def rows(**components):
     return Scored(
         advantage_N=torch.zeros(4), score_N=torch.zeros(4), right_N=torch.tensor([1, 0, 0, 0]) > 0,
-        length_N=torch.tensor([3, 10, 11, 20]), group_N=torch.tensor([0, 0, 1, 1]),
+        length_N=torch.tensor([3, 10, 0, 2]), num_tokens_N=torch.tensor([3, 10, 11, 20]),
+        group_N=torch.tensor([0, 0, 1, 1]),
         components={name: torch.tensor(values) for name, values in components.items()},
     )  # fmt: skip
 
@@ -143,6 +147,13 @@ def test_verdict_and_length_are_components_beside_what_the_reward_returns():
     assert metrics["groups_by_length"] == 0
 
 
+def test_a_component_that_the_trainer_makes_is_not_replaced_by_a_scorers_own():
+    chosen = replace(SETTINGS, rewards={"length": 1})
+    with pytest.raises(ValueError, match="length, which the trainer makes and your scorer returns"):
+        Gdpo(chosen)(rows(length=[345.0] * 4))
+    Gdpo(replace(SETTINGS, rewards={"correctness": 1}))(rows(length=[345.0] * 4))
+
+
 def test_a_component_that_the_reward_does_not_return_is_named():
     with pytest.raises(ValueError, match="format, which the reward does not return; it returns"):
         Gdpo(SETTINGS)(rows(politeness=[0.0] * 4))
@@ -151,7 +162,8 @@ def test_a_component_that_the_reward_does_not_return_is_named():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"rewards": {}}, {"rewards": {"format": 0.0}}, {"rewards": {"format": float("nan")}},
+        {"rewards": None}, {"rewards": {}}, {"rewards": {"format": 0.0}},
+        {"rewards": {"format": float("nan")}},
         {"rewards": {"format": "much"}}, {"statistics": "group"}, {"epsilon": 0},
         {"length_limit": -1},
     ],

@@ -101,6 +101,7 @@ def scored(reward_N, scores=None):
         score_N=reward_N if scores is None else torch.tensor(scores),
         right_N=reward_N > 0,
         length_N=torch.full((len(reward_N),), 5),
+        num_tokens_N=torch.full((len(reward_N),), 5),
         group_N=torch.arange(len(reward_N)) // 2,
         components={},
     )
@@ -118,7 +119,7 @@ def test_on_a_hard_prompt_right_responses_count_more_and_wrong_ones_less():
     assert metrics["observed"] == 0.75
     assert metrics["below_anchor"] == 0.5
     assert metrics["factor_negative"] == pytest.approx(1.3 * math.exp(-0.5))
-    assert advantage.anchor.before(0) == pytest.approx(7 / 8)
+    assert advantage.memory.before(0) == pytest.approx(7 / 8)
 
 
 def test_scores_of_minus_one_widen_the_distances_only_where_they_are_asked_for():
@@ -147,6 +148,8 @@ def test_a_checkpoint_of_another_advantage_or_anchor_is_refused(tmp_path):
     Anchor(WINDOW).save(tmp_path)
     with pytest.raises(ValueError, match="anchor=window, but it is adaptive"):
         Anchor(ADAPTIVE).load(tmp_path)
+    with pytest.raises(ValueError, match="reward=right, but it is score"):
+        Anchor(replace(WINDOW, reward="score")).load(tmp_path)
 
 
 def test_the_spread_of_anchors_is_over_all_of_them_not_one_less():
