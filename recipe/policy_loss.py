@@ -19,7 +19,6 @@ from verl.trainer.ppo.core_algos import (
     register_policy_loss,
 )
 from verl.utils.metric import AggregationType, Metric
-from verl.utils.torch_functional import masked_mean
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
@@ -116,11 +115,12 @@ def clip_excess(
         config.clip_ratio if bound is None else bound
         for bound in (config.clip_ratio_low, config.clip_ratio_high)
     )
-    sign = advantages.sign()
-    # How far the ratio went from 1 the way its advantage sends it, then past the bound there.
-    past = (log_prob - old_log_prob).clamp_(-20, 20).expm1_().mul_(sign)
-    past = past.sub_(torch.where(sign > 0, high, low)).clamp_(min=0)
-    return masked_mean(past, response_mask).item()
+    # One advantage a response, so its sign and its bound are a number a row.
+    sign_N1 = advantages.sum(-1, keepdim=True).sign()
+    bound_N1 = torch.where(sign_N1 > 0, high, low)
+    past = (log_prob - old_log_prob).clamp_(max=20).expm1_()
+    past = past.mul_(sign_N1).sub_(bound_N1).relu_()
+    return (past.mul_(response_mask).sum() / response_mask.sum().clamp(min=1)).item()
 
 
 for name in list(POLICY_LOSS_REGISTRY):
