@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
 from recipe import trainer
+from recipe.responses import Responses
 
 LIMIT = 12
 
@@ -79,6 +80,19 @@ def meta(rows=ROWS) -> KVBatchMeta:
     ]
     keys = [f"{uid}_{i}_0" for i, uid in enumerate(rows.uids)]
     return KVBatchMeta(partition_id="train", keys=keys, tags=tags)
+
+
+def responses(**columns):
+    """Responses that differ in what is given: at least `score_N`."""
+    num = len(columns["score_N"])
+    base = {
+        "length_N": torch.ones(num, dtype=torch.long),
+        "num_tokens_N": torch.ones(num, dtype=torch.long), "advantage_N": torch.zeros(num),
+        "right_N": columns["score_N"] > 0, "truncated_N": torch.zeros(num) > 0,
+        "group_N": torch.zeros(num, dtype=torch.long), "real_N": torch.ones(num) > 0,
+        "final_N": torch.arange(num), "info_N": [{}] * num, "mask_NT": None, "tokens_NT": None,
+    }  # fmt: skip
+    return Responses(**base | columns)
 
 
 def add_columns(monkeypatch, config: DictConfig, rows=ROWS) -> tuple[dict, dict]:

@@ -4,24 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from driver import responses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from recipe.disco_batch import disco_columns, is_on_policy, packed, whole_groups
-from recipe.responses import Responses
-
-
-def responses(**columns):
-    num = len(columns["score_N"])
-    base = {
-        "length_N": torch.ones(num, dtype=torch.long),
-        "num_tokens_N": torch.ones(num, dtype=torch.long), "advantage_N": torch.zeros(num),
-        "right_N": columns["score_N"] > 0, "truncated_N": torch.zeros(num) > 0,
-        "group_N": torch.zeros(num, dtype=torch.long), "real_N": torch.ones(num) > 0,
-        "final_N": torch.arange(num), "info_N": [{}] * num, "mask_NT": None, "tokens_NT": None,
-    }  # fmt: skip
-    return Responses(**base | columns)
 
 
 def test_graded_scores_are_refused_by_disco():

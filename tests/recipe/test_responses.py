@@ -1,21 +1,9 @@
 """The responses of a train batch, and the samples that advantages are computed from."""
 
 import torch
+from driver import responses
 
 from recipe.columns import final_rows, spread
-from recipe.responses import Responses
-
-
-def responses(**columns):
-    num = len(columns["score_N"])
-    base = {
-        "length_N": torch.ones(num, dtype=torch.long),
-        "num_tokens_N": torch.ones(num, dtype=torch.long), "advantage_N": torch.zeros(num),
-        "right_N": columns["score_N"] > 0, "truncated_N": torch.zeros(num) > 0,
-        "group_N": torch.zeros(num, dtype=torch.long), "real_N": torch.ones(num) > 0,
-        "final_N": torch.arange(num), "info_N": [{}] * num, "mask_NT": None, "tokens_NT": None,
-    }  # fmt: skip
-    return Responses(**base | columns)
 
 
 def test_every_output_of_a_sample_leads_to_its_last():
