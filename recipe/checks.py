@@ -112,8 +112,9 @@ def check_aggregation(config: DictConfig) -> None:
     for key, (refused, reason) in refusals.items():
         if refused:
             raise UserError(
-                f"{key} {reason}. Remove or change that override: the policy term follows the "
-                f"aggregation and the objective, in an FSDP actor trained by verl's V1 trainer."
+                f"{key} {reason}. Remove or change that override: the policy term follows "
+                f"aggregation.rule, or an objective without one, in an FSDP actor trained by "
+                f"verl's V1 trainer."
             )
     if settings.scalar and settings.scalar.spread * math.sqrt(rollout_n - 1) >= 1:
         raise UserError(
