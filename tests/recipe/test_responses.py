@@ -1,9 +1,11 @@
 """The responses of a train batch, and the samples that advantages are computed from."""
 
+import driver
 import torch
 from driver import responses
 
 from recipe.columns import final_rows, spread
+from recipe.responses import read_responses
 
 
 def test_every_output_of_a_sample_leads_to_its_last():
@@ -40,3 +42,15 @@ def test_advantages_are_of_samples_and_all_their_outputs_have_them():
     found = rows.with_advantages(torch.tensor([0.5, -0.5]).double())
     # Row 1 has no trained token.
     assert found.advantage_N.tolist() == [0.5, 0.0, -0.5, 0.0]
+
+
+def test_tokens_that_rejection_took_out_of_the_mask_still_count_as_tokens(monkeypatch, composed):
+    data = driver.batch()
+    masks = [mask.clone() for mask in data["response_mask"].unbind()]
+    masks[2][1:] = 0
+    data["response_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
+    monkeypatch.setattr("recipe.responses.tq.kv_batch_get", lambda *_, **__: data)
+    rows = read_responses(driver.meta(), composed())
+    assert rows.length_N.tolist() == [3, 4, 1, 12, 6, 8, 0]
+    assert rows.num_tokens_N.tolist() == driver.ROWS.lengths
+    assert rows.scored().num_tokens_N.tolist() == driver.ROWS.lengths[:6]
