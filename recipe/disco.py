@@ -88,7 +88,7 @@ def slopes(score_N: Tensor, right_N: Tensor, group_N: Tensor, tau: float) -> tup
     there_N = group_N >= 0
     slope_N = torch.zeros_like(score_N)
     if not there_N.any():
-        return score_N.sum() * 0, slope_N
+        return score_N.new_zeros(()), slope_N
     score_C, right_C = score_N[there_N], right_N[there_N]
     _, group_C = group_N[there_N].unique(return_inverse=True)
     wrong_C = ~right_C

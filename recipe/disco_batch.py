@@ -52,7 +52,7 @@ def whole_groups(batch: KVBatchMeta, config: DictConfig, ranks: int) -> list[int
     if (final_rows(batch.keys) != torch.arange(len(batch.keys))).any():
         raise ValueError(
             "the agent loop returned several outputs of a sample, but DisCO compares responses of "
-            "one output. Use such a loop, or objective=policy_gradient."
+            "one output. Use an agent loop that returns one, or objective=policy_gradient."
         )
     size = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
     if len(batch.keys) == size:

@@ -4,7 +4,7 @@
 gives every response's score, the ranks exchange them (five numbers a response), and each row gets
 its slope. The loss of a micro-batch is then linear in its own responses (`recipe.disco`), so
 the gradient does not depend on ranks or micro-batches, as long as the mini-batch holds whole
-groups, which `recipe.trainer` sees to.
+groups, which `recipe.disco_batch` sees to.
 """
 
 from typing import Any, NamedTuple
@@ -49,18 +49,13 @@ class DiscoLoss:
             data: the rows, with `old_log_probs` and `response_mask` nested over tokens and the
                 (N,) columns `disco_group` and `disco_right`. Under `disco_on_policy` the old
                 log-probs are those of the current parameters, and no forward pass is made.
-            forward: how a forward pass is cut into micro-batches, as verl's `infer_batch` has it.
+            forward: the engine's settings of a forward pass, and how it is cut into micro-batches.
         """
-        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
-        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
         on_policy = tu.get_non_tensor_data(data, ON_POLICY, False)
-        log_prob_NT = old_NT if on_policy else look(engine, data, forward).to(old_NT.device)
-        score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
-        kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
-        columns = (
-            score_N, (kl_NT * mask_NT).sum(-1), mask_NT.sum(-1),
-            data[GROUP_COLUMN], data[RIGHT_COLUMN],
-        )  # fmt: skip
+        score_N, kl_N, length_N = self._terms(
+            None if on_policy else look(engine, data, forward), data
+        )
+        columns = score_N, kl_N, length_N, data[GROUP_COLUMN], data[RIGHT_COLUMN]
         every_M = gathered(engine, torch.stack([column.double() for column in columns], dim=1))
         score_M, kl_M, length_M, group_M, right_M = every_M.cpu().unbind(1)
         value, slope_M = slopes(score_M, right_M > 0, group_M.long(), self.settings.tau)
@@ -83,14 +78,10 @@ class DiscoLoss:
             objective, KL and pressure before the update, the same in every micro-batch.
         """
         log_prob_NT = no_padding_2_padding(model_output["log_probs"], data)
+        score_N, kl_N, _ = self._terms(log_prob_NT, data)
         facts: MiniBatch = tu.get_non_tensor_data(data, MINI_BATCH, None)
-        slope_N, dp_size = data[SLOPE_COLUMN], data["dp_size"]
-        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
-        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
-        score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
-        kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
-        constraint = facts.pressure * (kl_NT * mask_NT).sum() / facts.num_tokens
-        loss = (constraint - (slope_N * score_N).sum()) * dp_size
+        constraint = facts.pressure * kl_N.sum() / facts.num_tokens
+        loss = (constraint - (data[SLOPE_COLUMN] * score_N).sum()) * data["dp_size"]
         found = {
             "actor/pg_loss": -facts.objective,
             "disco_objective": facts.objective,
@@ -98,6 +89,15 @@ class DiscoLoss:
             "disco_pressure": facts.pressure,
         }
         return loss, Metric.from_dict(found, aggregation=AggregationType.MEAN)
+
+    def _terms(self, log_prob_NT: Tensor | None, data: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
+        """Score, summed KL and trained tokens of each row; of the old log-probs if None."""
+        padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
+        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
+        log_prob_NT = old_NT if log_prob_NT is None else log_prob_NT.to(old_NT.device)
+        kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
+        score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
+        return score_N, (kl_NT * mask_NT).sum(-1), mask_NT.sum(-1)
 
 
 def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tensor:

@@ -45,7 +45,7 @@ def advantage_of(config: DictConfig) -> HaDw | Gdpo | None:
     if section == "ha_dw":
         return HaDw(HaDwSettings(**given))
     by_std = bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
-    return Gdpo(GdpoSettings(**given, divide_by_std=by_std))
+    return Gdpo(GdpoSettings(**given), by_std)
 
 
 def check_methods(config: DictConfig) -> None:
@@ -170,7 +170,7 @@ def _settings(config: DictConfig, group: str) -> tuple[str, dict[str, Any]] | No
             f"one with {group}.SECTION.KEY=VALUE."
         )
     [section] = present
-    keys = {field.name for field in fields(kinds[section])} - {"divide_by_std"}
+    keys = {field.name for field in fields(kinds[section])}
     given = found[section]
     if not isinstance(given, dict) or set(given) != keys:
         known = ", ".join(sorted(keys))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recipe.advantages.scored import Scored, per_group_mean
+from recipe.advantages.scored import Scored
+from recipe.aggregation import mean_within
 from recipe.columns import varies_within
 
 STATISTICS = ("response", "token")
@@ -37,8 +38,6 @@ class GdpoSettings:
     """Added to both standard deviations."""
     length_limit: float
     """Tokens up to which the component `length` is 1."""
-    divide_by_std: bool
-    """Whether groups are divided by their standard deviation: algorithm.norm_adv_by_std_in_grpo."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting no run could mean."""
@@ -68,7 +67,7 @@ def normalised_within(
     """(value - mean) / (std + epsilon) within each group; 0 where all of a group are equal."""
     value_N = value_N.double()
     # The mean of equal numbers is rounded.
-    deviation_N = (value_N - per_group_mean(value_N, group_N)).where(
+    deviation_N = (value_N - mean_within(value_N, group_N)).where(
         varies_within(value_N, group_N), 0.0
     )
     if not divide_by_std:
@@ -88,7 +87,11 @@ def normalised_over_batch(value_N: Tensor, count_N: Tensor, epsilon: float) -> T
 
 
 def gdpo_advantages(
-    components: Mapping[str, Tensor], length_N: Tensor, group_N: Tensor, settings: GdpoSettings
+    components: Mapping[str, Tensor],
+    length_N: Tensor,
+    group_N: Tensor,
+    settings: GdpoSettings,
+    divide_by_std: bool = True,
 ) -> Tensor:
     """The advantage of each response; see the module's equations.
 
@@ -97,11 +100,12 @@ def gdpo_advantages(
         length_N: trained tokens of each response, read under the statistics `token`.
         group_N: number of the response's group.
         settings: which rewards count how much.
+        divide_by_std: whether groups are divided by their standard deviation, as under GRPO.
     """
     whole_N = torch.zeros(len(group_N), dtype=torch.double)
     for name, weight in settings.rewards.items():
         whole_N += weight * normalised_within(
-            components[name], group_N, settings.epsilon, settings.divide_by_std
+            components[name], group_N, settings.epsilon, divide_by_std
         )
     if settings.statistics == "token":
         return normalised_over_batch(whole_N, length_N, settings.epsilon)
@@ -115,9 +119,9 @@ class Gdpo:
 
     memory = None
 
-    def __init__(self, settings: GdpoSettings) -> None:
-        """With these settings."""
-        self.settings = settings
+    def __init__(self, settings: GdpoSettings, divide_by_std: bool = True) -> None:
+        """With these settings, and `algorithm.norm_adv_by_std_in_grpo`."""
+        self.settings, self.divide_by_std = settings, divide_by_std
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
         """The advantages of a batch, and each reward's mean and share of groups it tells apart.
@@ -144,7 +148,10 @@ class Gdpo:
         metrics: dict[str, float] = {}
         num_groups = len(rows.group_N.unique())
         for name in self.settings.rewards:
-            differs_N = normalised_within(given[name], rows.group_N, self.settings.epsilon) != 0
+            differs_N = varies_within(given[name], rows.group_N)
             metrics[f"reward_{name}"] = given[name].double().mean().item()
             metrics[f"groups_by_{name}"] = len(rows.group_N[differs_N].unique()) / num_groups
-        return gdpo_advantages(given, rows.length_N, rows.group_N, self.settings), metrics
+        found_N = gdpo_advantages(
+            given, rows.length_N, rows.group_N, self.settings, self.divide_by_std
+        )
+        return found_N, metrics

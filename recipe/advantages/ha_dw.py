@@ -19,7 +19,8 @@ from statistics import fmean, pstdev
 
 from torch import Tensor
 
-from recipe.advantages.scored import Scored, per_group_mean
+from recipe.advantages.scored import Scored
+from recipe.aggregation import mean_within
 from recipe.diagnostics import spread_over_groups
 
 FILE = "ha_dw.json"
@@ -131,7 +132,7 @@ class Anchor:
 
 
 def difficulty_factors(
-    advantage_N: Tensor, reward_N: Tensor, group_N: Tensor, anchor: float, scale: float
+    advantage_N: Tensor, success_N: Tensor, anchor: float, scale: float
 ) -> Tensor:
     """Phi of each response (eq. 13-16).
 
@@ -139,13 +140,11 @@ def difficulty_factors(
 
     Args:
         advantage_N: group-relative advantages.
-        reward_N: 1 for a right response, else 0.
-        group_N: number of the response's group.
+        success_N: p of the response's group, the mean of its rewards.
         anchor: C-, on the scale of the rewards.
         scale: lambda_scale.
     """
-    rate_N = per_group_mean(reward_N.double(), group_N)
-    return scale * (-advantage_N.sign() * (rate_N - anchor)).exp()
+    return scale * (-advantage_N.sign() * (success_N - anchor)).exp()
 
 
 class HaDw:
@@ -160,17 +159,15 @@ class HaDw:
         reward_N = rows.right_N if self.settings.reward == "right" else rows.score_N
         y = reward_N.double().mean().item()
         before = self.memory.before(y)
-        factor_N = difficulty_factors(
-            rows.advantage_N, reward_N, rows.group_N, before, self.settings.scale
-        )
+        success_N = mean_within(reward_N, rows.group_N)
+        factor_N = difficulty_factors(rows.advantage_N, success_N, before, self.settings.scale)
         felt_N = factor_N.where(rows.advantage_N != 0, math.nan)
-        hard_N = per_group_mean(reward_N.double(), rows.group_N) < before
         moved = self.memory.observe(y)
         metrics = {
             "anchor": before,
             "observed": y,
             "anchor_moves": moved,
-            "below_anchor": hard_N.double().mean().item(),
+            "below_anchor": (success_N < before).double().mean().item(),
             **spread_over_groups("factor", felt_N),
             **spread_over_groups("factor_positive", felt_N[rows.advantage_N > 0]),
             **spread_over_groups("factor_negative", felt_N[rows.advantage_N < 0]),

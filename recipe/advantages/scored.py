@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -24,9 +23,3 @@ class Scored(NamedTuple):
     """Number of the prompt's group."""
     components: Mapping[str, Tensor]
     """Parts of the reward by name, (N,) each."""
-
-
-def per_group_mean(value_N: Tensor, group_N: Tensor) -> Tensor:
-    """Mean over the response's group, given back per response."""
-    total_P = torch.bincount(group_N, weights=value_N.double())
-    return (total_P / torch.bincount(group_N))[group_N]

@@ -87,10 +87,8 @@ def test_each_option_is_what_its_paper_or_code_says(resolved):
     assert (gdpo.settings.statistics, token.settings.statistics) == ("response", "token")
     # Half of the demo's 96 tokens.
     assert gdpo.settings.length_limit == 48
-    assert gdpo.settings.divide_by_std
-    assert not advantage_of(
-        resolved("advantage=gdpo", "aggregation=constant")
-    ).settings.divide_by_std
+    assert gdpo.divide_by_std
+    assert not advantage_of(resolved("advantage=gdpo", "aggregation=constant")).divide_by_std
     taus = {
         name: disco_of(resolved(f"objective={name}")).tau
         for name in ("disco_logl", "disco_lratio", "discob_logl", "discob_lratio")

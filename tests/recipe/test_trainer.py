@@ -139,7 +139,7 @@ def test_ha_dw_weighs_the_advantages_that_the_weights_are_made_of(add_columns):
 
 def test_gdpo_takes_the_place_of_verls_advantages_on_trained_tokens(add_columns):
     put, metrics = add_columns("gdpo")
-    settings = GdpoSettings(**METHODS["gdpo"]["gdpo"], divide_by_std=True)
+    settings = GdpoSettings(**METHODS["gdpo"]["gdpo"])
     given = {
         "correctness": torch.tensor([1.0, 1, 0, 0, 1, 1]),
         "length": torch.tensor([1.0, 1, 1, 0, 0, 0]),

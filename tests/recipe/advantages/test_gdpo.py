@@ -15,7 +15,7 @@ from recipe.advantages.scored import Scored
 
 SETTINGS = GdpoSettings(
     rewards={"correctness": 1.0, "format": 0.5}, statistics="response", epsilon=1e-4,
-    length_limit=10, divide_by_std=True,
+    length_limit=10,
 )  # fmt: skip
 
 
@@ -42,11 +42,12 @@ def batches(draw):
     return rewards, lengths, [i % num_groups for i in range(num)]
 
 
-def ours(batch, **changes):
+def ours(batch, divide_by_std=True, **changes):
     rewards, lengths, groups = batch
     given = {name: torch.tensor(values) for name, values in rewards.items()}
+    settings = replace(SETTINGS, **changes)
     found = gdpo_advantages(
-        given, torch.tensor(lengths), torch.tensor(groups), replace(SETTINGS, **changes)
+        given, torch.tensor(lengths), torch.tensor(groups), settings, divide_by_std
     )
     return found.tolist()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recipe.advantages.ha_dw import Anchor, HaDw, HaDwSettings, difficulty_factors
 from recipe.advantages.scored import Scored
+from recipe.aggregation import mean_within
 
 ADAPTIVE = HaDwSettings(anchor="adaptive", scale=1.3, window=4, rate=10.0, reward="right")
 WINDOW = replace(ADAPTIVE, anchor="window")
@@ -85,9 +86,8 @@ def batches(draw):
 @given(batches(), st.floats(0, 1), st.floats(0.5, 2))
 def test_factors_are_those_of_the_equations(batch, anchor, scale):
     reward_N, advantage_N, group_N = batch
-    found = difficulty_factors(
-        torch.tensor(advantage_N), torch.tensor(reward_N), torch.tensor(group_N), anchor, scale
-    )
+    success_N = mean_within(torch.tensor(reward_N), torch.tensor(group_N))
+    found = difficulty_factors(torch.tensor(advantage_N), success_N, anchor, scale)
     for i, group in enumerate(group_N):
         rewards = [r for r, g in zip(reward_N, group_N, strict=True) if g == group]
         expected = reference_factor(advantage_N[i], rewards, anchor, scale)
