@@ -23,7 +23,7 @@ from recipe.columns import (
     varies_within,
 )
 from recipe.diagnostics import common_prefix, diagnose
-from recipe.rewards import components, refuse_broken, right
+from recipe.rewards import refuse_broken, right
 
 FIELDS = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
 
@@ -65,7 +65,7 @@ class Responses(NamedTuple):
             length_N=self._of_samples(self.length_N)[chosen],
             num_tokens_N=self._of_samples(self.num_tokens_N)[chosen],
             group_N=group_numbers(self.group_N[chosen].tolist()),
-            components=components([self.info_N[row] for row in chosen.tolist()]),
+            info_N=[self.info_N[row] for row in chosen.tolist()],
         )
 
     def with_advantages(self, advantage_S: Tensor) -> "Responses":

@@ -1,10 +1,8 @@
 """What the graders said of a batch, on the driver."""
 
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -42,16 +40,6 @@ def reward_metrics(is_N: Tensor, info_N: Iterable[dict[str, Any]]) -> dict[str, 
         f"reward/{name}": sum(float(row[name]) for row in rows) / len(rows)
         for name in REPORTED
         if rows and all(name in row for row in rows)
-    }
-
-
-def components(info_N: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The numbers that the reward returned of every response, (N,) each, by name."""
-    shared = set.intersection(*(set(info) for info in info_N)) if info_N else set()
-    return {
-        name: torch.tensor([float(info[name]) for info in info_N], dtype=torch.double)
-        for name in sorted(shared)
-        if all(isinstance(info[name], Real | np.bool_) for info in info_N)
     }
 
 

@@ -13,7 +13,9 @@ the option `token`. It comes before the aggregation, so it composes with every r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,21 +131,28 @@ class Gdpo:
         Raises:
             ValueError: the reward has not returned one of the components, or one that is there.
         """
-        own = {
+        given = {
             "correctness": rows.right_N.double(),
             "length": (rows.num_tokens_N <= self.settings.length_limit).double(),
         }
-        if twice := own.keys() & rows.components.keys() & self.settings.rewards.keys():
+        columns = {name: [i.get(name) for i in rows.info_N] for name in self.settings.rewards}
+        returned = {
+            name: torch.tensor([float(x) for x in column]).double()
+            for name, column in columns.items()
+            if all(isinstance(x, Real | np.bool_) for x in column)
+        }
+        if twice := given.keys() & returned.keys():
             raise ValueError(
                 f"advantage.gdpo.rewards names {', '.join(sorted(twice))}, which the trainer "
                 f"makes and your scorer returns too. Have the scorer return it by another name."
             )
-        given = {**rows.components, **own}
+        given |= returned
         if missing := self.settings.rewards.keys() - given.keys():
+            known = sorted(given.keys() | rows.info_N[0].keys())
             raise ValueError(
                 f"advantage.gdpo.rewards names {', '.join(sorted(missing))}, which the reward "
-                f"does not return; it returns {', '.join(sorted(given))}. Name some of these, or "
-                f"have your scorer return the others."
+                f"does not return as a number of every response; there are {', '.join(known)}. "
+                f"Name some of these, or have your scorer return the others."
             )
         metrics: dict[str, float] = {}
         num_groups = len(rows.group_N.unique())

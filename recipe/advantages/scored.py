@@ -1,7 +1,7 @@
 """What an advantage is computed from: the scored responses of a train batch, without padding."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,5 +21,5 @@ class Scored(NamedTuple):
     """Tokens, trained or not."""
     group_N: Tensor
     """Number of the prompt's group."""
-    components: Mapping[str, Tensor]
-    """Parts of the reward by name, (N,) each."""
+    info_N: Sequence[Mapping[str, Any]]
+    """What the reward returned of each."""

@@ -36,7 +36,7 @@ def test_advantages_are_of_samples_and_all_their_outputs_have_them():
     scored = rows.scored()
     assert scored.score_N.tolist() == [1.0, 0.0]
     assert scored.group_N.tolist() == [0, 0]
-    assert scored.components["format"].tolist() == [1.0, 0.0]
+    assert [info["format"] for info in scored.info_N] == [1.0, 0.0]
     assert scored.length_N.tolist() == [4, 2]
     assert scored.num_tokens_N.tolist() == [7, 5]
     found = rows.with_advantages(torch.tensor([0.5, -0.5]).double())

@@ -129,7 +129,7 @@ def rows(**components):
         advantage_N=torch.zeros(4), score_N=torch.zeros(4), right_N=torch.tensor([1, 0, 0, 0]) > 0,
         length_N=torch.tensor([3, 10, 0, 2]), num_tokens_N=torch.tensor([3, 10, 11, 20]),
         group_N=torch.tensor([0, 0, 1, 1]),
-        components={name: torch.tensor(values) for name, values in components.items()},
+        info_N=[{name: values[i] for name, values in components.items()} for i in range(4)],
     )  # fmt: skip
 
 
@@ -156,8 +156,11 @@ def test_a_component_that_the_trainer_makes_is_not_replaced_by_a_scorers_own():
 
 
 def test_a_component_that_the_reward_does_not_return_is_named():
-    with pytest.raises(ValueError, match="format, which the reward does not return; it returns"):
+    with pytest.raises(ValueError, match=r"format, which the reward does not return.* politeness"):
         Gdpo(SETTINGS)(rows(politeness=[0.0] * 4))
+    # Words are no rewards, even if they can be read as numbers.
+    with pytest.raises(ValueError, match="format, which the reward does not return as a number"):
+        Gdpo(SETTINGS)(rows(format=[1.0, "1", 0.0, 0.0]))
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def scored(reward_N, scores=None):
         length_N=torch.full((len(reward_N),), 5),
         num_tokens_N=torch.full((len(reward_N),), 5),
         group_N=torch.arange(len(reward_N)) // 2,
-        components={},
+        info_N=[{}] * len(reward_N),
     )
 
 
