@@ -60,11 +60,16 @@ RATIO = set(VARIANTS) - {
 } - {name for name in VARIANTS if name.startswith("disco") or name.endswith("several")}  # fmt: skip
 
 
+# Those whose ratio is of the trainer's to the rollout's probabilities: 1 to their rounding.
+ROUNDED = {"bypass", "bypass_mode", "token_weights", "sequence_weights"}
+
+
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name in RATIO])
 def test_an_on_policy_loss_is_the_one_expected_in_closed_form(name, steps):
     data = steps[name]
     expected = data["aggregation/pg_loss_expected"]
-    assert data["actor/pg_loss"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    rounding = 1e-4 if name in ROUNDED else 1e-6
+    assert data["actor/pg_loss"] == pytest.approx(expected, rel=1e-4, abs=rounding)
 
 
 def test_rules_with_a_length_gap_in_their_loss_show_it(steps):
@@ -108,8 +113,9 @@ def test_dropped_zero_groups_are_no_groups(steps):
 
 def test_rollout_correction_weights_and_rejects(steps):
     for name in ("token_weights", "sequence_weights"):
-        mean = steps[name]["rollout_corr/rollout_is_mean"]
-        assert mean == pytest.approx(1, abs=1e-2)
+        for weight in ("min", "mean", "max"):
+            found = steps[name][f"rollout_corr/rollout_is_{weight}"]
+            assert found == pytest.approx(1, abs=1e-3)
     data = steps["rejection"]
     assert 0.01 < data["rollout_corr/rollout_rs_token_k1_masked_fraction"] < 0.99
     num = data["aggregation/num_positive"] + data["aggregation/num_negative"]
