@@ -40,8 +40,8 @@ def is_on_policy(config: DictConfig, num_rows: int) -> bool:
     return one_update and not stale and not config.algorithm.rollout_correction.bypass_mode
 
 
-def whole_groups(batch: KVBatchMeta, config: DictConfig, ranks: int) -> list[int]:
-    """An order of the rows in which every mini-batch holds whole groups, balanced over the ranks.
+def whole_groups(batch: KVBatchMeta, config: DictConfig, ranks: int) -> list[list[int]]:
+    """Rows of each rank, balanced, so that every mini-batch of all ranks holds whole groups.
 
     verl gives each of the data-parallel ranks a run of rows, and cuts it into as many mini-batches.
 
@@ -57,7 +57,7 @@ def whole_groups(batch: KVBatchMeta, config: DictConfig, ranks: int) -> list[int
     size = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
     if len(batch.keys) == size:
         # One mini-batch holds them whatever their order, which verl has balanced.
-        return list(range(size))
+        return torch.arange(size).view(ranks, -1).tolist()
     # Each row of padding may go anywhere.
     names = [
         key if tag.get("is_padding", False) else prompt_of(key)
@@ -71,7 +71,7 @@ def whole_groups(batch: KVBatchMeta, config: DictConfig, ranks: int) -> list[int
         )
         for rank, part in enumerate(parts):
             order[rank] += [rows[place] for place in part]
-    return [row for part in order for row in part]
+    return order
 
 
 def packed(group_N: Tensor, size: int) -> list[list[int]]:

@@ -104,11 +104,15 @@ class AggregationMixin(PPOTrainer):
             loss = partial(weighted_ppo_loss, config=for_worker(actor))
         self.actor_rollout_wg.set_loss_fn(loss)
 
-    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
-        batch = super()._balance_batch(batch, *args, **kwargs)
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, **kwargs)
         if self.disco:
             ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
-            batch.reorder(whole_groups(batch, self.config, ranks))
+            parts = whole_groups(batch, self.config, ranks)
+            tokens = [sum(batch.tags[row]["seq_len"] for row in part) for part in parts]
+            metrics["global_seqlen/balanced_min"] = min(tokens)
+            metrics["global_seqlen/balanced_max"] = max(tokens)
+            batch.reorder([row for part in parts for row in part])
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

@@ -45,14 +45,15 @@ def batches(draw):
 @given(batches())
 def test_every_mini_batch_of_all_ranks_together_holds_whole_groups(batch):
     meta, config, ranks, size = batch
-    order = whole_groups(meta, config, ranks)
-    assert sorted(order) == list(range(len(meta.keys)))
-    per_rank, part = len(order) // ranks, size // ranks
+    parts = whole_groups(meta, config, ranks)
+    assert sorted(row for part in parts for row in part) == list(range(len(meta.keys)))
+    assert {len(part) for part in parts} == {len(meta.keys) // ranks}
     where = {}
-    for place, row in enumerate(order):
-        mini_batch = place % per_rank // part
-        if not meta.tags[row]["is_padding"]:
-            where.setdefault(meta.keys[row].partition("_")[0], set()).add(mini_batch)
+    for part in parts:
+        for place, row in enumerate(part):
+            if not meta.tags[row]["is_padding"]:
+                mini_batch = place // (size // ranks)
+                where.setdefault(meta.keys[row].partition("_")[0], set()).add(mini_batch)
     assert all(len(mini_batches) == 1 for mini_batches in where.values())
 
 

@@ -204,11 +204,16 @@ def disco_trainer(monkeypatch, composed):
 def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(disco_trainer):
     """Four GPUs, in pairs that share a sequence, are two ranks."""
     rows = driver.Rows(list("aabcbdcd"), [9, 1, 5, 3, 2, 7, 1, 4], [0.0] * 8, [0.0] * 8)
-    batch = disco_trainer()._balance_batch(driver.meta(rows), {})
+    metrics = {}
+    batch = disco_trainer()._balance_batch(driver.meta(rows), metrics)
     groups = [key[0] for key in batch.keys]
     for mini_batch in (0, 1):
         held = [groups[rank * 4 + mini_batch * 2 + i] for rank in (0, 1) for i in (0, 1)]
         assert all(held.count(group) == 2 for group in held)
+    tokens = [sum(tag["seq_len"] for tag in batch.tags[place : place + 4]) for place in (0, 4)]
+    assert metrics == {
+        "global_seqlen/balanced_min": min(tokens), "global_seqlen/balanced_max": max(tokens)
+    }  # fmt: skip
 
 
 def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(disco_trainer):
