@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 from omegaconf import DictConfig
 
+from recipe.batches import check_batches, check_micro_batches
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
 from recipe.methods import advantage_of, check_methods
@@ -35,6 +36,7 @@ def check_settings(config: DictConfig) -> None:
 def check_config(config: DictConfig) -> None:
     """All that needs neither data nor the machine that trains."""
     check_batches(config)
+    check_micro_batches(config)
     check_positions(config)
     check_aggregation(config)
     check_methods(config)
@@ -138,6 +140,11 @@ def check_trainer(config: DictConfig) -> None:
             f"{bool(trainer.val_only)}, but a run here trains, with verl's V1 trainer. Remove that "
             f"override."
         )
+    if trainer.critic_warmup > 0:
+        raise UserError(
+            f"trainer.critic_warmup is {trainer.critic_warmup}, steps in which verl trains its "
+            f"critic alone; here is none. Remove that override."
+        )
     if trainer.resume_mode not in ("auto", "disable", "resume_path"):
         raise UserError(
             f"trainer.resume_mode is {trainer.resume_mode}. It may be auto (go on where an earlier "
@@ -201,28 +208,19 @@ def check_separate(config: DictConfig) -> None:
             f"data.train_batch_size is {train}, but separate_async needs ppo_mini_batch_size x "
             f"trainer.v1.separate_async.parameter_sync_step = {mini} x {step}. Change one of them."
         )
-
-
-def check_batches(config: DictConfig) -> None:
-    """Groups exist, and batches divide into mini-batches and ranks."""
-    actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
-    train, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    if n < 2:
+    actor, bypass = config.actor_rollout_ref.actor, config.algorithm.rollout_correction.bypass_mode
+    on_cpu = {
+        "trainer.device=cpu": config.trainer.device == "cpu",
+        "actor.fsdp_config.param_offload": actor.fsdp_config.param_offload,
+        "actor.fsdp_config.offload_policy": actor.fsdp_config.offload_policy,
+    }
+    if step > 1 and actor.strategy == "fsdp2" and not bypass and any(on_cpu.values()):
         raise UserError(
-            f"actor_rollout_ref.rollout.n is {n}, but group-relative advantages need at least 2 "
-            f"responses per prompt. The experiments in configs/ use 8 or more."
-        )
-    if train % mini:
-        raise UserError(
-            f"data.train_batch_size is {train}, which mini-batches of "
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} prompts do not divide. "
-            f"Use a multiple of {mini}, or a mini-batch size that divides {train}."
-        )
-    if (mini * n) % ranks:
-        raise UserError(
-            f"a mini-batch of {mini} prompts x {n} responses does not divide over {ranks} ranks "
-            f"(trainer.n_gpus_per_node x trainer.nnodes). Make {mini} x {n} a multiple of {ranks}."
+            f"trainer.v1.separate_async.parameter_sync_step is {step}. Between the updates of a "
+            f"step verl keeps the model by moving it to the CPU, which is no copy of parameters "
+            f"that are there ({', '.join(key for key, is_so in on_cpu.items() if is_so)}), and all "
+            f"updates but the last would be lost. Use parameter_sync_step=1, a GPU without "
+            f"offloading, or algorithm.rollout_correction.bypass_mode=true."
         )
 
 
@@ -273,13 +271,6 @@ def check_cpu_machine(config: DictConfig) -> None:
         raise UserError(
             "no C++ compiler found (c++, g++ or clang++), and vLLM compiles a kernel at its first "
             "request. Install one, e.g. the package g++."
-        )
-    v1 = config.trainer.v1
-    if v1.trainer_mode == "separate_async" and v1.separate_async.parameter_sync_step > 1:
-        raise UserError(
-            f"trainer.v1.separate_async.parameter_sync_step is "
-            f"{v1.separate_async.parameter_sync_step}, but between the updates of a step verl "
-            f"keeps the model by moving it to the CPU, which on a CPU is no copy. Use 1, or a GPU."
         )
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     need = GIB_BESIDE + GIB_PER_CPU_RANK * ranks

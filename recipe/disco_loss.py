@@ -95,6 +95,11 @@ class DiscoLoss:
         padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
         old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
         log_prob_NT = old_NT if log_prob_NT is None else log_prob_NT.to(old_NT.device)
+        # Tokens that are not trained may differ by anything; sums over tokens need float32.
+        old_NT, log_prob_NT = (
+            x_NT.to(torch.promote_types(x_NT.dtype, torch.float32)).where(mask_NT, 0)
+            for x_NT in (old_NT, log_prob_NT)
+        )
         kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
         score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
         return score_N, (kl_NT * mask_NT).sum(-1), mask_NT.sum(-1)

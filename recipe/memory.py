@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from recipe.batches import check_micro_batches
 from recipe.errors import UserError
 from recipe.overrides import composed, resolve
 from recipe.shapes import Shape, shape_of
@@ -42,7 +43,8 @@ def memory(config: DictConfig) -> Memory:
     """Work out the memory of one GPU of `config`.
 
     Raises:
-        UserError: the model's shape is not known, or micro-batches have no token budget.
+        UserError: the model's shape is not known, or micro-batches have no token budget, or one
+            that the longest row is above.
     """
     shape, limit = shape_of(config), config.estimate.gpu_gib * GIB
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
@@ -51,6 +53,7 @@ def memory(config: DictConfig) -> Memory:
             "the estimate is for GPUs, and micro-batches with a budget of tokens. Choose "
             "cluster=gpu8 or another of GPUs, and actor_rollout_ref.actor.use_dynamic_bsz=true."
         )
+    check_micro_batches(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
     vllm = rollout.gpu_memory_utilization * limit
     kv_tokens = int(max(0, kv_cache_bytes(config, shape)) / kv_bytes_per_gpu(config, shape))
@@ -76,12 +79,6 @@ def memory(config: DictConfig) -> Memory:
         problems.append(
             f"vLLM's KV cache holds {kv_tokens} tokens, but a prompt and response may have "
             f"{longest}; raise rollout.gpu_memory_utilization or rollout.tensor_model_parallel_size"
-        )
-    if micro_batch_tokens(config) < longest:
-        problems.append(
-            f"a micro-batch has {micro_batch_tokens(config)} tokens "
-            f"(actor.ppo_max_token_len_per_gpu, rollout.log_prob_max_token_len_per_gpu), but a "
-            f"prompt and response may have {longest}; raise the budget"
         )
     return found._replace(problems=problems)
 

@@ -72,7 +72,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("its KL, mean over the step's updates", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
-                ("parameters on which AdamW feels the scale", "actor/eps_dominated"),
+                ("parameters on which AdamW feels the scale", "actor/eps_felt"),
                 ("excess of ratios past their clip bound", "actor/clip_excess"),
             )
         ),

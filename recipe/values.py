@@ -16,19 +16,28 @@ INTEGERS: dict[str, float] = {
     "data.max_response_length": 1,
     f"{ROLLOUT}.n": 1,
     f"{ACTOR}.ppo_mini_batch_size": 1,
+    f"{ACTOR}.ppo_max_token_len_per_gpu": 1,
+    f"{ACTOR}.ppo_micro_batch_size_per_gpu": 1,
+    f"{ACTOR}.ulysses_sequence_parallel_size": 1,
+    f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 1,
+    f"{ROLLOUT}.log_prob_max_token_len_per_gpu": 1,
+    f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": 1,
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
     "trainer.total_training_steps": 1,
     "trainer.save_freq": -1,
     "trainer.test_freq": -1,
+    "trainer.critic_warmup": 0,
 }
-MAY_BE_NULL = ("trainer.total_training_steps",)
+MAY_BE_NULL = (
+    "trainer.total_training_steps",
+    f"{ACTOR}.ppo_micro_batch_size_per_gpu",
+    f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu",
+)
 # What recipe.memory and recipe.cost read beside them.
 ESTIMATED_INTEGERS: dict[str, float] = {
     f"{ACTOR}.ppo_epochs": 1,
-    f"{ACTOR}.ppo_max_token_len_per_gpu": 1,
     f"{ACTOR}.fsdp_config.fsdp_size": -1,
-    f"{ROLLOUT}.log_prob_max_token_len_per_gpu": 1,
     f"{ROLLOUT}.max_num_batched_tokens": 1,
     f"{ROLLOUT}.max_num_seqs": 1,
     f"{ROLLOUT}.tensor_model_parallel_size": 1,

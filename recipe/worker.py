@@ -1,7 +1,7 @@
 """verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from tensordict import TensorDict
@@ -16,10 +16,10 @@ EPS_FELT = 10
 
 
 class MeasuredTrainingWorker(TrainingWorker):
-    """Adds `clip_hit` and, under AdamW, `update_norm` and `eps_dominated` to a step's metrics.
+    """Adds `clip_hit` and, under AdamW, `update_norm` and `eps_felt` to a step's metrics.
 
     Rules differ in the norm of their gradient, so a fixed clip hits them differently, and only
-    the norm of the update compares their step sizes. `eps_dominated` is the share of parameters
+    the norm of the update compares their step sizes. `eps_felt` is the share of parameters
     with sqrt(v_hat) < 10 * eps, on which AdamW feels the scale of the reward (arXiv:2601.05002,
     proposition 2).
     """
@@ -40,34 +40,33 @@ class MeasuredTrainingWorker(TrainingWorker):
         lrs = [group["lr"] for group in optimizer.param_groups]
         steps_before = num_steps(optimizer)
         output = super().train_batch(data)
-        # Ranks without outputs, as under sequence parallelism, hold shards all the same; and verl
-        # skips the step of a gradient that is not finite.
-        stepped = isinstance(optimizer, torch.optim.AdamW) and num_steps(optimizer) > steps_before
-        started = time.perf_counter()
-        norm, dominated = self._measure(optimizer, lrs) if stepped else (0.0, 0.0)
+        found = {}
+        # By every rank: those without outputs, as under sequence parallelism, hold shards, too.
+        if isinstance(optimizer, torch.optim.AdamW):
+            started = time.perf_counter()
+            # verl skips the step of a gradient that is not finite.
+            stepped = num_steps(optimizer) > steps_before
+            found = self._measure(adamw_changes(optimizer, lrs) if stepped else ())
+            found["update_norm_seconds"] = time.perf_counter() - started
         if output is None:
             return output
         metrics = tu.get(output, "metrics")
         metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
-        if isinstance(optimizer, torch.optim.AdamW):
-            metrics["update_norm"] = norm
-            metrics["eps_dominated"] = dominated
-            metrics["update_norm_seconds"] = time.perf_counter() - started
+        metrics |= found
         return output
 
     @torch.no_grad()
-    def _measure(self, optimizer: torch.optim.AdamW, lrs: list[float]) -> tuple[float, float]:
-        """Euclidean norm of the last step's change and `eps_dominated`, over all ranks."""
-        parts = [
-            torch.stack([change.square().sum(), small.sum(), change.new_full((), small.numel())])
-            for change, small in adamw_changes(optimizer, lrs)
-        ]
-        whole = torch.stack(parts).double().sum(0)
+    def _measure(self, changes: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+        """`update_norm` and `eps_felt` over all ranks, of which one may have changed nothing."""
+        mesh = self.engine.device_mesh
+        whole = torch.zeros(3, dtype=torch.double, device=mesh.device_type)
+        for change, small in changes:
+            part = change.square().sum(), small.sum(), change.new_full((), small.numel())
+            whole += torch.stack(part).to(whole)
         # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
-        shards = self.engine.device_mesh.get_group("fsdp")
-        torch.distributed.all_reduce(whole, group=shards)
-        square, num_small, num_stepped = whole.tolist()
-        return square**0.5, num_small / num_stepped
+        torch.distributed.all_reduce(whole, group=mesh.get_group("fsdp"))
+        square, num_small, num_changed = whole.tolist()
+        return {"update_norm": square**0.5, "eps_felt": num_small / max(num_changed, 1)}
 
 
 def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:

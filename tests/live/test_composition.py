@@ -97,6 +97,15 @@ def test_the_slope_by_the_learned_scalar_is_measured(steps):
     assert "actor/scalar_slope" not in steps["vanilla"]
 
 
+def test_metrics_of_several_updates_are_means(steps):
+    """verl takes these words in a name for another reducer."""
+    for data in steps.values():
+        names = [key for key in data if key.startswith(("aggregation", "advantage", "reward/"))]
+        names += [key for key in data if key.startswith("actor/") and "/perf/" not in key]
+        assert "actor/update_norm" in names
+        assert not [n for n in names for word in ("max", "min", "sum", "total") if word in n]
+
+
 def test_masked_truncated_responses_leave_the_objective(steps):
     masked, kept = steps["mask_truncated"], steps["vanilla"]
     assert masked["aggregation/truncated_negative"] > 0

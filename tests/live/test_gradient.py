@@ -244,7 +244,7 @@ def test_the_update_norm_is_that_of_the_parameter_change(ranks, workers, batch):
     assert metrics["update_norm"] == pytest.approx([change], rel=1e-3)
     assert metrics["clip_hit"] == [0.0]
     assert 0 < small < 1
-    assert metrics["eps_dominated"] == pytest.approx([small], rel=1e-3)
+    assert metrics["eps_felt"] == pytest.approx([small], rel=1e-3)
 
 
 def test_disco_looks_at_each_mini_batch_under_the_parameters_it_meets(workers, batch):

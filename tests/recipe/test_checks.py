@@ -171,8 +171,11 @@ def test_a_run_may_have_no_number_of_steps(config):
                 "actor_rollout_ref.rollout.n_gpus_per_node": 1,
             },
             "parameter_sync_step is 2",
-            "Use 1, or a GPU",
+            "(trainer.device=cpu), and all updates but the last would be lost. Use "
+            "parameter_sync_step=1",
         ),
+        ({"trainer.critic_warmup": 5}, "critic_warmup is 5", "Remove that override"),
+        ({f"{ACTOR}.ppo_max_token_len_per_gpu": None}, "is null", "an integer of at least 1"),
         ({"aggregation.rules": "token"}, "unexpected keyword argument 'rules'", ""),
         ({"data.train_files": "nowhere.parquet"}, "nowhere.parquet, which is not a file", "path"),
         (

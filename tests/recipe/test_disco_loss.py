@@ -29,6 +29,8 @@ def log_probs():
     generator = torch.Generator().manual_seed(0)
     current = [-torch.rand(n, generator=generator).double() for n in LENGTHS]
     old = [c + 0.3 * torch.randn(len(c), generator=generator).double() for c in current]
+    # Of no group and not trained: its ratio may be infinite.
+    old[-1] = current[-1] - 1000
     return current, old
 
 
@@ -156,6 +158,18 @@ def test_on_policy_nothing_is_looked_at(log_probs):
     loss_fn.prepare(ALONE, data, {})
     _, metrics = loss_fn(model_output(old), data)
     assert metrics["disco_kl"].aggregate() == metrics["disco_pressure"].aggregate() == 0
+
+
+def test_log_probs_in_bfloat16_are_summed_in_float32(log_probs, monkeypatch):
+    _, old = log_probs
+    coarse = [x.bfloat16() for x in old]
+    sent = []
+    monkeypatch.setattr(disco_loss, "gathered", lambda _, row_NC: sent.append(row_NC) or row_NC)
+    data = mini_batch(coarse, range(len(LENGTHS)))
+    tu.assign_non_tensor(data, **{ON_POLICY: True})
+    DiscoLoss(DiscoSettings("log_likelihood", 1.0, 0.0, 1e3, "k1")).prepare(ALONE, data, {})
+    expected = torch.stack([x.double().mean() for x in coarse[:-1]])
+    torch.testing.assert_close(sent[0][:-1, 0], expected, rtol=1e-6, atol=0)
 
 
 def test_a_mini_batch_without_a_trained_token_has_the_loss_0(log_probs):

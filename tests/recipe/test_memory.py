@@ -117,12 +117,16 @@ def test_offloading_frees_the_rollout_of_the_state(cell):
         ({"trainer__n_gpus_per_node": 1}, "the update needs 159.9 GiB, of which AdamW 56.7"),
         ({ROLLOUT + "gpu_memory_utilization": 0.8}, "the rollout needs 85.0 GiB, of which vLLM"),
         ({ROLLOUT + "gpu_memory_utilization": 0.2}, "KV cache holds 2172 tokens"),
-        ({ACTOR + "ppo_max_token_len_per_gpu": 4000}, "a micro-batch has 4000 tokens"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_reason(cell, changes, problem):
     problems = ". ".join(memory(changed(cell, **changes)).problems)
     assert problem in problems
+
+
+def test_a_budget_that_the_longest_row_is_above_is_refused(cell):
+    with pytest.raises(UserError, match=r"ppo_max_token_len_per_gpu is 4000, .* Use 4096 or more"):
+        memory(changed(cell, **{ACTOR + "ppo_max_token_len_per_gpu": 4000}))
 
 
 def test_a_cpu_is_not_estimated(composed):

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 
-from recipe.worker import adamw_changes
+from recipe.worker import MeasuredTrainingWorker, adamw_changes
 
 
 def test_changes_and_where_eps_is_felt_are_read_off_adamws_state():
@@ -21,3 +24,22 @@ def test_changes_and_where_eps_is_felt_are_read_off_adamws_state():
     expected = (v / (1 - 0.999**3)).sqrt() < 1e-7
     assert 0 < expected.sum() < 64
     assert torch.equal(small, expected)
+
+
+def test_a_rank_that_changed_nothing_takes_part_in_the_sum(monkeypatch):
+    """As one whose slice of a flat parameter is frozen; here the other rank's part is added."""
+    mesh = SimpleNamespace(device_type="cpu", get_group=lambda name: name)
+    worker = SimpleNamespace(engine=SimpleNamespace(device_mesh=mesh))
+    other, groups = torch.tensor([9.0, 1, 4]).double(), []
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce",
+        lambda whole, group: groups.append(group) or whole.add_(other),
+    )  # fmt: skip
+    assert MeasuredTrainingWorker._measure(worker, ()) == {"update_norm": 3, "eps_felt": 0.25}
+    changes = [(torch.tensor([4.0, 0]), torch.tensor([True, True]))]
+    found = MeasuredTrainingWorker._measure(worker, changes)
+    assert found == {"update_norm": 5, "eps_felt": 0.5}
+    assert groups == ["fsdp", "fsdp"]
+    other.zero_()
+    skipped = MeasuredTrainingWorker._measure(worker, ())
+    assert skipped == pytest.approx({"update_norm": 0, "eps_felt": 0})
