@@ -58,8 +58,9 @@ class LearnedScalar:
         """
         if not (folder / FILE).is_file():
             raise FileNotFoundError(
-                f"{folder} has no {FILE}, so it was not saved under the rule lambda; resume from a "
-                f"checkpoint of that rule"
+                f"{folder} has no {FILE}: it was not saved under the rule lambda, or by a node "
+                f"with a disk of its own. Resume from a checkpoint of that rule, on a disk "
+                f"that all nodes see"
             )
         state = torch.load(folder / FILE, weights_only=True)
         if state["kind"] != self.settings.optimizer:

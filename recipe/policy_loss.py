@@ -109,7 +109,8 @@ def clip_excess(
 
     The mean over trained tokens of max(0, ratio - 1 - clip_ratio_high) where A > 0 and of
     max(0, 1 - clip_ratio_low - ratio) where A < 0: what momentum or other tokens moved on where
-    the token's own gradient is 0 (arXiv:2601.05002, proposition 3).
+    the token's own gradient is 0 (arXiv:2601.05002, proposition 3). verl takes the mean over
+    micro-batches, as of its `pg_clipfrac`.
     """
     low, high = (
         config.clip_ratio if bound is None else bound

@@ -117,8 +117,9 @@ class Anchor:
         """
         if not (folder / FILE).is_file():
             raise FileNotFoundError(
-                f"{folder} has no {FILE}, so it was not saved under HA-DW; resume from a "
-                f"checkpoint of that advantage"
+                f"{folder} has no {FILE}: it was not saved under HA-DW, or by a node with "
+                f"a disk of its own. Resume from a checkpoint of that advantage, on a disk "
+                f"that all nodes see"
             )
         state = json.loads((folder / FILE).read_text())
         for name in ("anchor", "reward"):
