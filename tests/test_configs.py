@@ -160,7 +160,10 @@ def test_published_reward_rules_are_a_choice(rules, composed):
         use_reference_policy=need_reference_policy(config),
         use_critic=need_critic(config),
     )
-    check_settings(composed(f"rewards={rules}", "data.max_response_length=20480"))
+    # DAPO's punishment begins 4,096 tokens before the limit, which its responses are longer than.
+    budgets = ("actor.ppo_max_token_len_per_gpu", "rollout.log_prob_max_token_len_per_gpu")
+    longest = [f"actor_rollout_ref.{key}=20544" for key in budgets]
+    check_settings(composed(f"rewards={rules}", "data.max_response_length=20480", *longest))
     kwargs = config.reward.custom_reward_function.reward_kwargs
     assert (kwargs.thinking == "require") == kwargs.asked_form_only == (rules == "polaris")
     assert config.reward.reward_manager.name == ("dapo" if rules == "dapo" else "naive")
