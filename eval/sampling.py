@@ -72,7 +72,7 @@ async def _sample(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(REQUESTS_AHEAD):
+            for _ in range(REQUESTS_AHEAD * engine_arguments["data_parallel_size"]):
                 group.create_task(work())
     finally:
         engine.shutdown()

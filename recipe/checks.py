@@ -47,11 +47,18 @@ def check_config(config: DictConfig) -> None:
 def check_packages(config: DictConfig) -> None:
     """Every package a run imports is installed."""
     wanted = [*PACKAGES, *(name for name in ("wandb",) if name in config.trainer.logger)]
+    model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
+    attention = model.override_config.get("attn_implementation", "flash_attention_2")
+    if config.trainer.device == "cuda" and attention == "flash_attention_2":
+        wanted.append("flash_attn")
+    if config.trainer.v1.trainer_mode == "separate_async":
+        wanted += ["cupy"] if rollout.checkpoint_engine.backend == "nccl" else []
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"not installed here: {', '.join(missing)}. Run `make install` and use "
-            f".venv/bin/python, or on a CUDA machine install requirements/gpu.txt."
+            f".venv/bin/python, or on a CUDA machine install requirements/gpu.txt, and "
+            f"requirements/flash-attn.txt after it."
         )
 
 
@@ -139,6 +146,12 @@ def check_trainer(config: DictConfig) -> None:
             f"trainer.{'val_only' if trainer.val_only else 'use_v1'} is "
             f"{bool(trainer.val_only)}, but a run here trains, with verl's V1 trainer. Remove that "
             f"override."
+        )
+    actor = config.actor_rollout_ref.actor
+    if actor.grad_clip not in (1.0, actor.optim.clip_grad):
+        raise UserError(
+            f"actor_rollout_ref.actor.grad_clip is {actor.grad_clip}, but verl's FSDP engine does "
+            f"not read it and clips at actor.optim.clip_grad={actor.optim.clip_grad}. Set that one."
         )
     if trainer.critic_warmup > 0:
         raise UserError(

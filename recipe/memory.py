@@ -153,7 +153,7 @@ def resident_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
     """What the trainer keeps on the GPU while responses are sampled; gradients are freed.
 
     New weights reach vLLM through a buffer of `update_weights_bucket_megabytes`, from one matrix at
-    a time gathered in float32 and sent in bfloat16 (6 V H for the embedding).
+    a time gathered, and sent as it is, in float32 (4 V H for the embedding).
     """
     shard = shape.parameters / shard_count(config)
     engine = config.actor_rollout_ref.actor.fsdp_config
@@ -161,7 +161,7 @@ def resident_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
     return {
         "parameters": 0 if engine.param_offload else 4 * shard,
         "AdamW": 0 if engine.optimizer_offload else 8 * shard,
-        "weight sync": bucket * 2**20 + 6 * shape.embedding_parameters,
+        "weight sync": bucket * 2**20 + 4 * shape.embedding_parameters,
     }
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -138,8 +139,12 @@ class Watch:
             signal.signal(stop, handler)
 
     def _follow(self) -> None:
-        while not self.stop.wait(SAMPLE_SECONDS):
+        took = 0.0
+        # Many processes with much memory take long to read: at most a 20th of the time.
+        while not self.stop.wait(max(SAMPLE_SECONDS, 20 * took)):
+            started = time.monotonic()
             self._sample()
+            took = time.monotonic() - started
 
     def _sample(self) -> None:
         """Note descendants, their shared segments, and the proportional memory of all.

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
@@ -48,6 +48,8 @@ from recipe.worker import measured
 from reward.sources import RewardSettings
 
 WAIT_SECONDS = 10.0
+# What verl's placement groups ask for beside a GPU.
+CPUS_A_GPU = 3
 
 
 class AggregationMixin(PPOTrainer):
@@ -201,6 +203,24 @@ def wait_for_gpus(need: int) -> None:
         time.sleep(WAIT_SECONDS)
 
 
+def refuse_few_cpus(config: DictConfig) -> None:
+    """Ray would wait for CPUs without an end and without a word.
+
+    Raises:
+        RuntimeError: a cluster has fewer than what verl's actors hold, and one to place others by.
+    """
+    units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    need = CPUS_A_GPU * num_gpus(config) + units + 2
+    there = ray.cluster_resources().get("CPU", 0)
+    if there < need:
+        raise RuntimeError(
+            f"Ray has {there:.0f} CPUs, but the run needs {need}: {CPUS_A_GPU} a GPU, {units} for "
+            f"transfer_queue.backend.SimpleStorage.num_data_storage_units and 2 more. Lower that "
+            f"number, or tell Ray of more CPUs than there are, as most actors only wait: "
+            f"ray_kwargs.ray_init.num_cpus={need}, or --num-cpus where the cluster is started."
+        )
+
+
 def gpus(resources: Mapping[str, float]) -> float:
     """How many of Ray's resources are GPUs, on a CPU cluster logical ones."""
     return resources.get("GPU", 0)
@@ -214,6 +234,7 @@ class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
         """Train; the trainer's mode keeps the name that verl gave it."""
         from verl.trainer.ppo.v1 import trainer_base
 
+        refuse_few_cpus(config)
         wait_for_gpus(num_gpus(config))
         mode = config.trainer.v1.trainer_mode
         trainer = type("AggregationTrainer", (AggregationMixin, get_trainer_cls(mode)), {})

@@ -6,7 +6,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.checks import check_disk, check_settings
+from recipe.checks import check_disk, check_packages, check_settings
 from recipe.data import check_data
 from recipe.errors import UserError
 from recipe.learned import LearnedScalar
@@ -154,7 +154,7 @@ def test_a_run_may_have_no_number_of_steps(config):
             {
                 MODE: "separate_async",
                 "actor_rollout_ref.rollout.nnodes": 1,
-                "actor_rollout_ref.rollout.checkpoint_engine.backend": "nccl",
+                "actor_rollout_ref.rollout.checkpoint_engine.backend": "gloo",
                 "actor_rollout_ref.rollout.n_gpus_per_node": 1,
             },
             "train_batch_size is 4",
@@ -174,6 +174,7 @@ def test_a_run_may_have_no_number_of_steps(config):
             "(trainer.device=cpu), and all updates but the last would be lost. Use "
             "parameter_sync_step=1",
         ),
+        ({f"{ACTOR}.grad_clip": 0.5}, "grad_clip is 0.5", "clips at actor.optim.clip_grad=1.0"),
         ({"trainer.critic_warmup": 5}, "critic_warmup is 5", "Remove that override"),
         ({f"{ACTOR}.ppo_max_token_len_per_gpu": None}, "is null", "an integer of at least 1"),
         ({"aggregation.rules": "token"}, "unexpected keyword argument 'rules'", ""),
@@ -261,6 +262,27 @@ def test_too_little_memory_is_refused(config, monkeypatch):
 def test_a_missing_package_is_named(config, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
     assert "not installed here: wandb" in refused(config, {"trainer.logger": ["file", "wandb"]})
+
+
+def test_what_a_gpu_needs_is_asked_for(composed):
+    """None of it is installed beside the packages for a CPU."""
+    config = composed("cluster=gpu1")
+    with pytest.raises(UserError, match=r"installed here: flash_attn\. .*/flash-attn.txt after it"):
+        check_packages(config)
+    changes = {
+        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+        MODE: "separate_async",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend": "nccl",
+    }
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value, force_add=True)
+    with pytest.raises(UserError, match=r"installed here: cupy\."):
+        check_packages(config)
+
+
+def test_the_clip_that_acts_may_be_chosen(config):
+    config.actor_rollout_ref.actor.optim.clip_grad = 0.5
+    check_settings(config)
 
 
 def test_a_missing_compiler_is_named(config, monkeypatch):

@@ -277,6 +277,20 @@ def test_a_run_waits_for_gpus_that_others_hold(monkeypatch, capsys):
     assert next(looks, None) is None
 
 
+@pytest.mark.parametrize(
+    ("cluster", "need"), [("cpu", 3 + 1 + 2), ("gpu1", 3 + 1 + 2), ("gpu8x2", 3 * 16 + 8 + 2)]
+)
+def test_a_cluster_with_fewer_cpus_than_the_actors_hold_is_refused(
+    cluster, need, composed, monkeypatch
+):
+    config = composed(f"cluster={cluster}")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": need})
+    trainer.refuse_few_cpus(config)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": need - 1})
+    with pytest.raises(RuntimeError, match=f"Ray has {need - 1} CPUs, but the run needs {need}: 3"):
+        trainer.refuse_few_cpus(config)
+
+
 def test_a_cluster_that_is_too_small_is_left_to_verl_to_refuse(monkeypatch):
     monkeypatch.setattr(ray, "available_resources", dict)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1})
