@@ -217,7 +217,7 @@ def refuse_few_cpus(config: DictConfig) -> None:
             f"Ray has {there:.0f} CPUs, but the run needs {need}: {CPUS_A_GPU} a GPU, {units} for "
             f"transfer_queue.backend.SimpleStorage.num_data_storage_units and 2 more. Lower that "
             f"number, or tell Ray of more CPUs than there are, as most actors only wait: "
-            f"ray_kwargs.ray_init.num_cpus={need}, or --num-cpus where the cluster is started."
+            f"ray_kwargs.ray_init.num_cpus={need}, or --num-cpus where the cluster is started"
         )
 
 
