@@ -254,7 +254,8 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
     """
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
     # Hydra has imported verl before the environment said what to load with it.
-    importlib.import_module("verl_patches")
+    for name in os.environ["VERL_USE_EXTERNAL_MODULES"].split(","):
+        importlib.import_module(name.strip())
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config

@@ -98,10 +98,10 @@ def test_the_slope_by_the_learned_scalar_is_measured(steps):
 
 
 def test_metrics_of_several_updates_are_means(steps):
-    """verl takes these words in a name for another reducer."""
+    """verl takes these words in a name for another reducer; its own have a second slash."""
     for data in steps.values():
         names = [key for key in data if key.startswith(("aggregation", "advantage", "reward/"))]
-        names += [key for key in data if key.startswith("actor/") and "/perf/" not in key]
+        names += [key for key in data if key.startswith("actor/") and key.count("/") == 1]
         assert "actor/update_norm" in names
         assert not [n for n in names for word in ("max", "min", "sum", "total") if word in n]
 
@@ -171,8 +171,9 @@ def test_gdpo_tells_groups_apart_by_every_reward(name, steps):
     for reward in ("correctness", "format", "length"):
         assert 0 < data[f"advantage/reward_{reward}"] <= 1
     assert data["advantage/reward_correctness"] == pytest.approx(data["reward/right"])
-    assert 0 < data["advantage/groups_by_length"] <= 1
-    assert data["critic/advantages/max"] > 1 > -1 > data["critic/advantages/min"]
+    assert any(steps[one.format(name)]["advantage/groups_by_length"] > 0 for one in (SAVED, AGAIN))
+    # Of a mean of 0 and a variance of 1 the extremes have a product of -1 at most.
+    assert -data["critic/advantages/max"] * data["critic/advantages/min"] > 0.95
 
 
 def test_disco_is_constrained_and_separates_right_from_wrong(steps):

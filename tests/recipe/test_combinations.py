@@ -13,6 +13,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
 from recipe import disco_loss
+from recipe.aggregation import RULES
 from recipe.combinations import Combination, combinations, config_of, refusal, table
 from recipe.disco_loss import DiscoLoss
 from recipe.methods import disco_of
@@ -77,8 +78,8 @@ def test_every_combination_makes_a_step_or_is_refused_and_the_readme_says_which(
     for combination, found in gradients.items():
         assert found.isfinite().all(), combination
         assert found.any(), combination
-    # 6 rules x 6 advantages, and 4 objectives that have neither.
-    assert len(gradients) == 40
+    # Every rule with 6 advantages, and 4 objectives that have neither.
+    assert len(gradients) == len(RULES) * 6 + 4
     # No two objectives are one, nor two rules, nor two advantages but where they agree at first:
     # the first batch is its own anchor.
     for one, other in combinations_of(gradients, 2):

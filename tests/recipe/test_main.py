@@ -66,3 +66,35 @@ def test_the_readme_names_only_make_targets_that_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text())):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+LOSS = """
+from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
+
+
+@register_policy_loss("mine")
+def mine(**columns):
+    return get_policy_loss_fn("vanilla")(**columns)
+"""
+PREPARE = """
+import sys
+from recipe.main import prepare_verl
+from recipe.overrides import composed, resolve
+
+config = composed(["+experiment=cpu_demo", *sys.argv[1:]])
+resolve(config)
+prepare_verl(config)
+"""
+
+
+@pytest.mark.parametrize("modules", ["verl_patches,my_losses", "verl_patches"])
+def test_a_loss_of_ones_own_is_taken_if_its_module_is_named(modules, tmp_path):
+    (tmp_path / "my_losses.py").write_text(LOSS)
+    named = f'ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES="{modules}"'
+    mode = "actor_rollout_ref.actor.policy_loss.loss_mode=mine"
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, mode, named],
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode == 0) is ("my_losses" in modules), done.stderr
+    assert ("mine" in done.stderr) is (done.returncode != 0)
