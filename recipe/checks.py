@@ -231,9 +231,9 @@ def check_separate(config: DictConfig) -> None:
         raise UserError(
             f"trainer.v1.separate_async.parameter_sync_step is {step}. Between the updates of a "
             f"step verl keeps the model by moving it to the CPU, which is no copy of parameters "
-            f"that are there ({', '.join(key for key, is_so in on_cpu.items() if is_so)}), and all "
-            f"updates but the last would be lost. Use parameter_sync_step=1, a GPU without "
-            f"offloading, or algorithm.rollout_correction.bypass_mode=true."
+            f"that are there ({', '.join(key for key, is_so in on_cpu.items() if is_so)}): updates "
+            f"would be lost, or old log-probs be a later model's. Use parameter_sync_step=1, a GPU "
+            f"without offloading, or algorithm.rollout_correction.bypass_mode=true."
         )
 
 

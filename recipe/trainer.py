@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.single_controller.ray.base import ResourcePoolManager
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
@@ -48,8 +49,6 @@ from recipe.worker import measured
 from reward.sources import RewardSettings
 
 WAIT_SECONDS = 10.0
-# What verl's placement groups ask for beside a GPU.
-CPUS_A_GPU = 3
 
 
 class AggregationMixin(PPOTrainer):
@@ -210,11 +209,13 @@ def refuse_few_cpus(config: DictConfig) -> None:
         RuntimeError: a cluster has fewer than what verl's actors hold, and one to place others by.
     """
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
-    need = CPUS_A_GPU * num_gpus(config) + units + 2
+    # What verl's placement groups ask for beside a GPU.
+    beside = ResourcePoolManager.max_colocate_count
+    need = beside * num_gpus(config) + units + 2
     there = ray.cluster_resources().get("CPU", 0)
     if there < need:
         raise RuntimeError(
-            f"Ray has {there:.0f} CPUs, but the run needs {need}: {CPUS_A_GPU} a GPU, {units} for "
+            f"Ray has {there:.0f} CPUs, but the run needs {need}: {beside} a GPU, {units} for "
             f"transfer_queue.backend.SimpleStorage.num_data_storage_units and 2 more. Lower that "
             f"number, or tell Ray of more CPUs than there are, as most actors only wait: "
             f"ray_kwargs.ray_init.num_cpus={need}, or --num-cpus where the cluster is started"

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,10 @@ def test_the_readme_shows_the_committed_results():
     table = markdown_table(HEAD, rows(read_summaries(ROOT / "benchmarks" / "results")))
     readme = (ROOT / "README.md").read_text()
     assert between_marks(readme, "results", table) == readme
+
+
+def test_committed_results_name_no_folder_of_a_machine():
+    texts = {path: path.read_text() for path in (ROOT / "benchmarks" / "results").rglob("*.json*")}
+    assert not [
+        path for path, text in texts.items() if re.search(r"[\"=](/tmp|/home|/root|/work)/", text)
+    ]

@@ -171,7 +171,7 @@ def test_a_run_may_have_no_number_of_steps(config):
                 "actor_rollout_ref.rollout.n_gpus_per_node": 1,
             },
             "parameter_sync_step is 2",
-            "(trainer.device=cpu), and all updates but the last would be lost. Use "
+            "(trainer.device=cpu): updates would be lost, or old log-probs be a later model's. Use "
             "parameter_sync_step=1",
         ),
         ({f"{ACTOR}.grad_clip": 0.5}, "grad_clip is 0.5", "clips at actor.optim.clip_grad=1.0"),
