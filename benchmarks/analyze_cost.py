@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from recipe.outputs import provenance
+from recipe.base.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results/analyze_cost"
 

@@ -32,9 +32,10 @@ from scipy import special, stats
 from tqdm import tqdm
 
 from benchmarks.timing import SEED
-from eval.stats import LEAST_VARIANCE, Floats, paired_interval
-from recipe.outputs import provenance
-from recipe.tables import between_marks, markdown_table
+from eval.stats import LEAST_VARIANCE, paired_interval
+from recipe.base.provenance import provenance
+from recipe.base.tables import between_marks, markdown_table
+from recipe.tasks.at_k import Floats
 
 RESULT = Path(__file__).parent / "results" / "interval_coverage" / "result.json"
 LEVEL = 0.95

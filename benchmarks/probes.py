@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recipe.tables import between_marks, markdown_table
+from recipe.base.tables import between_marks, markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "probes"
 HEAD = ("probe", "quantity", "predicted", "measured")

@@ -27,11 +27,11 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.timing import SEED, median_with_interval, seconds
-from recipe.outputs import provenance
-from recipe.tables import between_marks, markdown_table
-from reward.equality import same
-from reward.extract import extract
+from recipe.base.provenance import provenance
+from recipe.base.tables import between_marks, markdown_table
 from reward.grader import Grader, Row
+from reward.math.equality import same
+from reward.math.extract import extract
 from reward.sources import ANY, DAPO, RewardSettings
 
 RESULTS = Path(__file__).parent / "results" / "reward_throughput"

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import SEED
-from recipe.outputs import provenance
-from recipe.tables import between_marks, markdown_table
-from reward.extract import extract
+from recipe.base.provenance import provenance
+from recipe.base.tables import between_marks, markdown_table
 from reward.grade import read_line
 from reward.grader import Grader, Row
+from reward.math.extract import extract
 from reward.sources import RewardSettings, Source
 
 RESULTS = Path(__file__).parent / "results" / "scorer_agreement"

@@ -24,11 +24,12 @@ import torch
 
 from benchmarks.timing import SEED, median_with_interval, seconds
 from benchmarks.worker_cost import worker
-from recipe.columns import group_numbers, prompt_of
-from recipe.diagnostics import diagnose
-from recipe.outputs import provenance, read_metrics
-from recipe.settings import AggregationSettings
-from recipe.tables import between_marks, markdown_table
+from recipe.base.provenance import provenance
+from recipe.base.tables import between_marks, markdown_table
+from recipe.config.settings import AggregationSettings
+from recipe.maths.columns import group_numbers, prompt_of
+from recipe.maths.diagnostics import diagnose
+from recipe.run.folder import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "step_cost"
 GROUP = 16
@@ -51,7 +52,7 @@ def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
 
 
 def vectorised(group_N: torch.Tensor, length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """What `recipe.trainer` computes from lengths, advantages and groups."""
+    """What `recipe.training.trainer` computes from lengths, advantages and groups."""
     weights = {name: rule(length_N, advantage_N, group_N) for name, rule in RULES_HERE.items()}
     return weights, diagnose(length_N, advantage_N, group_N, weights, "balanced")
 

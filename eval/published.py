@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from recipe.tables import between_marks, markdown_table
+from recipe.base.tables import between_marks, markdown_table
 
 FILE = Path(__file__).with_suffix(".yaml")
 RULES = ("sequence", "token", "balanced")

@@ -17,18 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eval.grading import grade, verdict_settings
-from eval.jobs import Job, make_jobs, sample_jobs
-from eval.models import Model, find_models
-from eval.results import KIND
-from eval.tasks import Problems, Task, find, load
-from recipe.console import clock
-from recipe.data import check_truths
-from recipe.errors import UserError
-from recipe.journal import write_whole
-from recipe.outputs import provenance
-from recipe.processes import alone, clean_up_killed
-from recipe.rewards import is_this_projects
+from eval.sampling.grading import grade, verdict_settings
+from eval.sampling.jobs import Job, make_jobs, sample_jobs
+from eval.sampling.models import Model, find_models
+from eval.tables.results import KIND
+from recipe.base.errors import UserError
+from recipe.base.files import write_atomically
+from recipe.base.provenance import provenance
+from recipe.config.data import check_truths, is_this_projects
+from recipe.run.console import clock
+from recipe.run.processes import alone, clean_up_killed
+from recipe.tasks.task import Problems, Task, find, load
 from reward.errors import RewardError
 from reward.sources import RewardSettings
 
@@ -47,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("models", nargs="+", metavar="RUN_OR_MODEL",
         help="folders of runs, checkpoints or models, or OWNER/NAME of the hub")  # fmt: skip
-    add("--tasks", nargs="+", required=True, help="names of eval/tasks, with spaces or commas")
+    add(
+        "--tasks",
+        nargs="+",
+        required=True,
+        help="names of recipe/tasks/definitions, with spaces or commas",
+    )
     add("--steps", nargs="+", default=["last"], help="of runs: last, all or numbers (last)")
     add("--data-root", default="data", help="where scripts.prepare_data wrote (data)")
     add("--out", type=Path, default=Path("outputs/eval"), help="for models that are no run's")
@@ -129,7 +133,7 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
     path = model.results / f"{task.name}.json"
     # A line a key: the counts of all problems on one.
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in whole.items())
-    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     metrics = result["metrics"]
     best = ", ".join(f"{k} {v:.1%}" for k, v in metrics.items() if k.endswith(f"@{task.samples}"))
     print(f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "

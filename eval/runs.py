@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from recipe.tables import between_marks, markdown_table
+from recipe.base.tables import between_marks, markdown_table
 
 HEAD = (
     "experiment",

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval.by_rule import average_table, difference_table, stability_table
-from eval.by_task import task_table, tasks_table
-from eval.figures import write_figures
-from eval.grid import Row, arrange
-from eval.printed import Table, as_csv, latex, markdown
 from eval.published import published
-from eval.results import read_results
-from recipe.outputs import provenance
-from recipe.tables import between_marks
+from eval.tables.by_rule import average_table, difference_table, stability_table
+from eval.tables.by_task import task_table, tasks_table
+from eval.tables.figures import write_figures
+from eval.tables.grid import Row, arrange
+from eval.tables.printed import Table, as_csv, latex, markdown
+from eval.tables.results import read_results
+from recipe.base.provenance import provenance
+from recipe.base.tables import between_marks
 
 
 def parser() -> argparse.ArgumentParser:

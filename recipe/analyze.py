@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipe.aggregation import RULES, Rule
 from recipe.analysis.advantages import ESTIMATORS, group_advantages
 from recipe.analysis.counterfactual import analyse
 from recipe.analysis.dumps import Lengths, Rollouts, find_files, first_row, read_dumps
 from recipe.analysis.report import write_analysis
 from recipe.analysis.token_counts import choose_lengths
-from recipe.errors import UserError
-from recipe.outputs import provenance
+from recipe.base.errors import UserError
+from recipe.base.provenance import provenance
+from recipe.maths.rules import RULES, Rule
 
 LEARNED = "lambda"
 INTERRUPTED = 130

@@ -29,28 +29,36 @@ import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from recipe import embedded
-from recipe.checks import check_disk, check_settings
-from recipe.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
-from recipe.console import Progress, clock, held_out_accuracy, output_to
-from recipe.data import check_data, data_files
-from recipe.errors import UserError
-from recipe.journal import Journal, digest
-from recipe.methods import disco_of
-from recipe.outputs import (
+from recipe.base.errors import UserError
+from recipe.base.files import sha256_of_files
+from recipe.base.provenance import provenance
+from recipe.config.checks import check_disk, check_settings
+from recipe.config.compose import (
+    ROOT,
+    WRONG_OVERRIDES,
+    check_choice,
+    explanation,
+    help_text,
+    resolve,
+)
+from recipe.config.data import check_data, data_files
+from recipe.config.methods import disco_of
+from recipe.config.validation import check_validation
+from recipe.run.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
+from recipe.run.console import Progress, clock, held_out_accuracy, output_to
+from recipe.run.folder import (
     arm,
     holds_same_run,
     new_folder,
     other_overrides,
-    provenance,
     read_metrics,
     run_folder,
     write_summary,
 )
-from recipe.overrides import ROOT, WRONG_OVERRIDES, check_choice, explanation, help_text, resolve
-from recipe.processes import Watch, alone, clean_up_killed, temporary_folder
-from recipe.report import write_report
-from recipe.validation import check_validation
+from recipe.run.journal import Journal
+from recipe.run.processes import Watch, alone, clean_up_killed, temporary_folder
+from recipe.run.report import write_report
+from recipe.tasks import embedded
 
 INTERRUPTED = 130
 # Bytes left on a disk at which what failed to be written is no riddle.
@@ -133,7 +141,7 @@ def is_finished(folder: Path, config: DictConfig) -> bool:
 
 def open_journal(folder: Path, config: DictConfig) -> Journal:
     """The run's folder, new or as an earlier start left it; decides how verl begins."""
-    trainer, data = config.trainer, digest(data_files(config, "train_files"))
+    trainer, data = config.trainer, sha256_of_files(data_files(config, "train_files"))
     keep, checkpoint = trainer.max_actor_ckpt_to_keep, None
     if holds_same_run(folder, config) and trainer.resume_mode != "disable":
         checkpoint = Journal(folder).last_whole()
@@ -261,8 +269,8 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.utils.device import auto_set_device
 
-    from recipe.composition import check_loss
-    from recipe.trainer import AggregationTaskRunner
+    from recipe.objectives.weightable import check_loss
+    from recipe.training.trainer import AggregationTaskRunner
 
     auto_set_device(config)
     try:

@@ -27,11 +27,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig
 
-from recipe import embedded
-from recipe.console import output_to
-from recipe.errors import UserError
-from recipe.outputs import provenance
-from recipe.overrides import composed, resolve
+from recipe.base.errors import UserError
+from recipe.base.provenance import provenance
+from recipe.config.compose import composed, resolve
+from recipe.run.console import output_to
+from recipe.tasks import embedded
 
 if TYPE_CHECKING:
     from recipe.probes.stage import Stage

@@ -21,9 +21,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recipe.errors import UserError
-from recipe.outputs import provenance
-from recipe.tables import markdown_table
+from recipe.base.errors import UserError
+from recipe.base.provenance import provenance
+from recipe.base.tables import markdown_table
 from reward.errors import RewardError
 from reward.grader import Grader, Row, Verdict, parse_tests, read_truth
 from reward.sources import ANY, CODE, RewardSettings, Source

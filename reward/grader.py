@@ -13,12 +13,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from reward.code_answer import CodeResult, grade_code, read_tests
-from reward.equality import same
-from reward.extract import Stated, clean, extract, stated
-from reward.pool import Pool
-from reward.quantity import normalise
-from reward.sandbox import Level, SandboxError
+from reward.code.code_answer import CodeResult, grade_code, read_tests
+from reward.code.sandbox import Level, SandboxError
+from reward.math.equality import same
+from reward.math.extract import Stated, clean, extract, stated
+from reward.math.pool import Pool
+from reward.math.quantity import normalise
 from reward.sources import RewardSettings, Scorer, Source
 
 Outcome = Literal["right", "wrong", "no_answer", "parse_error", "timeout"]

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from reward.grader import Grader, Row, Verdict
-from reward.quantity import normalise
+from reward.math.quantity import normalise
 from reward.sources import RewardSettings
 
 # verl gathers `pred` in a numpy array, in which every row is as wide as the longest.
@@ -42,7 +42,7 @@ def compute_score(
     no verdict.
 
     Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
-    the settings or the ground truth is at fault, `score` is NaN, which `recipe.trainer` refuses
+    the settings or the ground truth is at fault, `score` is NaN, which `recipe.training.trainer` refuses
     with the error.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, cast
 
-from reward.extract import Form, Thinking
+from reward.math.extract import Form, Thinking
 
 Scorer = Callable[..., float | dict[str, Any]]
 

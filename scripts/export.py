@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe.checkpoints import export, exported, find_checkpoint
-from recipe.errors import UserError
+from recipe.base.errors import UserError
+from recipe.run.checkpoints import export, exported, find_checkpoint
 
 
 def main() -> None:

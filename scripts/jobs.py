@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from recipe.errors import UserError
-from recipe.overrides import ROOT
+from recipe.base.errors import UserError
+from recipe.base.paths import ROOT
 from scripts.sweep import Run
 
 PROJECT = "balanced-aggregation"

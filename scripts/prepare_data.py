@@ -21,10 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from recipe.errors import UserError
-from recipe.outputs import provenance
-from recipe.tables import markdown_table
-from recipe.templates import TEMPLATES
+from recipe.base.errors import UserError
+from recipe.base.provenance import provenance
+from recipe.base.tables import markdown_table
+from recipe.tasks.templates import TEMPLATES
 from scripts.data import hub
 from scripts.data.catalogue import DATA_SETS, DataSet, find
 from scripts.data.overlap import COMMON, NUM_WORDS, EvaluationSets, read_problems

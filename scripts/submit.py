@@ -23,14 +23,15 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from eval.runs import HEAD, read_summaries, rows
-from recipe.checks import check_config
-from recipe.cluster import alone_with_ray
-from recipe.cost import gpu_hours, num_gpus
-from recipe.errors import UserError
-from recipe.outputs import provenance
-from recipe.overrides import CONFIGS
-from recipe.processes import Watch, clean_up_killed, temporary_folder
-from recipe.tables import markdown_table
+from recipe.base.errors import UserError
+from recipe.base.paths import CONFIGS
+from recipe.base.provenance import provenance
+from recipe.base.tables import markdown_table
+from recipe.config.checks import check_config
+from recipe.config.resources import num_gpus
+from recipe.estimate.hours import gpu_hours
+from recipe.run.cluster import alone_with_ray
+from recipe.run.processes import Watch, clean_up_killed, temporary_folder
 from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
 from scripts.sweep import Grid, Run, plan
 

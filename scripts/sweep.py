@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.errors import UserError
+from recipe.base.errors import UserError
+from recipe.base.paths import CONFIGS
+from recipe.config.compose import composed, resolve
 from recipe.main import name_run
-from recipe.outputs import holds_same_run, leaves, run_folder
-from recipe.overrides import CONFIGS, composed, resolve
+from recipe.run.folder import holds_same_run, leaves, run_folder
 
 SWEEPS = CONFIGS / "sweep"
 

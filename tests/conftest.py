@@ -24,7 +24,7 @@ def renew_golden(request) -> bool:
 @pytest.fixture(scope="session")
 def composed():
     """Compose a config as the command line does: `composed("data.train_batch_size=4")`."""
-    from recipe.overrides import composed
+    from recipe.config.compose import composed
 
     def run(*overrides: str, experiment: str = "cpu_demo") -> DictConfig:
         return composed([f"+experiment={experiment}", *overrides])

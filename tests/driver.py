@@ -7,8 +7,8 @@ import torch
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from recipe import trainer
-from recipe.responses import Responses
+from recipe.training import trainer
+from recipe.training.responses import Responses
 
 LIMIT = 12
 

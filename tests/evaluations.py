@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.grid import Row, arrange
-from eval.printed import Table
-from eval.results import read_results
+from eval.tables.grid import Row, arrange
+from eval.tables.printed import Table
+from eval.tables.results import read_results
 
 SAMPLES = 4
 COMMIT = "0123456789ab"

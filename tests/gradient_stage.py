@@ -16,10 +16,15 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.utils import tensordict_utils as tu
 
 import recipe.main  # noqa: F401  (registers the config resolvers)
-from recipe import embedded
-from recipe.composition import default_config
-from recipe.policy_loss import SLOPE_COLUMN, WEIGHT_COLUMN, for_worker, weighted_ppo_loss
-from recipe.processes import Watch, temporary_folder
+from recipe.objectives.weightable import default_config
+from recipe.objectives.weighted_loss import (
+    SLOPE_COLUMN,
+    WEIGHT_COLUMN,
+    for_worker,
+    weighted_ppo_loss,
+)
+from recipe.run.processes import Watch, temporary_folder
+from recipe.tasks import embedded
 
 # Groups of 1 and of 2 ranks stand side by side, so on GPUs they take three, and FSDP1 a fourth.
 CPU = not torch.cuda.is_available()

@@ -5,7 +5,7 @@ from torch.distributed.tensor import DTensor
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.worker import measured
+from recipe.training.worker import measured
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

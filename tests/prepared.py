@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipe.templates import TEMPLATES
+from recipe.tasks.templates import TEMPLATES
 from scripts import prepare_data
 
 SUFFIX = r" Let's think step by step and output the final answer within \boxed{}."

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from reward import sandbox
-from reward.sandbox import Level, SandboxError
+from reward.code import sandbox
+from reward.code.sandbox import Level, SandboxError
 
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
-from recipe import embedded
-from recipe.aggregation import RULES
-from recipe.checks import check_config, check_settings
-from recipe.memory import memory
-from recipe.outputs import differing_keys
-from recipe.shapes import KNOWN
+from recipe.config.checks import check_config, check_settings
+from recipe.estimate.memory import memory
+from recipe.estimate.shapes import KNOWN
+from recipe.maths.rules import RULES
+from recipe.run.folder import differing_keys
+from recipe.tasks import embedded
 from reward.sources import RewardSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -17,12 +17,12 @@ from verl.trainer.main_ppo import run_ppo
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe import embedded
-from recipe.checks import check_settings
-from recipe.data import check_data
+from recipe.config.checks import check_settings
+from recipe.config.compose import composed
+from recipe.config.data import check_data
 from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
-from recipe.overrides import composed
-from recipe.trainer import AggregationMixin, AggregationTaskRunner
+from recipe.tasks import embedded
+from recipe.training.trainer import AggregationMixin, AggregationTaskRunner
 
 ACTOR, CORRECTION = "actor_rollout_ref.actor", "algorithm.rollout_correction"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"

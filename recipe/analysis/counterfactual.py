@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipe.aggregation import Rule
-from recipe.diagnostics import group_lengths, per_group
+from recipe.maths.diagnostics import group_lengths, per_group
+from recipe.maths.rules import Rule
 
 REPLICATES = 1000
 LEVEL = 0.95
@@ -82,7 +82,7 @@ def statistics(
         effective/RULE: 1 / sum of squared shares, as a part of all responses.
         moved/RULE: part of the objective RULE gives to other responses than the trained rule, half
             the sum of |difference of shares|.
-        length_gap, length_variation: means over groups, as in `recipe.diagnostics`.
+        length_gap, length_variation: means over groups, as in `recipe.maths.diagnostics`.
         moved_by_gap: share_negative/token - share_negative/balanced.
         moved_by_variation: part of the objective that `sequence` gives to other responses of the
             same group and sign than `balanced`.

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 
 CHUNK_BYTES = 1 << 23
 # How verl names the rows it adds to make the train batch divisible.

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from recipe.analysis.counterfactual import LEVEL, REPLICATES, Analysis, Estimate
 from recipe.analysis.findings import findings, number, percent, points
-from recipe.report import draw
-from recipe.tables import markdown_table
+from recipe.base.tables import markdown_table
+from recipe.run.report import draw
 
 
 def write_analysis(

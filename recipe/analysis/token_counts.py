@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.analysis.dumps import Lengths
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 
 KNOWN_COLUMNS = ("response_length", "response_len", "response_tokens", "num_response_tokens")
 

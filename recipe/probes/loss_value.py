@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recipe.diagnostics import under_rule
+from recipe.base.tables import markdown_table
+from recipe.maths.diagnostics import under_rule
 from recipe.probes.stage import EXPONENT, GROUP_SIZE, NO_CLIP, Stage, columns, weights
-from recipe.tables import markdown_table
 
 NUM_BATCHES, GROUPS_PER_BATCH = 12, 8
 CLOSED = ("sequence", "balanced", "token", "token_batch", "constant")

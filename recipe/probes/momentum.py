@@ -18,10 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recipe.aggregation import RULES
-from recipe.errors import UserError
+from recipe.base.errors import UserError
+from recipe.base.tables import markdown_table
+from recipe.maths.rules import RULES
 from recipe.probes.stage import NO_CLIP, Responses, Stage, columns
-from recipe.tables import markdown_table
 
 NUM_SAMPLED, NUM_GROUPS = 12, 8
 # T - 1 updates with a gradient, then k = 0..8 without.

@@ -13,10 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recipe.diagnostics import common_prefix, prefix_push
-from recipe.errors import UserError
+from recipe.base.errors import UserError
+from recipe.base.tables import markdown_table
+from recipe.maths.diagnostics import common_prefix, prefix_push
 from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Responses, Stage, columns, weights
-from recipe.tables import markdown_table
 
 NUM_SAMPLED, NUM_GROUPS = 24, 12
 

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from tensordict import TensorDict
 from torch import Tensor
 
-from recipe.aggregation import RULES
+from recipe.base.tables import markdown_table
+from recipe.maths.rules import RULES
 from recipe.probes.stage import NO_CLIP, Engine, Responses, Stage, advantages, columns
-from recipe.tables import markdown_table
 
 PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48

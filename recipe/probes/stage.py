@@ -1,7 +1,7 @@
 """What every probe stands on: responses of the small model, and verl's engine to measure on.
 
 The engine is the one that trains: verl's actor worker with FSDP2 in float32, measured and with the
-weighted loss as `recipe.trainer` installs them, as the only rank of this process. Axes: `_N`
+weighted loss as `recipe.training.trainer` installs them, as the only rank of this process. Axes: `_N`
 responses, `_P` groups, `_X` all parameters in a row.
 """
 
@@ -21,10 +21,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.aggregation import RULES
-from recipe.errors import UserError
-from recipe.policy_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
-from recipe.worker import adamw_changes, local, measured
+from recipe.base.errors import UserError
+from recipe.maths.rules import RULES
+from recipe.objectives.weighted_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.training.worker import adamw_changes, local, measured
 from reward.score import compute_score
 
 GROUP_SIZE = 8

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 from scripts.data import livecodebench
 from scripts.data.layouts import (
     OLYMPIAD,

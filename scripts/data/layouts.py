@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from reward.extract import extract
-from reward.notation import tidy
-from reward.structure import take_apart
+from reward.math.extract import extract
+from reward.math.notation import tidy
+from reward.math.structure import take_apart
 from scripts.data.reading import Fields
 
 # A Chinese character: CJK ideographs with their extensions, and the compatibility forms.

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import UserError
-from recipe.templates import bare
+from recipe.base.errors import UserError
+from recipe.tasks.templates import bare
 from scripts.data.layouts import CHINESE, prompt_text
 from scripts.data.reading import data_files, read_records
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 
 KINDS = (".parquet", ".jsonl", ".json")
 BATCH_ROWS, BATCH_BYTES = 4096, 32 << 20

@@ -13,11 +13,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from recipe.data import canonical, problems
-from recipe.errors import UserError
-from recipe.templates import Template, bare, prompt_content
-from reward.equality import same
+from recipe.base.errors import UserError
+from recipe.tasks.rows import canonical, problems
+from recipe.tasks.templates import Template, bare, prompt_content
 from reward.grader import parse_tests, read_truth
+from reward.math.equality import same
 from scripts.data.catalogue import DataSet, accepted
 from scripts.data.layouts import OutOfSet, Problem, is_chinese
 from scripts.data.overlap import EvaluationSets

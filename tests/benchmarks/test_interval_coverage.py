@@ -25,7 +25,7 @@ from benchmarks.interval_coverage import (
     two_way,
 )
 from eval.stats import mean_interval, paired_interval
-from recipe.tables import between_marks
+from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
 SMALL = Setting("3 x 8", 3, (8,), (4,), 3)

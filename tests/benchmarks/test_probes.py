@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.probes import PROBES, RESULTS, table
-from recipe.tables import between_marks
+from recipe.base.tables import between_marks
 
 RESULT = {name: json.loads((RESULTS / name / "result.json").read_text()) for name in PROBES}
 

@@ -17,8 +17,8 @@ from benchmarks.scorer_agreement import (
     summary,
     table,
 )
-from eval.stats import pass_at_k, standard_error
-from recipe.tables import between_marks
+from recipe.base.tables import between_marks
+from recipe.tasks.at_k import pass_at_k, standard_error
 
 ROOT = Path(__file__).parents[2]
 A_BOX, A_LINE = "\\boxed{34}", "Answer: 34"

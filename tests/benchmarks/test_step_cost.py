@@ -6,8 +6,8 @@ import torch
 from benchmarks.step_cost import RESULTS, batch_of, driver, per_group_loop, summary, vectorised
 from benchmarks.timing import median_with_interval
 from benchmarks.worker_cost import PeakBytes, worker
-from recipe.columns import group_numbers
-from recipe.tables import between_marks
+from recipe.base.tables import between_marks
+from recipe.maths.columns import group_numbers
 
 ROOT = Path(__file__).parents[2]
 

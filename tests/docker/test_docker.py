@@ -139,7 +139,7 @@ def test_the_gpu_image_holds_no_code():
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_has_git_and_a_compiler_and_is_not_run_by_root(image):
     installed = " ".join(arguments(image, "RUN")).split()
-    # `recipe.outputs` calls git, vLLM and Triton a compiler.
+    # `recipe.run.folder` calls git, vLLM and Triton a compiler.
     assert {"git", "g++"} <= set(installed)
     (user,) = arguments(image, "USER")
     assert int(user) > 0, "a number, so that Kubernetes sees that it is not root"

@@ -5,8 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eval import jobs
-from eval.sampling import Response
+from eval.sampling.engine import Response, jobs
 from scripts.tiny_tokenizer import build_tokenizer
 
 

@@ -4,11 +4,11 @@ import pytest
 from evaluations import write
 
 from eval import published
-from eval.by_rule import average_table
-from eval.grid import arrange
-from eval.results import read_results
-from recipe.overrides import CONFIGS
-from recipe.tables import between_marks
+from eval.tables.by_rule import average_table
+from eval.tables.grid import arrange
+from eval.tables.results import read_results
+from recipe.base.paths import CONFIGS
+from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eval.runs import HEAD, read_summaries, rows
-from recipe.tables import between_marks, markdown_table
+from recipe.base.tables import between_marks, markdown_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.stats import holm, maj_at_k, mean_at_k, pass_at_k, standard_error
+from eval.stats import holm
+from recipe.tasks.at_k import maj_at_k, mean_at_k, pass_at_k, standard_error
 
 
 @st.composite

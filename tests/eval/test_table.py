@@ -5,12 +5,12 @@ import pytest
 from evaluations import cells, content, draw, laptop, rows_of, write
 
 from eval import table
-from eval.by_rule import average_table, difference_table
-from eval.grid import arrange
 from eval.published import published
-from eval.results import read_results
 from eval.stats import mean_interval, paired_interval
-from recipe.tables import between_marks
+from eval.tables.by_rule import average_table, difference_table
+from eval.tables.grid import arrange
+from eval.tables.results import read_results
+from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
 

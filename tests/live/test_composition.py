@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from variants import AGAIN, METHODS, RESUMED, SAVED, VARIANTS
 
-from recipe import embedded
+from recipe.tasks import embedded
 
 pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.grading import grade
-from eval.samples import Sample
-from eval.tasks import find, load
+from eval.sampling.grading import grade
+from eval.sampling.samples import Sample
+from recipe.tasks.task import find, load
 from reward.sources import RewardSettings
 from tests.live.small_run import ROOT, STEPS
 from tests.live.test_demo import traces

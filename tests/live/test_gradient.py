@@ -18,11 +18,11 @@ from gradient_stage import (
 )
 from verl.utils import tensordict_utils as tu
 
-from recipe.aggregation import RULES, over_all_rows, value_and_slope
-from recipe.composition import default_config, losses, refusal
-from recipe.disco import DiscoSettings
-from recipe.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN, DiscoLoss
-from recipe.policy_loss import SLOPE_METRIC
+from recipe.maths.disco import DiscoSettings
+from recipe.maths.rules import RULES, over_all_rows, value_and_slope
+from recipe.objectives.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN, DiscoLoss
+from recipe.objectives.weightable import default_config, losses, refusal
+from recipe.objectives.weighted_loss import SLOPE_METRIC
 
 pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.

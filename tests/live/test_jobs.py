@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from recipe.processes import Watch, temporary_folder
+from recipe.run.processes import Watch, temporary_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from benchmarks.reward_throughput import HANGS
-from reward.equality import same
-from reward.extract import extract
+from reward.math.equality import same
+from reward.math.extract import extract
 from reward.sources import DAPO
 
 pytestmark = pytest.mark.live

@@ -7,7 +7,7 @@ import pytest
 from dumps import row, write
 
 from recipe.analyze import chosen_rules, default_folder, main
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 from scripts.tiny_tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[2]

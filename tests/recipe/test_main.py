@@ -79,7 +79,7 @@ def mine(**columns):
 PREPARE = """
 import sys
 from recipe.main import prepare_verl
-from recipe.overrides import composed, resolve
+from recipe.config.compose import composed, resolve
 
 config = composed(["+experiment=cpu_demo", *sys.argv[1:]])
 resolve(config)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.reward_throughput import HANGS
 from reward import grade
 from reward.errors import RewardError
-from reward.pool import Pool
+from reward.math.pool import Pool
 
 ROWS = [
     {"response": "\\boxed{34}", "ground_truth": "34", "id": 0},

@@ -104,7 +104,7 @@ def test_a_fault_that_is_not_the_responses_is_nan_with_the_reason(arguments, set
 
 
 def test_broken_machinery_is_nan_never_a_score(monkeypatch):
-    from reward import pool
+    from reward.math import pool
 
     def broken(self):
         raise OSError("no more processes")

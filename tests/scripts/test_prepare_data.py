@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 from prepared import SUFFIX, dapo_row, prepare, read, refused, write_lines, write_parquet
 
-from recipe.data import canonical
+from recipe.tasks.rows import canonical
 from scripts import prepare_data
 from scripts.data import hub, rows, selection
 

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from prepared import prepare, refused, write_lines, write_parquet
 
-from reward.code_answer import read_tests
+from reward.code.code_answer import read_tests
 from reward.grader import parse_tests
 from scripts.data.pickled import text_of_pickle, unpack
 

@@ -14,7 +14,7 @@ from prepared import (
     write_parquet,
 )
 
-from recipe.data import check_data
+from recipe.config.data import check_data
 
 
 def test_a_hundred_copies_of_dapos_prompts_become_one_each_with_the_published_template(tmp_path):

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from recipe.aggregation import RULES
-from recipe.checks import check_config
-from recipe.errors import UserError
-from recipe.outputs import new_folder
+from recipe.base.errors import UserError
+from recipe.config.checks import check_config
+from recipe.maths.rules import RULES
+from recipe.run.folder import new_folder
 from scripts import jobs, submit
 from scripts.jobs import PROJECT, Settings, work_off
 from scripts.submit import arguments, command

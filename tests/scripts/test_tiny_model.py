@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipe import embedded
+from recipe.tasks import embedded
 from scripts import arithmetic, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

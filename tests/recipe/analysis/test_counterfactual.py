@@ -7,7 +7,6 @@ from batches import Batch, batches, fixed_batch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from recipe.aggregation import RULES
 from recipe.analysis.counterfactual import (
     REPLICATES,
     analyse,
@@ -16,7 +15,8 @@ from recipe.analysis.counterfactual import (
     interval,
     resample,
 )
-from recipe.diagnostics import diagnose
+from recipe.maths.diagnostics import diagnose
+from recipe.maths.rules import RULES
 
 TRAINED = "token_batch"
 NAMES = list(RULES)

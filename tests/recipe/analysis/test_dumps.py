@@ -16,7 +16,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.analysis import dumps
 from recipe.analysis.dumps import Lengths, find_files, first_row, read_dumps, split_uid
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 from scripts.tiny_tokenizer import build_tokenizer
 
 COLUMN = Lengths("response_length", "tokens")

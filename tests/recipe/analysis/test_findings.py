@@ -2,9 +2,9 @@ from math import nan
 
 import pytest
 
-from recipe.aggregation import RULES
 from recipe.analysis.counterfactual import Analysis, Estimate
 from recipe.analysis.findings import findings, number
+from recipe.maths.rules import RULES
 
 ZERO = Estimate(0.0, 0.0, 0.0)
 RUN = {

@@ -2,7 +2,7 @@ import pytest
 from dumps import row
 
 from recipe.analysis.token_counts import choose_lengths
-from recipe.errors import UserError
+from recipe.base.errors import UserError
 from scripts.tiny_tokenizer import build_tokenizer
 
 

@@ -3,7 +3,7 @@ import torch
 from batches import Batch, batches
 from hypothesis import given, settings
 
-from recipe.diagnostics import prefix_push
+from recipe.maths.diagnostics import prefix_push
 from recipe.probes.prefix_push import closed_forms
 from recipe.probes.stage import rules
 

@@ -1,0 +1,138 @@
+"""Sampling with vLLM: one engine, as many requests at once as it takes, each with its own seed."""
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe.base.paths import cache
+
+# Requests that the engine knows of at a time; it decides itself how many of them run together.
+REQUESTS_AHEAD = 2048
+
+
+class Request(NamedTuple):
+    """One response to sample."""
+
+    key: str
+    """Names it; no two requests have the same."""
+    tokens: list[int]
+    """The prompt."""
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class Response(NamedTuple):
+    """What was sampled."""
+
+    tokens: list[int]
+    truncated: bool
+
+
+def sample(
+    engine_arguments: dict[str, Any],
+    requests: Iterable[Request],
+    keep: Callable[[Request, Response], None],
+) -> None:
+    """Sample every request; `keep` gets each response as soon as it is whole.
+
+    Args:
+        engine_arguments: of vLLM's AsyncEngineArgs.
+        requests: what to sample, begun in this order.
+        keep: called in the order in which responses end.
+    """
+    asyncio.run(_sample(engine_arguments, requests, keep))
+
+
+async def _sample(
+    engine_arguments: dict[str, Any],
+    requests: Iterable[Request],
+    keep: Callable[[Request, Response], None],
+) -> None:
+    # Loaded here: it takes seconds, and grading needs none of it.
+    from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # Sizes a batch as vLLM does for offline work: on an H100 1,024 responses instead of 128.
+    engine = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(**engine_arguments), usage_context=UsageContext.LLM_CLASS
+    )
+    waiting = iter(requests)
+
+    async def work() -> None:
+        # Between two awaits nothing else runs, so the workers can share the iterator.
+        for request in waiting:
+            keep(request, await respond(engine, request))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(REQUESTS_AHEAD * engine_arguments["data_parallel_size"]):
+                group.create_task(work())
+    finally:
+        engine.shutdown()
+
+
+async def respond(engine: Any, request: Request) -> Response:
+    """The response to one request.
+
+    Raises:
+        RuntimeError: vLLM gave it up, as it does when it is told to end.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    parameters = SamplingParams(
+        seed=request.seed,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    prompt = {"prompt_token_ids": request.tokens}
+    [output] = [one async for one in engine.generate(prompt, parameters, request.key)]
+    [completion] = output.outputs
+    if completion.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a response by {completion.finish_reason}")
+    return Response(list(completion.token_ids), completion.finish_reason == "length")
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """Environment of vLLM; what is set already stays."""
+    # Settles where this process keeps such files: it outlives the folder that vLLM's processes get.
+    tempfile.gettempdir()
+    ours = {
+        # Its process is a new one: a fork of this one might inherit a held lock.
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache() / "torchinductor"),
+    }
+    unset = {name: value for name, value in ours.items() if name not in os.environ}
+    # The sockets are named by this process.
+    return {**unset, "TMPDIR": str(temporary), "VLLM_RPC_BASE_PATH": str(temporary)}
+
+
+def engine_arguments(folder: Path, longest: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Of vLLM's engine, for a model whose longest sequence is known."""
+    import torch
+
+    arguments = {
+        "model": str(folder),
+        "max_model_len": longest,
+        "tensor_parallel_size": options.tensor_parallel,
+        "data_parallel_size": options.data_parallel,
+        "seed": 0,
+    }
+    if torch.cuda.is_available():
+        return arguments | {"gpu_memory_utilization": options.gpu_memory}
+    # A generator on a CPU has no offset, by which vLLM takes back what a part of a prompt drew.
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 8192)}
+    return arguments | {"enforce_eager": True} | whole_prompts

@@ -1,0 +1,139 @@
+"""Tables with footnotes, as Markdown that lines up, as LaTeX, and as CSV in long form."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from recipe.base.tables import NUMBER, markdown_table
+
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&",
+    "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+MINUS = re.compile(r"(?<![\w\]})/.-])-(?=\d)|(?<= )-(?= )")
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and the footnotes it is marked with."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class Record(NamedTuple):
+    """A number of a table, for those who go on computing; percent and points as in the table."""
+
+    table: str
+    quantity: str
+    experiment: str
+    rule: str
+    task: str
+    step: int | None
+    estimate: float | None
+    low: float | None
+    high: float | None
+    seeds: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: what is printed, and its numbers."""
+
+    name: str
+    caption: str
+    head: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    records: tuple[Record, ...]
+    remarks: tuple[str, ...] = ()
+    """Said below the table, of all of it."""
+
+
+def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
+    """Every line's cells as text and mark, the head first; the notes by their marks."""
+    marks: dict[str, str] = {}
+    lines = []
+    for cells in (table.head, *table.rows):
+        lines.append([])
+        for cell in cells:
+            for note in cell.notes:
+                marks.setdefault(note, letters(len(marks)))
+            lines[-1].append((cell.text, ",".join(marks[note] for note in cell.notes)))
+    return lines, {mark: note for note, mark in marks.items()}
+
+
+def letters(number: int) -> str:
+    """The letters a to z, then aa, ab, ..."""
+    before, last = divmod(number, 26)
+    return (letters(before - 1) if before else "") + chr(ord("a") + last)
+
+
+def markdown(table: Table) -> str:
+    """Caption, table and notes."""
+    lines, notes = marked(table)
+    cells = [[text + f"^{mark}" * bool(mark) for text, mark in line] for line in lines]
+    parts = [f"**{table.caption}**"]
+    if table.rows:
+        parts.append("\n".join(markdown_table(cells[0], cells[1:])))
+    said = [*table.remarks, *(f"^{mark} {note}" for mark, note in notes.items())]
+    if said:
+        parts.append("\n".join(f"- {line}" for line in said))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A `table` of the package booktabs, its notes below it; a table without rows is a comment."""
+    if not table.rows:
+        return "".join(f"% {line}\n" for line in (table.caption, *table.remarks))
+    lines, notes = marked(table)
+    cells = [[escaped(text) + superscript(mark) for text, mark in line] for line in lines]
+    columns = zip(*(line for line in lines[1:]), strict=True)
+    numbers = [all(NUMBER.match(text) for text, _ in column) for column in columns]
+    aligned = "".join("r" if number else "l" for number in numbers)
+    # A group before the first cell: LaTeX would read a [ there as an option of the line above.
+    head, *body = ["  {}" + " & ".join(line) + r" \\" for line in cells]
+    said = [
+        *map(escaped, table.remarks),
+        *(f"{superscript(mark)} {escaped(note)}" for mark, note in notes.items()),
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}", r"  \centering", rf"  \caption{{{escaped(table.caption)}}}",
+            rf"  \label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.name)}}}",
+            rf"  \begin{{tabular}}{{{aligned}}}",
+            *(f"  {line}" for line in (r"  \toprule", head, r"  \midrule", *body,
+                                       r"  \bottomrule")),
+            r"  \end{tabular}",
+            *(rf"  \par\footnotesize {line}" for line in said),
+            r"\end{table}", "",
+        ]
+    )  # fmt: skip
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX shows it, with minus signs before numbers."""
+    return MINUS.sub("$-$", "".join(LATEX.get(character, character) for character in text))
+
+
+def superscript(mark: str) -> str:
+    """The mark of a note."""
+    return rf"\textsuperscript{{{mark}}}" if mark else ""
+
+
+def as_csv(tables: Iterable[Table]) -> str:
+    """The records of all tables under one head; an empty field is a missing number."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(Record._fields)
+    for table in tables:
+        writer.writerows(table.records)
+    return lines.getvalue()
+
+
+def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
+    """Cells without notes."""
+    return tuple(Cell(text) for text in texts)

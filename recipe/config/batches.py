@@ -1,0 +1,71 @@
+"""How a train batch divides into mini-batches, ranks and micro-batches: what verl asserts later."""
+
+from omegaconf import DictConfig
+
+from recipe.base.errors import UserError
+
+
+def check_batches(config: DictConfig) -> None:
+    """Groups exist, and batches divide into mini-batches and ranks."""
+    actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
+    train, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
+    gpus, along = config.trainer.n_gpus_per_node * config.trainer.nnodes, sequence_parallel(config)
+    if n < 2:
+        raise UserError(
+            f"actor_rollout_ref.rollout.n is {n}, but group-relative advantages need at least 2 "
+            f"responses per prompt. The experiments in configs/ use 8 or more."
+        )
+    if train % mini:
+        raise UserError(
+            f"data.train_batch_size is {train}, which mini-batches of "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} prompts do not divide. "
+            f"Use a multiple of {mini}, or a mini-batch size that divides {train}."
+        )
+    if gpus % along:
+        raise UserError(
+            f"actor.fsdp_config.ulysses_sequence_parallel_size is {along}, which does not divide "
+            f"the {gpus} GPUs (trainer.n_gpus_per_node x trainer.nnodes). Use a divisor of {gpus}."
+        )
+    ranks = gpus // along
+    if (mini * n) % ranks:
+        raise UserError(
+            f"a mini-batch of {mini} prompts x {n} responses does not divide over {ranks} ranks "
+            f"(trainer.n_gpus_per_node x trainer.nnodes / Ulysses' size). Make {mini} x {n} a "
+            f"multiple of {ranks}."
+        )
+
+
+def sequence_parallel(config: DictConfig) -> int:
+    """GPUs that share a sequence (Ulysses); verl has two keys for it."""
+    actor = config.actor_rollout_ref.actor
+    old, new = (x.ulysses_sequence_parallel_size for x in (actor, actor.fsdp_config))
+    return old if old > 1 else new
+
+
+def check_micro_batches(config: DictConfig) -> None:
+    """Micro-batches have room for the longest row, or divide the rows of a rank.
+
+    verl asserts the former on the rank that meets such a row, while the others wait for it.
+    """
+    data, actor = config.data, config.actor_rollout_ref.actor
+    rollout, along = config.actor_rollout_ref.rollout, sequence_parallel(config)
+    longest = data.max_prompt_length + data.max_response_length
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // along
+    for name, section, prompts in (
+        ("actor.ppo", actor, actor.ppo_mini_batch_size),
+        ("rollout.log_prob", rollout, data.train_batch_size),
+    ):
+        phase = name.partition(".")[2]
+        budget = section[f"{phase}_max_token_len_per_gpu"]
+        if actor.use_dynamic_bsz and budget * along < longest:
+            raise UserError(
+                f"actor_rollout_ref.{name}_max_token_len_per_gpu is {budget}, with {along} GPU(s) "
+                f"a sequence, but a prompt and its response may have {data.max_prompt_length} + "
+                f"{data.max_response_length} tokens. Use {-(-longest // along)} or more."
+            )
+        size, rows = section[f"{phase}_micro_batch_size_per_gpu"], prompts * rollout.n // ranks
+        if not actor.use_dynamic_bsz and size and rows % size:
+            raise UserError(
+                f"actor_rollout_ref.{name}_micro_batch_size_per_gpu is {size}, which does not "
+                f"divide the {rows} rows of a rank. Use a divisor of {rows}."
+            )

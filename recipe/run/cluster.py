@@ -1,0 +1,74 @@
+"""The Ray that a run trains on: one of its own, or a cluster's."""
+
+import json
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from recipe.base.errors import UserError
+from recipe.base.paths import ROOT, cache
+from recipe.run.journal import Journal
+from recipe.run.processes import alone
+
+ALONE = (
+    "Two would mix up their weights. Wait for it or stop it; to train several runs on one machine, "
+    "give them to one Ray cluster (python -m scripts.submit)."
+)
+# Set by Ray in the driver of a job.
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def alone_with_ray() -> AbstractContextManager[None]:
+    """Hold this machine's lock while its own Ray runs.
+
+    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
+    started on its own has the same: two runs would send each other their weights.
+    """
+    if not owns_ray():
+        return nullcontext()
+    return alone(
+        cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own", ALONE
+    )
+
+
+def owns_ray() -> bool:
+    """Whether Ray starts with this run, rather than being a cluster (RAY_ADDRESS) it joins."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+def environment(journal: Journal, temporary: Path) -> dict[str, str]:
+    """Environment of the driver and of every worker, beside what the cluster config sets.
+
+    What a Ray job's own runtime environment sets stays as it is; Ray refuses it twice.
+    """
+    ours = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        # Kept, or vLLM would compile its kernel anew for every run.
+        "TORCHINDUCTOR_CACHE_DIR": str(cache() / "torchinductor"),
+        "VERL_FILE_LOGGER_PATH": str(journal.verl_metrics),
+        "WANDB_DIR": str(journal.folder),
+        "WANDB_RUN_ID": os.environ.get("WANDB_RUN_ID", journal.run_id),
+        "WANDB_RESUME": "allow",
+        "VLLM_NO_USAGE_STATS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if owns_ray():
+        ours["TMPDIR"] = str(temporary)
+    job = json.loads(os.environ.get(JOB, "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in ours.items() if name not in given}
+
+
+def check_place(output_root: str) -> None:
+    """A Ray job does not write into its working directory, a copy that Ray removes.
+
+    Raises:
+        UserError: it would.
+    """
+    if JOB in os.environ and not Path(output_root).is_absolute():
+        raise UserError(
+            f"output_root is {output_root}, but a Ray job runs in a copy of this folder that Ray "
+            f"removes. Name a folder that all nodes see, output_root=/shared/outputs, or submit "
+            f"with python -m scripts.submit --output-root."
+        )

@@ -1,0 +1,132 @@
+"""The folder of a run: its name, its config, its summary."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.base.errors import UserError
+
+# Overrides that the folder's name shows, or that change nothing in what a run computes.
+NAMED = (
+    "+experiment", "experiment", "aggregation", "advantage", "objective", "seed", "output_root",
+    "data_root", "trainer.resume_mode",
+)  # fmt: skip
+BEFORE = {"advantage": {"name": "grpo"}, "objective": {"name": "policy_gradient"}}
+# May differ between two starts of one run: how it starts, where things lie on a machine (of the
+# training files a checkpoint knows the contents), and what only estimates read.
+OF_A_START = re.compile(
+    r"trainer\.resume_mode|actor_rollout_ref\.rollout\.agent\.agent_loop_config_path"
+    r"|output_root|data_root|data\.train_files|data\.val_files|estimate\..*"
+)
+
+
+def run_folder(config: DictConfig, overrides: list[str]) -> Path:
+    """`OUTPUT_ROOT/EXPERIMENT/ARM-sSEED[-HASH]`, with a hash of the overrides not in the name."""
+    others = other_overrides(overrides)
+    name = f"{arm(config)}-s{config.seed}"
+    if others:
+        name += "-" + hashlib.sha256("\n".join(others).encode()).hexdigest()[:6]
+    return Path(config.output_root).absolute() / config.experiment_name / name
+
+
+def arm(config: DictConfig) -> str:
+    """What a run is compared by: RULE, RULE+ADVANTAGE, or an objective that has neither.
+
+    GRPO's advantages and the policy gradient go unsaid.
+    """
+    config = completed(config)
+    if config.objective.name != "policy_gradient":
+        return str(config.objective.name)
+    added = "" if config.advantage.name == "grpo" else f"+{config.advantage.name}"
+    return f"{config.aggregation.rule}{added}"
+
+
+def completed(config: Any) -> DictConfig:
+    """A run's config, with what runs had before there was a choice."""
+    found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def other_overrides(overrides: list[str]) -> list[str]:
+    """What sets a run apart from others of its experiment, arm and seed, in order."""
+    return sorted(o for o in overrides if o.partition("=")[0] not in NAMED)
+
+
+def holds_same_run(folder: Path, config: DictConfig) -> bool:
+    """Whether the folder holds an earlier start of this run.
+
+    Raises:
+        UserError: it holds a run with another resolved config.
+    """
+    saved = folder / "config.yaml"
+    if not saved.exists():
+        return False
+    # Both as YAML has them: it knows no tuples.
+    written = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    changed = differing_keys(completed(OmegaConf.load(saved)), completed(written))
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another config (it differs in {', '.join(changed)}), "
+            f"and results of two configs are never mixed. Move that folder away, or name "
+            f"another place with output_root=..."
+        )
+    return True
+
+
+def new_folder(folder: Path, config: DictConfig) -> Path | None:
+    """Make the folder and write `config.yaml`.
+
+    Returns:
+        Where what was there moved to: `NAME~1`, `NAME~2`, ...
+    """
+    aside = None
+    if folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    folder.mkdir(parents=True)
+    part = folder / "config.yaml.part"
+    part.write_text(OmegaConf.to_yaml(config, resolve=True, sort_keys=True))
+    part.rename(folder / "config.yaml")
+    return aside
+
+
+def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
+    """Dotted keys whose values differ, at most `limit` of them."""
+    flat = [dict(leaves(config)) for config in (one, other)]
+    every = sorted(flat[0].keys() | flat[1].keys())
+    keys = [key for key in every if flat[0].get(key) != flat[1].get(key)]
+    return keys[:limit] + (["..."] if len(keys) > limit else [])
+
+
+def leaves(config: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a config, but for those that differ between starts of a run."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from walk(value, f"{prefix}{key}.")
+        elif not OF_A_START.fullmatch(prefix[:-1]):
+            yield prefix[:-1], node
+
+    return walk(OmegaConf.to_container(config, resolve=True), "")
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`, whole or not at all."""
+    part = folder / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=2) + "\n")
+    part.rename(folder / "summary.json")
+
+
+def read_metrics(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """The (step, metrics) records of a run, in order."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(record["step"], record["data"]) for record in map(json.loads, lines)]

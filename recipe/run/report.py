@@ -1,0 +1,184 @@
+"""The report of a run: a table and four pictures, from its metrics alone."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from recipe.base.tables import markdown_table
+from recipe.maths.rules import RULES
+from recipe.run.console import held_out_accuracy
+
+Records = list[tuple[int, dict[str, float]]]
+UNDER_RULE = {
+    "share_negative": "negative share",
+    "coupling": "coupling",
+    "effective_responses": "effective responses",
+    "pg_loss_expected": "loss at ratio 1",
+    "prefix_push": "prefix push",
+    "weight_spread": "weight spread",
+}
+COLORS = {"positive": "tab:green", "negative": "tab:red"}
+
+
+def write_report(folder: Path, records: Records, summary: dict[str, Any]) -> list[Path]:
+    """Write `report.md` and its pictures; returns their paths, the report first."""
+    pictures = [
+        draw(folder / f"{name}.png", plot, records)
+        for name, plot in (
+            ("reward", plot_reward),
+            ("length", plot_length),
+            ("share", plot_share),
+            ("gradient", plot_gradient),
+        )
+    ]
+    report = folder / "report.md"
+    report.write_text(markdown(records, summary, pictures))
+    return [report, *pictures]
+
+
+def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]) -> str:
+    """The text of the report."""
+    steps = [data for _, data in records if "critic/rewards/mean" in data]
+    first, last = steps[0], steps[-1]
+    rows = [
+        ("held-out prompts right", percent(summary["val_start"]), percent(summary["val_end"])),
+        *(
+            (label, number(first.get(key)), number(last.get(key)))
+            for label, key in (
+                ("sampled reward", "critic/rewards/mean"),
+                ("responses without an answer", "reward/no_answer"),
+                ("answers that cannot be read", "reward/parse_error"),
+                ("answers over their time or memory", "reward/timeout"),
+                ("seconds of grading a response", "reward/seconds"),
+                ("mean length, right", "reward/length_right"),
+                ("mean length, wrong", "reward/length_wrong"),
+                ("length gap (negative - positive, in group means)", "aggregation/length_gap"),
+                ("length variation within groups", "aggregation/length_variation"),
+                ("groups without variance", "aggregation/num_zero_groups"),
+                ("tokens that a group's responses begin with", "aggregation/prefix_length"),
+                ("truncated, of positive", "aggregation/truncated_positive"),
+                ("truncated, of negative", "aggregation/truncated_negative"),
+                ("policy loss", "actor/pg_loss"),
+                ("policy loss expected at ratio 1", "aggregation/pg_loss_expected"),
+                ("learned scalar", "aggregation/scalar"),
+                ("difficulty anchor", "advantage/anchor"),
+                ("objective of DisCO", "actor/disco_objective"),
+                ("its KL, mean over the step's updates", "actor/disco_kl"),
+                ("gradient norm", "actor/grad_norm"),
+                ("update norm", "actor/update_norm"),
+                ("parameters on which AdamW feels the scale", "actor/eps_felt"),
+                ("excess of ratios past their clip bound", "actor/clip_excess"),
+            )
+        ),
+    ]
+    trained = summary["rule"].partition("+")[0]
+    under = [
+        (f"{rule} (trained)" if rule == trained else rule, *map(number, found))
+        for rule in RULES
+        if (found := [mean(records, f"aggregation/{key}/{rule}") for key in UNDER_RULE])[0]
+        is not None
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    clipped = percent(mean(records, "actor/clip_hit"))
+    return "\n".join(
+        [
+            f"# {summary['experiment']}: {summary['rule']}, seed {summary['seed']}",
+            "",
+            *markdown_table(("", "start", "end"), rows),
+            "",
+            f"{summary['steps']} steps in {summary['seconds']:.0f} s, "
+            f"{summary['startup_seconds']:.0f} s of them until the first record; peak memory "
+            f"{number(summary['peak_memory_gib'])} GiB; gradient clipped in {clipped} of the "
+            f"updates.",
+            "",
+            "What each rule would have made of the same responses, mean over the steps: the share "
+            "of the objective of negative responses; the coupling of sign and length, log of "
+            "positive over negative share, relative to `sequence`; the number of responses that "
+            "share the objective, counted as if alike; the policy loss at ratio 1; the push on "
+            "tokens that all responses of a group begin with; the spread of the weights in units "
+            "of `token`'s.",
+            "",
+            *markdown_table(("rule", *UNDER_RULE.values()), under),
+            "",
+            *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
+            f"Commit {summary['commit']}; `{summary['command']}`; {versions}.",
+            "",
+        ]
+    )
+
+
+def draw(path: Path, plot: Any, records: Records) -> Path:
+    """Draw one picture."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    plot(axes, records)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def plot_reward(axes: Axes, records: Records) -> None:
+    """Right responses: sampled in training, and on held-out prompts with the start value."""
+    line(axes, records, "reward/right", label="training prompts", alpha=0.5)
+    values = ((step, held_out_accuracy(data)) for step, data in records)
+    held_out = [(step, value) for step, value in values if value is not None]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", label="held-out prompts")
+        axes.axhline(held_out[0][1], linestyle=":", color="gray", label="held-out, start")
+    axes.set_ylabel("share of right responses")
+
+
+def plot_length(axes: Axes, records: Records) -> None:
+    """Mean length by advantage sign."""
+    for sign, color in COLORS.items():
+        line(axes, records, f"aggregation/length_{sign}", label=f"{sign} advantage", color=color)
+    axes.set_ylabel("mean response length (tokens)")
+
+
+def plot_share(axes: Axes, records: Records) -> None:
+    """Share of the objective that negative responses have under each rule."""
+    # Rules that agree lie on each other: thinner and thinner, all stay visible.
+    for rank, rule in enumerate(RULES):
+        width = 1.5 * (len(RULES) - rank)
+        line(axes, records, f"aggregation/share_negative/{rule}", label=rule, linewidth=width)
+    axes.axhline(0.5, linestyle=":", color="gray")
+    axes.set_ylabel("negative share of the objective")
+
+
+def plot_gradient(axes: Axes, records: Records) -> None:
+    """Norm of the gradient before clipping, and of the update."""
+    line(axes, records, "actor/grad_norm", label="gradient norm")
+    line(axes, records, "actor/update_norm", label="update norm")
+    axes.set_yscale("log")
+    axes.set_ylabel("norm")
+
+
+def line(axes: Axes, records: Records, key: str, **style: Any) -> None:
+    """Draw a metric over the steps that have it."""
+    points = [(step, data[key]) for step, data in records if key in data]
+    if points:
+        axes.plot(*zip(*points, strict=True), **style)
+
+
+def mean(records: Records, key: str) -> float | None:
+    """Mean of a metric over the steps that have it."""
+    values = [data[key] for _, data in records if key in data]
+    return sum(values) / len(values) if values else None
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """One decimal."""
+    return "-" if value is None else f"{value:.1%}"

@@ -1,0 +1,35 @@
+"""The small model and task of the CPU demo, made once and kept in the user's cache folder."""
+
+import hashlib
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from recipe.base.errors import UserError
+from recipe.base.paths import ROOT, cache
+
+SOURCES = ("scripts/arithmetic.py", "scripts/tiny_tokenizer.py", "scripts/tiny_model.py")
+
+
+def folder(task: str) -> str:
+    """Where the model and data of `task` are kept: named by a hash of all that made them."""
+    made_by = [task, *(version(package) for package in ("torch", "transformers", "tokenizers"))]
+    made_by += [(ROOT / source).read_text() for source in SOURCES]
+    digest = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:12]
+    return str(cache() / f"{task}-{digest}")
+
+
+def make(task: str) -> None:
+    """Make the model and data of `task` unless they are there.
+
+    Raises:
+        UserError: making them failed; the script said why.
+    """
+    if Path(folder(task)).exists():
+        return
+    command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise UserError(
+            f"making the small model failed, see above. Try it alone: {' '.join(command)}"
+        )

@@ -1,0 +1,117 @@
+"""verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from recipe.objectives.disco_loss import DiscoLoss
+
+# Below so many times eps, sqrt(v_hat) leaves AdamW's step to depend on the gradient's scale.
+EPS_FELT = 10
+
+
+class MeasuredTrainingWorker(TrainingWorker):
+    """Adds `clip_hit` and, under AdamW, `update_norm` and `eps_felt` to a step's metrics.
+
+    Rules differ in the norm of their gradient, so a fixed clip hits them differently, and only
+    the norm of the update compares their step sizes. `eps_felt` is the share of parameters
+    with sqrt(v_hat) < 10 * eps, on which AdamW feels the scale of the reward (arXiv:2601.05002,
+    proposition 2).
+    """
+
+    def train_batch(self, data: TensorDict) -> TensorDict:
+        """One optimizer step on a mini-batch."""
+        if isinstance(self.loss_fn, DiscoLoss):
+            forward = {
+                "use_remove_padding": self.model_config.get("use_remove_padding", False),
+                "use_fused_kernels": self.model_config.get("use_fused_kernels", False),
+                "use_dynamic_bsz": self.engine_config.use_dynamic_bsz,
+                "max_token_len_per_gpu": self.engine_config.max_token_len_per_gpu,
+                "micro_batch_size_per_gpu": self.engine_config.micro_batch_size_per_gpu,
+            }
+            self.loss_fn.prepare(self.engine, data, forward)
+        optimizer = self.engine.optimizer
+        # Read now: verl steps the learning-rate schedule before it returns.
+        lrs = [group["lr"] for group in optimizer.param_groups]
+        steps_before = num_steps(optimizer)
+        output = super().train_batch(data)
+        found = {}
+        # By every rank: those without outputs, as under sequence parallelism, hold shards, too.
+        if isinstance(optimizer, torch.optim.AdamW):
+            started = time.perf_counter()
+            # verl skips the step of a gradient that is not finite.
+            stepped = num_steps(optimizer) > steps_before
+            found = self._measure(adamw_changes(optimizer, lrs) if stepped else ())
+            found["update_norm_seconds"] = time.perf_counter() - started
+        if output is None:
+            return output
+        metrics = tu.get(output, "metrics")
+        metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
+        metrics |= found
+        return output
+
+    @torch.no_grad()
+    def _measure(self, changes: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+        """`update_norm` and `eps_felt` over all ranks, of which one may have changed nothing."""
+        mesh = self.engine.device_mesh
+        whole = torch.zeros(3, dtype=torch.double, device=mesh.device_type)
+        for change, small in changes:
+            part = change.square().sum(), small.sum(), change.new_full((), small.numel())
+            whole += torch.stack(part).to(whole)
+        # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
+        torch.distributed.all_reduce(whole, group=mesh.get_group("fsdp"))
+        square, num_small, num_changed = whole.tolist()
+        return {"update_norm": square**0.5, "eps_felt": num_small / max(num_changed, 1)}
+
+
+def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:
+    """One of verl's actor workers, with the measured training worker inside."""
+    inside = {"actor_worker_cls": MeasuredTrainingWorker}
+    return type(f"Measured{worker.__name__}", (worker,), inside)
+
+
+def num_steps(optimizer: torch.optim.Optimizer) -> int:
+    """Steps an optimizer has made, by the state of its parameters; 0 before the first."""
+    return max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
+
+
+def adamw_changes(
+    optimizer: torch.optim.AdamW, lrs: list[float]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What the last step changed in this rank's part of each parameter, in float32.
+
+    Read off the optimizer's state, which needs no copy of the parameters (AdamW,
+    arXiv:1711.05101, algorithm 2):
+
+        change = -lr * (m_hat / (sqrt(v_hat) + eps) + weight_decay * theta_before)
+
+    Args:
+        optimizer: has made a step.
+        lrs: the learning rate of that step, for each parameter group.
+
+    Yields:
+        The change; where sqrt(v_hat) < 10 * eps.
+    """
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        decay, (beta1, beta2) = group["weight_decay"], group["betas"]
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if not state:
+                continue
+            theta, m, v = (local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+            step = float(state["step"])
+            m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+            scale, eps = v_hat.sqrt(), group["eps"]
+            adam = m_hat / (scale + eps)
+            before = (theta + lr * adam) / (1 - lr * decay)
+            yield -lr * (adam + decay * before), scale < EPS_FELT * eps
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's shard, in float32."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().float()

@@ -1,0 +1,273 @@
+"""Find the program in a response and decide whether it passes its tests, as LiveCodeBench does.
+
+Each test runs in a sandbox of its own, which holds the program and that test's input, never an
+expected output: those are compared here. So whatever the program does to its interpreter, and
+whatever it writes as its result, the only way to pass is to produce the expected output; and no
+test can learn from or prepare another. A secret mark on the result would add nothing, since the
+program could read it from the memory it shares with the code that makes the mark.
+
+Stricter than LiveCodeBench's harness: a return code other than 0 is a crash, also after the right
+output; memory is limited; and no program may start another.
+"""
+
+import builtins
+import functools
+import importlib
+import io
+import json
+import re
+import time
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from reward.code.sandbox import LIMITS, Ended, Level, Limits, check, require, run
+
+Outcome = Literal["right", "wrong", "no_answer", "timeout"]
+
+RESPONSE_SECONDS = 120.0
+
+_FENCE = re.compile(r"([ \t]*)(`{3,})([^`]*)")
+_LANGUAGES = {"", "python", "python3", "py"}
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+
+# LiveCodeBench runs every program after `from M import *` and `import M` for these, in this order,
+# and then `from builtins import *`.
+_PRELUDE = (
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
+    "statistics", "itertools", "functools", "operator", "io", "json", "typing",
+)  # fmt: skip
+# The rest of `from sys import *` differs between processes.
+_SYS_NAMES = ("argv", "maxsize", "setrecursionlimit", "stderr", "stdin", "stdout")
+_RECURSION_LIMIT = 50_000
+
+_CALL = Path(__file__).with_name("call_solution.py")
+
+
+class CodeResult(NamedTuple):
+    """The verdict on a response.
+
+    Attributes:
+        outcome: "right" if all tests passed; "timeout" and "wrong" say how the first test that
+            did not pass failed; "no_answer" if the response holds no program.
+        passed: tests passed before the first that failed.
+        total: tests there are.
+        detail: which test failed and why, for a reader.
+        extracted: the program, None where there is none.
+    """
+
+    outcome: Outcome
+    passed: int
+    total: int
+    detail: str
+    extracted: str | None
+
+
+class Case(NamedTuple):
+    """One test: the arguments as a list, or the text on stdin, and what must come of it."""
+
+    given: object
+    expected: object
+
+
+def extract_code(response: str) -> str | None:
+    """The last complete fenced block in Python or in no named language, or None.
+
+    Only what follows the last `</think>` is read; a `<think>` left open there states nothing.
+    """
+    text = response.rpartition("</think>")[2]
+    if "<think>" in text:
+        return None
+    found = opening = None
+    lines: list[str] = []
+    for line in text.splitlines(keepends=True):
+        fence = _FENCE.fullmatch(line)
+        if opening is None:
+            opening, lines = fence, []
+        elif fence and len(fence[2]) >= len(opening[2]) and fence[3].strip()[:1] in ("", "<"):
+            # `<`: a chat's end token may follow the fence.
+            language = "".join(opening[3].split()[:1]).lower()
+            if language in _LANGUAGES:
+                found = "".join(lines)
+            opening = None
+        else:
+            lines.append(line.removeprefix(opening[1]))
+    return found
+
+
+def grade_code(
+    response: str,
+    tests: Mapping[str, object],
+    limits: Limits = LIMITS,
+    minimum: Level = Level.LANDLOCK,
+    response_seconds: float = RESPONSE_SECONDS,
+) -> CodeResult:
+    """Run the program of a response on its tests, up to the first that fails.
+
+    Args:
+        response: the response, decoded.
+        tests: `inputs` and `outputs`, lists of the same length, and perhaps `fn_name`. Without a
+            name a test is the text on stdin and the expected text on stdout. With one the program
+            is a module with a function, or a class `Solution` with a method, of that name; an
+            input is a list of arguments and the output the value returned, or both are strings of
+            JSON, with one argument a line.
+        limits: what the program may use in one test.
+        minimum: the weakest sandbox that will do.
+        response_seconds: wall time of all tests together.
+
+    Raises:
+        ValueError: the tests are malformed. Scoring such a row 0 would hide that it is broken.
+        SandboxError: the machinery failed, or offers less than `minimum`.
+    """
+    name, cases = read_tests(tests)
+    program = extract_code(response)
+    if program is None:
+        detail = "no complete fenced block of Python"
+        return CodeResult("no_answer", 0, len(cases), detail, None)
+    level = require(minimum)
+    end = time.monotonic() + response_seconds
+    for passed, case in enumerate(cases):
+        left = end - time.monotonic()
+        if left <= 0:
+            failure = "timeout", f"all tests together took over {response_seconds} s of wall time"
+        else:
+            failure = _failure(program, name, case, level, limits, left)
+        if failure:
+            outcome, why = failure
+            detail = f"test {passed + 1} of {len(cases)}: {why}"
+            return CodeResult(outcome, passed, len(cases), detail, program)
+    return CodeResult("right", len(cases), len(cases), "all tests passed", program)
+
+
+def read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
+    """The function's name, if any, and the tests. Raises ValueError where they are malformed."""
+    found = dict(tests) if isinstance(tests, Mapping) else {}
+    name, inputs, outputs = (found.get(key) for key in ("fn_name", "inputs", "outputs"))
+    if not (isinstance(inputs, list | tuple) and isinstance(outputs, list | tuple)):
+        kinds = {key: type(value).__name__ for key, value in found.items()}
+        problem = f"is a {type(tests).__name__} and holds {kinds}"
+    elif not inputs or len(inputs) != len(outputs):
+        problem = f"has {len(inputs)} inputs and {len(outputs)} outputs"
+    elif not (name is None or (isinstance(name, str) and name.isidentifier())):
+        problem = f"has fn_name {name!r}, which is no name of a function"
+    else:
+        try:
+            return name, [_read_test(name, *pair) for pair in zip(inputs, outputs, strict=True)]
+        except ValueError as error:
+            problem = f"has a test that cannot be read: {error}"
+    raise ValueError(
+        f"`tests` {problem}. It must be a mapping with `inputs` and `outputs`, lists of the same "
+        f"length, at least 1, and perhaps `fn_name`. Repair or drop this row of the data."
+    )
+
+
+def _read_test(name: str | None, given: object, expected: object) -> Case:
+    if name is None or isinstance(given, str):
+        if not (isinstance(given, str) and isinstance(expected, str)):
+            raise ValueError(f"input {given!r:.80} and output {expected!r:.80} must be strings")
+        if name is None:
+            return Case(given, expected)
+        arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
+        return Case(arguments, json.loads(expected))
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"input {given!r:.80} must be a list of arguments or a string of JSON")
+    return Case(list(given), expected)
+
+
+def _failure(
+    program: str, name: str | None, case: Case, level: Level, limits: Limits, seconds: float
+) -> tuple[Outcome, str] | None:
+    """How a program fails a test in at most these seconds of wall time, None if it passes."""
+    setup = _prelude(program)
+    allowed = limits._replace(wall_seconds=min(limits.wall_seconds, seconds))
+    if name is None:
+        ended = run(program, str(case.given).encode(), level=level, limits=allowed, setup=setup)
+        is_right = same_output
+    else:
+        job = {"setup": setup, "source": program, "name": name, "arguments": case.given}
+        ended = run(_CALL.read_text(), json.dumps(job).encode(), level=level, limits=allowed)
+        is_right = same_result
+    if found := _misfortune(ended, allowed):
+        # A machine on which nothing runs any more must not look like a wrong response.
+        check(level, limits)
+        return found
+    if not is_right(ended.stdout, case.expected):
+        return "wrong", f"wrong output {ended.stdout[:80].decode(errors='replace')!r}"
+    return None
+
+
+def _misfortune(ended: Ended, limits: Limits) -> tuple[Outcome, str] | None:
+    """Why a program did not come to its regular end, None if it did."""
+    last_line = ended.stderr.strip().rpartition("\n")[2][-300:]
+    if ended.reason == "wall":
+        return "timeout", f"timeout after {limits.wall_seconds:.1f} s of wall time"
+    if ended.reason == "cpu":
+        return "timeout", f"timeout after {limits.cpu_seconds} s of CPU time"
+    if ended.reason == "tasks":
+        return "wrong", f"more than {limits.tasks} threads"
+    if ended.reason == "files" or len(ended.stdout) >= limits.file_bytes:
+        return "wrong", f"output or files over the cap of {limits.file_bytes} bytes"
+    if ended.code and last_line.startswith("MemoryError"):
+        return "wrong", f"out of memory, of which it has {limits.memory_bytes} bytes"
+    if ended.code < 0:
+        return "wrong", f"killed by signal {-ended.code}, last line of stderr {last_line!r}"
+    if ended.code:
+        return "wrong", f"crash with return code {ended.code}, last line of stderr {last_line!r}"
+    return None
+
+
+def same_output(found: bytes, expected: object) -> bool:
+    """Whether two texts agree line by line: as stripped, or token by token as decimal numbers."""
+    # Reading costs memory here, and an equal output is never this much longer.
+    if len(found) > 4096 + 16 * len(str(expected)):
+        return False
+    texts = found.decode(errors="replace"), str(expected)
+    lines = zip_longest(*(io.StringIO(text.strip(), newline="\n") for text in texts))
+    return all(
+        a is not None and b is not None and _same_line(a.strip(), b.strip()) for a, b in lines
+    )
+
+
+def _same_line(found: str, expected: str) -> bool:
+    if found == expected:
+        return True
+    tokens = found.split(), expected.split()
+    if len(tokens[0]) != len(tokens[1]):
+        return False
+    try:
+        return all(Decimal(a) == Decimal(b) for a, b in zip(*tokens, strict=True))
+    except InvalidOperation:
+        return False
+
+
+def same_result(found: bytes, expected: object) -> bool:
+    """Whether the JSON a call left is the expected value; in JSON a tuple is a list."""
+    # Reading costs memory here, and an equal value is never this much longer.
+    if len(found) > 4096 + 16 * len(json.dumps(expected)):
+        return False
+    try:
+        return json.loads(found) == expected
+    except (ValueError, RecursionError):
+        return False
+
+
+def _prelude(program: str) -> str:
+    """The imports LiveCodeBench puts before a program, as far as it names what they bring."""
+    named = set(_IDENTIFIER.findall(program))
+    lines = [f"from {module} import {name}" for name, module in _exports().items() if name in named]
+    lines += [f"import {module}" for module in _PRELUDE if module in named]
+    return "\n".join([*lines, f"import sys; sys.setrecursionlimit({_RECURSION_LIMIT})"])
+
+
+@functools.cache
+def _exports() -> dict[str, str]:
+    """The module each name comes from if all of the prelude is star-imported in order."""
+    exports = {}
+    for module in _PRELUDE:
+        content = importlib.import_module(module)
+        names = getattr(content, "__all__", None) or [n for n in vars(content) if n[0] != "_"]
+        exports |= dict.fromkeys(names, module)
+    exports |= dict.fromkeys(_SYS_NAMES, "sys")
+    return {name: module for name, module in exports.items() if not hasattr(builtins, name)}

@@ -1,0 +1,242 @@
+r"""Find the answer that a response states, in time linear in the response's length.
+
+Three forms are known, and a data source says in which order they are asked:
+
+- "answer_line": what follows the last `Answer:`, on its line or, where only markup follows there,
+  on the next line that holds more.
+- "boxed": the content of the last complete `\boxed{...}` or `\fbox{...}`.
+- "sentence": what follows the last `answer is`, up to the end of the sentence.
+
+A place that states nothing is passed over: empty, cut off, or echoed from the prompt, such as
+`Answer: $Answer`. Several answers on one line, or in boxes with nothing but a separator between
+them, are stated together: they equal a ground truth that is this list, never one guess in it.
+"""
+
+import re
+import string
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from reward.math.notation import MAX_CHARS, squeeze, tidy
+
+Form = Literal["answer_line", "boxed", "sentence"]
+Thinking = Literal["after", "require", "ignore"]
+
+_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\[{}]|([{}])")
+_MARKER = re.compile(r"answer[ \t*_]*[:\uff1a]", re.IGNORECASE)
+_IS = re.compile(r"\banswer (?:[^.:\n]{1,60}? )??is\b[ \t*_]*[:\uff1a]?", re.IGNORECASE)
+_END_OF_SENTENCE = re.compile(r"\.(?=\s|\*|$)|\b(?:because|since)\b|\n")
+_DELIMITED = re.compile(
+    r"[\s*_]*(?:\$\$(.+?)\$\$|\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.DOTALL
+)
+_END_OF_TURN = re.compile(r"<[|\uff5c][^<>]{1,40}[|\uff5c]>|</s>|<end_of_turn>|<eos>")
+_MATH_DELIMITER = re.compile(r"(?<!\\)\$|\\[()\[\]]")
+_SAYS = re.compile(r"\\text\s*\{[^{}]*\bis:?\s*\}")
+_PLACEHOLDER = re.compile(
+    r"[\W_]*(?:(?:the|your|my|final|correct)[\W_]+){0,3}answer\b", re.IGNORECASE
+)
+_CUT_OFF = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_MARKUP = string.whitespace + '*_`"'
+
+# What may stand between boxes of one list, as in `x = \boxed{1}` and `y = \boxed{2}`.
+_LINK = re.compile(
+    r"(?:\s|[,;$]|\\[,;() ]|\\q?quad|\\(?:text|mbox)\s*\{\s*(?:and|or),?\s*\}|\b(?:and|or)\b"
+    r"|[A-Za-z](?:_\{?\w\}?)?\s*=)+"
+)
+_SEPARATOR = re.compile(r"[,;]|and|or")
+_NOTHING_BETWEEN = re.compile(r"(?:[\s.,;~$]|\\[,;:!() ]|\\q?quad)*")
+_LONGEST_LINK = 70
+LONGEST_SENTENCE = 400
+
+
+class Stated(NamedTuple):
+    """An answer, and the form in which it was found."""
+
+    form: Form
+    answer: str
+
+
+class Box(NamedTuple):
+    r"""A complete `\boxed{...}`: where its command, its content and its closing brace begin."""
+
+    start: int
+    inner: int
+    end: int
+
+
+def extract(response: str, forms: Sequence[Form], thinking: Thinking = "after") -> str | None:
+    """The answer a response states, or None where it states none.
+
+    Args:
+        response: the decoded response.
+        forms: where answers are looked for; the first form that finds one is the only one heard.
+        thinking: "after": only what follows the last `</think>` counts, and nothing does where a
+            `<think>` was never closed; "require": a response without `</think>` states nothing
+            (Polaris as published); "ignore": the tags are text.
+    """
+    found = stated(response, forms, thinking)
+    return found and found.answer
+
+
+def stated(response: str, forms: Sequence[Form], thinking: Thinking = "after") -> Stated | None:
+    """The answer a response states with the form it stands in; as `extract` otherwise."""
+    said = _said(response, thinking)
+    return next((Stated(form, found) for form in forms if (found := _FORMS[form](said))), None)
+
+
+def _said(response: str, thinking: Thinking) -> str:
+    if thinking == "ignore":
+        return response
+    _, closed, said = response.rpartition("</think>")
+    return "" if "<think>" in said or (thinking == "require" and not closed) else said
+
+
+def _answer_line(response: str) -> str:
+    """What the last `Answer:` that states something states, "" where none does."""
+    end = len(response)
+    for marker in _backwards(_MARKER, "answer", response):
+        if marker.end() > end:  # on a line that was read already
+            continue
+        start = response.rfind("\n", 0, marker.start()) + 1
+        stop = response.find("\n", marker.end(), end)
+        stop = end if stop < 0 else stop
+        _, *tails = _MARKER.split(response[start:stop])
+        if pieces := [piece for piece in map(_stated, tails) if piece]:
+            return _agreed(pieces)
+        # Only a bare marker: the prompt's `after "Answer:".` announces nothing.
+        if not _MATH_DELIMITER.sub("", tails[-1]).strip(" \t\r*_"):
+            for line in response[stop:end].splitlines():
+                if piece := _stated(line):
+                    return piece
+        end = start
+    return ""
+
+
+def _boxed(response: str) -> str:
+    """The last complete box that states something, with the boxes it is joined to, else ""."""
+    pieces: list[str] = []
+    begin = len(response)
+    for box in reversed(_outermost(_boxes(response))):
+        if pieces and not _joined(response[box.end + 1 : begin]):
+            break
+        if piece := clean(response[box.inner : box.end]):
+            pieces.append(piece)
+            begin = box.start
+    return _agreed(pieces[::-1])
+
+
+def _sentence(response: str) -> str:
+    """What the last `answer is` that states something states, "" where none does."""
+    for marker in _backwards(_IS, "answer", response):
+        tail = response[marker.end() : marker.end() + LONGEST_SENTENCE]
+        if piece := clean(_to_end_of_sentence(tail)):
+            return piece
+    return ""
+
+
+_FORMS = {"answer_line": _answer_line, "boxed": _boxed, "sentence": _sentence}
+
+
+def _backwards(pattern: re.Pattern[str], word: str, text: str) -> Iterator[re.Match[str]]:
+    """The matches of a pattern that begins with an English word, the last one first."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few capitals grow, and would shift what follows
+        lowered = "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    at = len(text)
+    while (at := lowered.rfind(word, 0, at)) >= 0:
+        if match := pattern.match(text, at):
+            yield match
+
+
+def _stated(tail: str) -> str:
+    """The answer in what follows a marker on its line."""
+    if said := _IS.search(tail):
+        return clean(_to_end_of_sentence(tail[said.end() :]))
+    return clean(tail)
+
+
+def _to_end_of_sentence(text: str) -> str:
+    if formula := _DELIMITED.match(text):
+        return next(content for content in formula.groups() if content)
+    said = _END_OF_SENTENCE.split(text.lstrip(_MARKUP), maxsplit=1)[0]
+    # `3.14...` and `1, 2, ...` go on; `34...` only trails off.
+    goes_on = said.endswith("..") and ("," in said or "." in said.rstrip("."))
+    return f"{said}." if goes_on else said
+
+
+def _agreed(pieces: list[str]) -> str:
+    """The one answer that all pieces give, or the list of them where they differ."""
+    if len(pieces) < 2:
+        return "".join(pieces)
+    distinct = {squeeze(tidy(piece[:MAX_CHARS])) for piece in pieces}
+    return ", ".join(pieces) if len(distinct) > 1 else pieces[-1]
+
+
+def _joined(between: str) -> bool:
+    """Whether nothing but a separator stands between two boxes."""
+    if len(between) > _LONGEST_LINK or not _SEPARATOR.search(between):
+        return False
+    return _LINK.fullmatch(between) is not None
+
+
+def _boxes(text: str) -> list[Box]:
+    """All complete boxes, nested ones before the box that holds them."""
+    first = min((at for name in (r"\boxed", r"\fbox") if (at := text.find(name)) >= 0), default=-1)
+    if first < 0:
+        return []
+    boxes = []
+    opened: list[tuple[int, int] | None] = []
+    for token in _BRACE.finditer(text, first):
+        if token[1]:
+            opened.append(token.span())
+        elif token[2] == "{":
+            opened.append(None)
+        elif token[2] == "}" and opened and (command := opened.pop()):
+            boxes.append(Box(*command, token.start()))
+    return boxes
+
+
+def _outermost(boxes: list[Box]) -> list[Box]:
+    """The boxes that no other box holds, in the order of the text."""
+    kept: list[Box] = []
+    begin = None
+    for box in reversed(boxes):
+        if begin is None or box.end < begin:
+            kept.append(box)
+            begin = box.start
+    return kept[::-1]
+
+
+def _unwrap(text: str) -> str:
+    """The text with every complete box replaced by its content; boxes side by side are a list."""
+    boxes = _boxes(text)
+    if not boxes:
+        return text
+    cuts = sorted([box[:2] for box in boxes] + [(box.end, box.end + 1) for box in boxes])
+    ends = [0, *(end for _, end in cuts)]
+    starts = [*(start for start, _ in cuts), len(text)]
+    return "".join(_between(text, *cut) for cut in zip(ends, starts, strict=True))
+
+
+def _between(text: str, begin: int, end: int) -> str:
+    """What a text says from one cut to the next: a separator, where one box ends and one begins."""
+    said = text[begin:end]
+    is_behind_a_box = text[begin - 1 : begin] == "}"
+    if is_behind_a_box and text[end : end + 1] == "\\" and _NOTHING_BETWEEN.fullmatch(said):
+        return ", "
+    return f" {said}" if is_behind_a_box and said.startswith("...") else said
+
+
+def clean(text: str) -> str:
+    """A piece of the response without markup, or "" where it states no answer."""
+    text = _END_OF_TURN.split(text, maxsplit=1)[0]
+    text = _SAYS.sub("", _MATH_DELIMITER.sub(" ", _unwrap(text)))
+    text = text.lstrip(_MARKUP)
+    short = text.rstrip(_MARKUP + ".,;\u3002")
+    end = len(short) + short.endswith("\\")  # keeps `\\;` whole
+    dots = text.rfind("...", end)
+    # What stands apart, as in `$3.14$...`, is none of the answer's.
+    if short and dots >= 0 and (dots == end or text[end:dots].strip(_MARKUP)):
+        end = dots + 3
+    text = text[:end]
+    return "" if _PLACEHOLDER.match(text) or _CUT_OFF.search(text) else text

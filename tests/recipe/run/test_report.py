@@ -1,0 +1,65 @@
+import re
+
+import pytest
+
+from recipe.maths.rules import RULES
+from recipe.run.report import mean, write_report
+
+SUMMARY = {
+    "experiment": "cpu_demo",
+    "rule": "balanced",
+    "seed": 0,
+    "steps": 2,
+    "seconds": 100.0,
+    "startup_seconds": 60.0,
+    "peak_memory_gib": 6.5,
+    "val_start": 0.25,
+    "val_end": 0.5,
+    "commit": "abc",
+    "command": "python -m recipe.main",
+    "versions": {"verl": "0.9.1"},
+}
+
+
+def record(step):
+    data = {f"aggregation/share_negative/{rule}": 0.5 + 0.1 * step for rule in RULES}
+    return step, data | {
+        "critic/rewards/mean": -0.5 + step,
+        "reward/right": 0.25,
+        "aggregation/length_positive": 10.0,
+        "aggregation/length_negative": 20.0,
+        "actor/grad_norm": 0.5,
+        "actor/update_norm": 0.01,
+        "actor/clip_hit": 0.0,
+    }
+
+
+def squeezed(report):
+    return re.sub(" +", " ", report.read_text())
+
+
+RECORDS = [(0, {"val-core/x/acc/mean@1": 0.25}), record(1), record(2)]
+
+
+def test_a_report_has_its_tables_and_pictures(tmp_path):
+    written = write_report(tmp_path, RECORDS, SUMMARY)
+    assert [path.name for path in written] == [
+        "report.md", "reward.png", "length.png", "share.png", "gradient.png",
+    ]  # fmt: skip
+    for picture in written[1:]:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    text = squeezed(written[0])
+    assert "| held-out prompts right | 25.0% | 50.0% |" in text
+    assert "| balanced (trained) | 0.65 | - |" in text
+    assert "![share](share.png)" in text
+    assert "Commit abc; `python -m recipe.main`; verl 0.9.1." in text
+
+
+def test_a_metric_that_no_step_has_is_a_dash(tmp_path):
+    text = squeezed(write_report(tmp_path, RECORDS, SUMMARY)[0])
+    assert "| mean length, right | - | - |" in text
+
+
+def test_the_mean_is_over_the_steps_that_have_the_metric():
+    assert mean(RECORDS, "critic/rewards/mean") == pytest.approx(1.0)
+    assert mean(RECORDS, "nothing") is None
