@@ -30,13 +30,13 @@ def write_dump(folder: Path, num_responses: int, num_bytes: int, per_step: int, 
         step = begin // per_step + 1
         with (folder / f"{step}.jsonl").open("w") as file:
             for number in range(begin, min(begin + per_step, num_responses)):
-                right = dice.random() < 0.4
-                tokens = 1 + int(dice.lognormvariate(6.0 if right else 6.3, 0.6))
+                correct = dice.random() < 0.4
+                tokens = 1 + int(dice.lognormvariate(6.0 if correct else 6.3, 0.6))
                 row = {
                     "input": "What is the sum of the numbers below?",
                     "output": words[(offset := dice.randrange(97)) : offset + num_bytes - 200],
                     "gts": "42",
-                    "score": float(right),
+                    "score": float(correct),
                     "step": step,
                     "uid": f"{number // 8:032x}_{number % 8}_0",
                     "response_length": tokens,

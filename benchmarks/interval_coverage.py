@@ -256,9 +256,14 @@ def measure(settings: tuple[Setting, ...] = SETTINGS) -> dict[str, Any]:
         error = float(np.sqrt(LEVEL * (1 - LEVEL) / setting.replications))
         rows.append({**setting._asdict(), "monte_carlo_error": error, "regimes": regimes})
     return {
-        "level": LEVEL, "difficulty": DIFFICULTY, "shift": SHIFT, "seed_problem": SEED_PROBLEM,
-        "bootstraps": BOOTSTRAPS, "settings": rows, "seconds": round(time.monotonic() - started),
-    }  # fmt: skip
+        "level": LEVEL,
+        "difficulty": DIFFICULTY,
+        "shift": SHIFT,
+        "seed_problem": SEED_PROBLEM,
+        "bootstraps": BOOTSTRAPS,
+        "settings": rows,
+        "seconds": round(time.monotonic() - started),
+    }
 
 
 def summary(result: dict[str, Any]) -> list[str]:

@@ -36,9 +36,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "lm_eval", "inspect_ai", "math-verify", "latex2sympy2_extended", "sympy",
-    "antlr4-python3-runtime", "numpy",
-)  # fmt: skip
+    "lm_eval",
+    "inspect_ai",
+    "math-verify",
+    "latex2sympy2_extended",
+    "sympy",
+    "antlr4-python3-runtime",
+    "numpy",
+)
 # Longer than the packages' own limits (minerva_math: 5 s for each of four parts).
 DEADLINE = 30.0
 MEMORY = 4 << 30

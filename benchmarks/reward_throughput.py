@@ -68,9 +68,18 @@ def kinds(n: int, m: int) -> dict[str, tuple[str, str, str]]:
 
 # Of a hundred responses; half of each kind are right. `function` needs symbolic mathematics.
 MIX = {
-    "integer": 60, "fraction": 8, "decimal": 4, "unit": 4, "radical": 5, "pi": 3, "polynomial": 4,
-    "function": 3, "interval": 2, "tuple": 4, "set": 3,
-}  # fmt: skip
+    "integer": 60,
+    "fraction": 8,
+    "decimal": 4,
+    "unit": 4,
+    "radical": 5,
+    "pi": 3,
+    "polynomial": 4,
+    "function": 3,
+    "interval": 2,
+    "tuple": 4,
+    "set": 3,
+}
 
 
 def reasoning(dice: random.Random) -> str:
@@ -88,8 +97,8 @@ def mixed(count: int, seed: int = SEED) -> list[Row]:
     rows = []
     for _ in range(count):
         n, m = dice.randrange(2, 500), dice.randrange(2, 50)
-        truth, right, wrong = kinds(n, m)[dice.choice(names)]
-        answer = right if dice.random() < 0.5 else wrong
+        truth, correct, incorrect = kinds(n, m)[dice.choice(names)]
+        answer = correct if dice.random() < 0.5 else incorrect
         rows.append(Row(f"{reasoning(dice)}\n\nSo it is $\\boxed{{{answer}}}$.", truth, ANY))
     return rows
 
@@ -156,8 +165,8 @@ def measure_mix(repetitions: int) -> dict[str, Any]:
         ),
         "symbolic_share": sum(map(is_symbolic, rows)) / len(rows),
         "outcomes": Counter(verdict.outcome for verdict in verdicts),
-        "math_verify_right_of_400": sum(agreed),
-        "ours_right_of_400": sum(verdict.outcome == "right" for verdict in verdicts[:400]),
+        "math_verify_correct_of_400": sum(agreed),
+        "ours_correct_of_400": sum(verdict.outcome == "correct" for verdict in verdicts[:400]),
     }
 
 

@@ -72,12 +72,12 @@ def graded(path: Path) -> list[Fields]:
             "category": fields.get("category") or fields.get("data_source") or "",
             "response": row.response,
             "ground_truth": row.ground_truth,
-            "ours": verdict.outcome == "right",
+            "ours": verdict.outcome == "correct",
             "outcome": verdict.outcome,
             "extracted": verdict.extracted,
             "in_a_box": verdict.extracted is not None
             and extract(row.response, ("boxed",)) == verdict.extracted,
-            "expected": fields["expected"] == "right" if "expected" in fields else None,
+            "expected": fields["expected"] == "correct" if "expected" in fields else None,
         }
         for (fields, row), verdict in zip(rows, verdicts, strict=True)
     ]
@@ -119,8 +119,8 @@ def wrongs(rows: list[Fields], verdicts: dict[str, bool | None]) -> dict[str, in
     told = [(row["expected"], verdicts[row["id"]]) for row in rows if row["expected"] is not None]
     return {
         "rows_with_expected": len(told),
-        "false_positives": sum(verdict is True and not right for right, verdict in told),
-        "false_negatives": sum(verdict is False and right for right, verdict in told),
+        "false_positives": sum(verdict is True and not correct for correct, verdict in told),
+        "false_negatives": sum(verdict is False and correct for correct, verdict in told),
     }
 
 
@@ -128,10 +128,10 @@ def compared(rows: list[Fields], verdicts: dict[str, bool | None]) -> Fields:
     """How often a peer says what this grader says; a row on which it failed is no agreement."""
     pairs = Counter((row["ours"], verdicts[row["id"]]) for row in rows)
     return {
-        "both_right": pairs[True, True],
-        "only_ours_right": pairs[True, False],
-        "only_peer_right": pairs[False, True],
-        "both_wrong": pairs[False, False],
+        "both_correct": pairs[True, True],
+        "only_ours_correct": pairs[True, False],
+        "only_peer_correct": pairs[False, True],
+        "both_incorrect": pairs[False, False],
         "peer_failed": pairs[True, None] + pairs[False, None],
         "agreement_percent": 100 * (pairs[True, True] + pairs[False, False]) / len(rows),
         **wrongs(rows, verdicts),
@@ -185,9 +185,14 @@ def by_category(rows: list[Fields], peers: Verdicts) -> Fields:
 def table(result: Fields) -> list[str]:
     """A line for each set of rows and scorer; dashes where nothing was expected or compared."""
     head = (
-        "responses", "scorer", "agrees", "only ours right", "only it right", "failed",
+        "responses",
+        "scorer",
+        "agrees",
+        "only ours right",
+        "only it right",
+        "failed",
         "false positives, negatives",
-    )  # fmt: skip
+    )
 
     def against(found: Fields) -> str:
         told = found["rows_with_expected"]
@@ -198,7 +203,9 @@ def table(result: Fields) -> list[str]:
         where = f"{name} ({part['rows']:,})"
         lines.append((where, "this grader", "-", "-", "-", "-", against(part["ours"])))
         for peer, found in part["peers"].items():
-            counts = (found[key] for key in ("only_ours_right", "only_peer_right", "peer_failed"))
+            counts = (
+                found[key] for key in ("only_ours_correct", "only_peer_correct", "peer_failed")
+            )
             agrees = f"{found['agreement_percent']:.1f} %"
             lines.append((where, peer, agrees, *map(str, counts), against(found)))
     return markdown_table(head, lines)

@@ -87,7 +87,7 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
     for name, weight_N in weights.items():
         part_N = weight_N * length_N * advantage_N.abs()
         positive = (part_N[advantage_N > 0].sum() / part_N.sum()).item()
-        metrics[f"aggregation/share_positive/{name}"] = positive
+        metrics[f"aggregation/objective_share_positive/{name}"] = positive
     return weights, metrics
 
 

@@ -44,8 +44,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = command.add_argument
-    add("models", nargs="+", metavar="RUN_OR_MODEL",
-        help="folders of runs, checkpoints or models, or OWNER/NAME of the hub")  # fmt: skip
+    add(
+        "models",
+        nargs="+",
+        metavar="RUN_OR_MODEL",
+        help="folders of runs, checkpoints or models, or OWNER/NAME of the hub",
+    )
     add(
         "--tasks",
         nargs="+",
@@ -57,8 +61,13 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("outputs/eval"), help="for models that are no run's")
     add("--seed", type=int, default=0, help="of the samples (0)")
     add("--max-tokens", type=int, help="of a response, instead of the task's and the run's limit")
-    add("--chat-template", nargs="+", default=[], metavar="NAME=VALUE",
-        help="given to the chat template, beside what a run was trained with")  # fmt: skip
+    add(
+        "--chat-template",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="given to the chat template, beside what a run was trained with",
+    )
     add("--grade-only", action="store_true", help="sample nothing, grade what is there again")
     add("--workers", type=int, default=2, help="processes at work on grading (2)")
     add("--tensor-parallel", type=int, default=1, help="GPUs that share a model (1)")
@@ -136,8 +145,11 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     metrics = result["metrics"]
     best = ", ".join(f"{k} {v:.1%}" for k, v in metrics.items() if k.endswith(f"@{task.samples}"))
-    print(f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "
-          f"{result['rates']['truncated']:.1%} truncated: {path}", flush=True)  # fmt: skip
+    print(
+        f"{task.name}: {best} (standard error {metrics['standard_error']:.1%}), "
+        f"{result['rates']['truncated']:.1%} truncated: {path}",
+        flush=True,
+    )
 
 
 def without_home(path: Path | str) -> str:
@@ -170,8 +182,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; what was sampled is kept, and the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    print(f"{len(chosen)} models in {clock(time.monotonic() - started)}; "
-          f"python -m eval.table makes the tables")  # fmt: skip
+    print(
+        f"{len(chosen)} models in {clock(time.monotonic() - started)}; "
+        f"python -m eval.table makes the tables"
+    )
 
 
 if __name__ == "__main__":

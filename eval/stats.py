@@ -88,12 +88,16 @@ def paired_interval(
     ones, others = as_tasks(first), as_tasks(second)
     problems = [[task.shape[1] for task in tasks] for tasks in (ones, others)]
     if problems[0] != problems[1]:
-        raise ValueError(f"the problems differ: {problems[0]} of the first, {problems[1]} of the "
-                         f"second. Only the same problems can be compared.")  # fmt: skip
+        raise ValueError(
+            f"the problems differ: {problems[0]} of the first, {problems[1]} of the "
+            f"second. Only the same problems can be compared."
+        )
     if seeds == "paired":
         if len(ones[0]) != len(others[0]):
-            raise ValueError(f"{len(ones[0])} seeds of the first cannot be paired with "
-                             f"{len(others[0])}; give seeds='independent'.")  # fmt: skip
+            raise ValueError(
+                f"{len(ones[0])} seeds of the first cannot be paired with "
+                f"{len(others[0])}; give seeds='independent'."
+            )
         differences = [one - other for one, other in zip(ones, others, strict=True)]
         return _interval(*_variances(differences), differences, level)
     parts = [_variances(tasks) for tasks in (ones, others)]
@@ -198,9 +202,13 @@ def _interval(
     found = optimize.brentq(lambda x: below(x) - (1 + level) / 2, 0.0, widest, xtol=1e-12)
     half = cast("float", found)
     return Interval(
-        estimate, estimate - half, estimate + half, below(estimate), 2 * below(-abs(estimate)),
+        estimate,
+        estimate - half,
+        estimate + half,
+        below(estimate),
+        2 * below(-abs(estimate)),
         len(tasks[0]),
-    )  # fmt: skip
+    )
 
 
 def _at_quantiles(variance: _Variance) -> Floats:

@@ -29,9 +29,11 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     command = argparse.ArgumentParser(
-        "python -m eval.table", description=description, epilog=examples,
+        "python -m eval.table",
+        description=description,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = command.add_argument
     add("folder", nargs="+", type=Path, help="where to look for results of python -m eval.run")
     add("--tasks", metavar="A,B,...", help="the tasks that are averaged (all that there are)")
@@ -72,9 +74,11 @@ def as_markdown(made: Sequence[Table]) -> str:
     said: set[str] = set()
     parts = []
     for table in made:
-        parts.append(markdown(replace(
-            table, remarks=tuple(line for line in table.remarks if line not in said)
-        )))  # fmt: skip
+        parts.append(
+            markdown(
+                replace(table, remarks=tuple(line for line in table.remarks if line not in said))
+            )
+        )
         said |= set(table.remarks)
     return "\n".join(parts)
 
@@ -112,8 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         text = form(made)
         if ending == "md":
             origin = provenance("eval.table")
-            text += "".join(f"\n![{path.stem}]({path.name})\n\n{said}\n"
-                            for path, said in pictures)  # fmt: skip
+            text += "".join(f"\n![{path.stem}]({path.name})\n\n{said}\n" for path, said in pictures)
             text += f"\nCommit {origin['commit']}; `{origin['command']}`.\n"
         written[-1].write_text(text)
     # What is printed may be read by a program: the rest goes beside it.

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where to write (default: outputs/analysis/NAME OF THE DUMP'S FOLDER)",
     )
-    return command  # fmt: skip
+    return command
 
 
 def main() -> None:

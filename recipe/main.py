@@ -180,9 +180,7 @@ def conclude(
     written = write_report(folder, records, summary)
     write_summary(folder, summary)
     if held_out:
-        print(
-            f"held-out prompts right: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end"
-        )
+        print(f"held-out accuracy: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end")
     peak = summary["peak_memory_gib"]
     print(
         f"{summary['steps']} steps in {clock(summary['seconds'])}"

@@ -31,7 +31,7 @@ from reward.sources import ANY, CODE, RewardSettings, Source
 RESPONSES = ("response", "output")
 TRUTHS = ("ground_truth", "gts")
 INVALID = "invalid_row"
-OUTCOMES = ("right", "wrong", "no_answer", "parse_error", "timeout", INVALID)
+OUTCOMES = ("correct", "incorrect", "no_answer", "parse_error", "timeout", INVALID)
 
 Fields = dict[str, Any]
 

@@ -21,7 +21,7 @@ from reward.math.pool import Pool
 from reward.math.quantity import normalise
 from reward.sources import RewardSettings, Scorer, Source
 
-Outcome = Literal["right", "wrong", "no_answer", "parse_error", "timeout"]
+Outcome = Literal["correct", "incorrect", "no_answer", "parse_error", "timeout"]
 
 # Rows that are graded ahead of the oldest one that is still open.
 ROWS_AHEAD = 4096
@@ -124,7 +124,7 @@ class Grader:
             return self._verdict(row.source, "parse_error", found, start, f"answer: {error}")
         if decided is None:
             return found
-        return self._verdict(row.source, "right" if decided else "wrong", found, start)
+        return self._verdict(row.source, "correct" if decided else "incorrect", found, start)
 
     def _at_length(self, row: Row, found: Stated | None) -> Verdict:
         start = time.perf_counter()
@@ -134,14 +134,18 @@ class Grader:
             result = self._run_tests(row.response, parse_tests(row.ground_truth))
             score = row.source.score_of(result.outcome)
             return Verdict(
-                result.outcome, score, result.extracted, time.perf_counter() - start,
-                result.detail, in_form=result.extracted is not None,
-            )  # fmt: skip
+                result.outcome,
+                score,
+                result.extracted,
+                time.perf_counter() - start,
+                result.detail,
+                in_form=result.extracted is not None,
+            )
         reply = self.pool.ask(found.answer, read_truth(row.ground_truth))
         if reply.same is None:
             outcome = "timeout" if reply.over_limit else "parse_error"
         else:
-            outcome = "right" if reply.same else "wrong"
+            outcome = "correct" if reply.same else "incorrect"
         return self._verdict(row.source, outcome, found, start, reply.error)
 
     def _run_tests(self, response: str, tests: dict[str, Any]) -> CodeResult:
@@ -167,7 +171,7 @@ def _own_verdict(result: Any, start: float) -> Verdict:
     """The verdict of a scorer of one's own: right if its score is positive."""
     extra = dict(result) if isinstance(result, dict) else {"score": result}
     score = float(extra.pop("score"))
-    outcome = "right" if score > 0 else "wrong"
+    outcome = "correct" if score > 0 else "incorrect"
     return Verdict(outcome, score, None, time.perf_counter() - start, extra=extra)
 
 

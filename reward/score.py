@@ -16,7 +16,7 @@ from reward.sources import RewardSettings
 # verl gathers `pred` in a numpy array, in which every row is as wide as the longest.
 MAX_PRED_CHARS = 256
 # What a response that is not right may be, a column each.
-COUNTED = ("wrong", "no_answer", "parse_error", "timeout")
+COUNTED = ("incorrect", "no_answer", "parse_error", "timeout")
 
 
 _LOCK = threading.Lock()
@@ -42,7 +42,7 @@ def compute_score(
     no verdict.
 
     Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
-    the settings or the ground truth is at fault, `score` is NaN, which `recipe.training.trainer` refuses
+    the settings or the ground truth is at fault, `score` is NaN, which the trainer refuses
     with the error.
 
     Args:
@@ -61,7 +61,7 @@ def compute_score(
     # A scorer of one's own may raise anything, and none of it may become a score.
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        return columns(Verdict("wrong", math.nan, None, 0.0, said, in_form=False))
+        return columns(Verdict("incorrect", math.nan, None, 0.0, said, in_form=False))
 
 
 def _grader(settings: RewardSettings) -> Grader:
@@ -74,7 +74,7 @@ def columns(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the columns that verl keeps."""
     return {
         "score": verdict.score,
-        "acc": float(verdict.outcome == "right"),
+        "acc": float(verdict.outcome == "correct"),
         **{outcome: float(verdict.outcome == outcome) for outcome in COUNTED},
         **({} if verdict.in_form is None else {"format": float(verdict.in_form)}),
         "seconds": verdict.seconds,

@@ -19,17 +19,17 @@ class Source(NamedTuple):
     """
 
     forms: tuple[Form, ...]
-    not_right: float = 0.0
+    not_correct: float = 0.0
 
     def score_of(self, outcome: str) -> float:
         """The score of a verdict's outcome."""
-        return 1.0 if outcome == "right" else self.not_right
+        return 1.0 if outcome == "correct" else self.not_correct
 
 
 CODE = Source(())
 # Benchmarks and rows without a source: every template is understood.
 ANY = Source(("boxed", "answer_line", "sentence"))
-DAPO = Source(("answer_line", "boxed"), not_right=-1.0)
+DAPO = Source(("answer_line", "boxed"), not_correct=-1.0)
 
 # By pattern of verl's `data_source`.
 SOURCES = {

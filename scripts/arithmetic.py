@@ -102,7 +102,7 @@ def draw_solution(task: Task, expression: str, random: Random) -> str:
     return worked_solution(expression, slips, checked=checked)
 
 
-def is_right(response: str, expression: str) -> bool:
+def is_correct(response: str, expression: str) -> bool:
     """Whether the last line is `Answer: N` with the right number, exactly so.
 
     Enough for a model that has seen nothing else; the reward reads answers in many more forms.

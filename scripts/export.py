@@ -17,9 +17,10 @@ from recipe.run.checkpoints import export, exported, find_checkpoint
 def main() -> None:
     """Export, and say where to."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.export", description=__doc__,
+        prog="python -m scripts.export",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("run", type=Path, help="folder of a run, or of a checkpoint")
     parser.add_argument("--out", type=Path, help="by default exported/global_step_N in the run")
     options = parser.parse_args()

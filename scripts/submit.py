@@ -44,12 +44,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     words = sys.argv[1:] if given is None else given
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit", description=__doc__,
+        prog="python -m scripts.submit",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
-    parser.add_argument("--rule", nargs="+", metavar="ARM",
-                        help="RULE, RULE+ADVANTAGE or objective (balanced)")  # fmt: skip
+    parser.add_argument(
+        "--rule", nargs="+", metavar="ARM", help="RULE, RULE+ADVANTAGE or objective (balanced)"
+    )
     parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
     parser.add_argument("--address", help="of the job server, http://HEAD:8265")
@@ -57,12 +59,21 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="check and print, submit nothing")
     parser.add_argument("--max-concurrent", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--retries", type=int, default=1, help="further tries of a failed run (1)")
-    parser.add_argument("--output-root", type=Path, default=Path("outputs"),
-                        help="where all nodes of the cluster see it (outputs)")  # fmt: skip
+    parser.add_argument(
+        "--output-root",
+        type=Path,
+        default=Path("outputs"),
+        help="where all nodes of the cluster see it (outputs)",
+    )
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="likewise (data)")
     parser.add_argument("--python", help="interpreter on the cluster (python)")
-    parser.add_argument("--env", nargs="+", default=[], metavar="NAME",
-                        help="variables of this shell that every job gets")  # fmt: skip
+    parser.add_argument(
+        "--env",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="variables of this shell that every job gets",
+    )
     parser.add_argument("--status", action="store_true", help="the jobs that the cluster knows")
     parser.add_argument("--logs", metavar="JOB", help="print a job's log")
     parser.add_argument("--stop", nargs="+", metavar="JOB", help="stop jobs")
@@ -138,10 +149,11 @@ def grid(options: argparse.Namespace) -> Grid:
         known = ", ".join(sorted(path.stem for path in (CONFIGS / "experiment").glob("*")))
         raise UserError(f"no experiment was named. There are {known}; or give --sweep NAME.")
     return Grid(
-        tuple(options.experiment), tuple(options.rule or ["balanced"]),
+        tuple(options.experiment),
+        tuple(options.rule or ["balanced"]),
         tuple(options.seed or [0]),
         tuple(options.overrides),
-    )  # fmt: skip
+    )
 
 
 def places(options: argparse.Namespace) -> list[str]:
@@ -212,13 +224,16 @@ def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubm
         os.environ["TMPDIR"] = str(temporary)
         at_once = options.max_concurrent
         context = ray.init(
-            "local", include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
+            "local",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(temporary / "ray"),
             # On a CPU both are logical: most actors wait.
             num_cpus=16 * at_once if on_cpu else None,
             num_gpus=at_once * max(num_gpus(run.config) for run in runs) if on_cpu else None,
-        )  # fmt: skip
+        )
         yield JobSubmissionClient(f"http://{context.dashboard_url}")
 
 

@@ -48,7 +48,7 @@ CALCULATION = arithmetic.Task(checked=0.0, slip_rate=0.0, check_slip_rate=0.0)
 CALCULATION_BATCH, STEPS_BETWEEN_TESTS, NUM_TESTED, MAX_CALCULATION_STEPS = 64, 20, 256, 600
 # Lesson 2 has a fixed number of steps; after it this share should be right.
 WRITING_BATCH, WRITING_STEPS = 32, 160
-SHOULD_BE_RIGHT = (0.15, 0.40)
+SHOULD_BE_CORRECT = (0.15, 0.40)
 NUM_MEASURED, GROUP_SIZE = 128, 8
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -63,7 +63,7 @@ class Response(NamedTuple):
     """The length of a sampled response in tokens, the end of turn included, and its verdict."""
 
     length: int
-    right: bool
+    correct: bool
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -156,12 +156,12 @@ def _judged(tokenizer: PreTrainedTokenizerFast, tokens: list[int], expression: s
     end = tokenizer.eos_token_id
     length = tokens.index(end) + 1 if end in tokens else len(tokens)
     text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
-    return Response(length, arithmetic.is_right(text, expression))
+    return Response(length, arithmetic.is_correct(text, expression))
 
 
 def accuracy(groups: list[list[Response]]) -> float:
     """Share of right responses."""
-    return fmean(response.right for group in groups for response in group)
+    return fmean(response.correct for group in groups for response in group)
 
 
 def length_statistics(groups: list[list[Response]]) -> dict[str, float]:
@@ -170,14 +170,16 @@ def length_statistics(groups: list[list[Response]]) -> dict[str, float]:
     `length_ratio` is wrong over right, averaged over the groups that hold both;
     `length_cv` is standard deviation over mean, averaged over all groups.
     """
-    right = [[length for length, right in group if right] for group in groups]
-    wrong = [[length for length, right in group if not right] for group in groups]
-    mixed = [pair for pair in zip(wrong, right, strict=True) if all(pair)]
+    correct = [[length for length, correct in group if correct] for group in groups]
+    incorrect = [[length for length, correct in group if not correct] for group in groups]
+    mixed = [pair for pair in zip(incorrect, correct, strict=True) if all(pair)]
     every = [[length for length, _ in group] for group in groups]
     return {
-        "mean_length_right": fmean(chain(*right)),
-        "mean_length_wrong": fmean(chain(*wrong)),
-        "length_ratio": fmean(fmean(of_wrong) / fmean(of_right) for of_wrong, of_right in mixed),
+        "mean_length_correct": fmean(chain(*correct)),
+        "mean_length_incorrect": fmean(chain(*incorrect)),
+        "length_ratio": fmean(
+            fmean(of_incorrect) / fmean(of_correct) for of_incorrect, of_correct in mixed
+        ),
         "length_cv": fmean(pstdev(lengths) / fmean(lengths) for lengths in every),
     }
 
@@ -244,7 +246,7 @@ def make(task: str, seed: int, folder: Path, report: Report) -> dict[str, Any]:
     warm_start(model, tokenizer, arithmetic.TASKS[task], splits["train"], random, report)
     report("measuring")
     groups = sample(model, tokenizer, random.sample(splits["train"], NUM_MEASURED), GROUP_SIZE)
-    low, high = SHOULD_BE_RIGHT
+    low, high = SHOULD_BE_CORRECT
     if not low <= accuracy(groups) <= high:
         raise NotLearnedError(
             f"after the warm start {accuracy(groups):.0%} of the sampled responses are right; "

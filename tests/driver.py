@@ -87,11 +87,17 @@ def responses(**columns):
     num = len(columns["score_N"])
     base = {
         "length_N": torch.ones(num, dtype=torch.long),
-        "num_tokens_N": torch.ones(num, dtype=torch.long), "advantage_N": torch.zeros(num),
-        "right_N": columns["score_N"] > 0, "truncated_N": torch.zeros(num) > 0,
-        "group_N": torch.zeros(num, dtype=torch.long), "real_N": torch.ones(num) > 0,
-        "final_N": torch.arange(num), "info_N": [{}] * num, "mask_NT": None, "tokens_NT": None,
-    }  # fmt: skip
+        "num_tokens_N": torch.ones(num, dtype=torch.long),
+        "advantage_N": torch.zeros(num),
+        "correct_N": columns["score_N"] > 0,
+        "truncated_N": torch.zeros(num) > 0,
+        "group_N": torch.zeros(num, dtype=torch.long),
+        "real_N": torch.ones(num) > 0,
+        "final_N": torch.arange(num),
+        "info_N": [{}] * num,
+        "mask_NT": None,
+        "tokens_NT": None,
+    }
     return Responses(**base | columns)
 
 

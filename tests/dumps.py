@@ -6,15 +6,15 @@ from pathlib import Path
 
 def row(number: int, **columns) -> dict:
     """A row of step 1: groups of 4, the first half of each right and half as long."""
-    right = number % 4 < 2
+    correct = number % 4 < 2
     return {
         "input": f"prompt {number // 4}",
-        "output": "x" * (10 if right else 20),
+        "output": "x" * (10 if correct else 20),
         "gts": "4",
-        "score": float(right),
+        "score": float(correct),
         "step": 1,
         "uid": f"{number // 4:032x}_{number % 4}_0",
-        "response_length": 5 if right else 10,
+        "response_length": 5 if correct else 10,
         **columns,
     }
 

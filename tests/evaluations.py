@@ -16,7 +16,7 @@ COMMIT = "0123456789ab"
 
 
 def content(
-    right: list[int] | None = None,
+    correct: list[int] | None = None,
     task: str = "math500",
     rule: str | None = "balanced",
     seed: int = 0,
@@ -31,7 +31,7 @@ def content(
         task: as `rule`, `seed`, `step` and `experiment` where it stands.
         changed: other keys, a dotted one with `__` for the dot, a top one perhaps with it ahead.
     """
-    right = [4, 0, 3, 1] if right is None else right
+    correct = [4, 0, 3, 1] if correct is None else correct
     model = f"outputs/{experiment}/{rule}-s{seed}/{step}" if rule else "some/base-model"
     found = {
         "kind": "evaluation",
@@ -39,29 +39,44 @@ def content(
         "task_version": 1,
         "sampling": {"samples": SAMPLES, "temperature": 1.0, "top_p": 1.0, "max_tokens": 3072},
         "template": {"name": "boxed", "version": "0123456789ab"},
-        "data": {"file": f"data/{task}.parquet", "sha256": f"{task}-data", "problems": len(right)},
+        "data": {
+            "file": f"data/{task}.parquet",
+            "sha256": f"{task}-data",
+            "problems": len(correct),
+        },
         "model": {"path": model, "sha256": f"weights of {model}"},
-        "run": rule and {
-            "experiment": experiment, "rule": rule, "seed": seed, "overrides": [], "step": step,
-            "commit": COMMIT, "length_variation": 0.4, "length_gap": 0.2,
+        "run": rule
+        and {
+            "experiment": experiment,
+            "rule": rule,
+            "seed": seed,
+            "overrides": [],
+            "step": step,
+            "commit": COMMIT,
+            "length_variation": 0.4,
+            "length_gap": 0.2,
         },
         "reward": {"sandbox": "landlock"},
         "chat_template": {"enable_thinking": True},
         "seed": 0,
         "metrics": {
-            "mean@4": sum(right) / SAMPLES / len(right), "standard_error": 0.01, "pass@2": 0.8,
-            "pass@4": 0.9, "maj@2": 0.7, "maj@4": 0.75,
+            "mean@4": sum(correct) / SAMPLES / len(correct),
+            "standard_error": 0.01,
+            "pass@2": 0.8,
+            "pass@4": 0.9,
+            "maj@2": 0.7,
+            "maj@4": 0.75,
         },
         "rates": {"truncated": 0.02, "no_answer": 0.01, "parse_error": 0.0, "timeout": 0.0},
-        "length": {"mean": 812.0, "right": 700.0, "wrong": 1100.0},
-        "right": right,
+        "length": {"mean": 812.0, "correct": 700.0, "incorrect": 1100.0},
+        "correct": correct,
         "seconds": {"grading": 10.0},
         "sampled": [{"commit": COMMIT, "versions": {}, "seconds": 100.0}],
         "tokens": 1623332,
         "commit": COMMIT,
         "command": "python -m eval.run",
         "versions": {"vllm": "0.1"},
-    }  # fmt: skip
+    }
     for key, value in changed.items():
         *above, last = key.split("__")
         place = found
@@ -103,10 +118,16 @@ def laptop(folder: Path) -> Path:
             for step, chance in ((10, 0.4), (20, 0.55), (30, 0.58)):
                 run_gap = {"run__length_gap": 0.3 + 0.02 * seed + 0.01 * r}
                 write(
-                    folder, right=draw(chance + gain, 256, r, seed, step), task="arithmetic",
-                    experiment="cpu_demo", rule=rule, seed=seed, step=step, **run_gap,
-                )  # fmt: skip
-    write(folder, right=draw(0.3, 256, 9), task="arithmetic", rule=None)
+                    folder,
+                    correct=draw(chance + gain, 256, r, seed, step),
+                    task="arithmetic",
+                    experiment="cpu_demo",
+                    rule=rule,
+                    seed=seed,
+                    step=step,
+                    **run_gap,
+                )
+    write(folder, correct=draw(0.3, 256, 9), task="arithmetic", rule=None)
     return folder
 
 

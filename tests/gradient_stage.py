@@ -56,9 +56,13 @@ def workers(config):
         # torch's FSDP1 takes no parameters on a CPU.
         sizes = {ranks: ranks for ranks in RANKS} | ({"fsdp": 1} if FSDP1 else {})
         ray.init(
-            num_cpus=16, num_gpus=sum(sizes.values()), include_dashboard=False, log_to_driver=False,
-            _temp_dir=str(temporary / "ray"), runtime_env={"env_vars": environment},
-        )  # fmt: skip
+            num_cpus=16,
+            num_gpus=sum(sizes.values()),
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=str(temporary / "ray"),
+            runtime_env={"env_vars": environment},
+        )
         groups = {}
         for name, ranks in sizes.items():
             role = deepcopy(config.actor_rollout_ref)
@@ -132,9 +136,15 @@ def update_with(group, data, columns, order, loss_fn, lr=0.0, mini_batch=None):
         whole[name] = column
     shuffled = tu.index_select_tensor_dict(whole, order)
     tu.assign_non_tensor(
-        shuffled, global_batch_size=ROWS, mini_batch_size=mini_batch or len(order), epochs=1,
-        seed=1, dataloader_kwargs={"shuffle": False}, temperature=1.0, calculate_entropy=False,
-    )  # fmt: skip
+        shuffled,
+        global_batch_size=ROWS,
+        mini_batch_size=mini_batch or len(order),
+        epochs=1,
+        seed=1,
+        dataloader_kwargs={"shuffle": False},
+        temperature=1.0,
+        calculate_entropy=False,
+    )
     return tu.get(group.update_actor(shuffled), "metrics")
 
 

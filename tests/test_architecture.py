@@ -61,8 +61,11 @@ PURE = ("recipe/maths/rules.py", "recipe/maths/diagnostics.py")
 def python_files() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [name for name in listed.stdout.split() if (ROOT / name).exists()]
 
 

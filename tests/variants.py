@@ -74,13 +74,14 @@ METHODS = {
     "ha_dw_code": {"advantage": "ha_dw_code", LOSS: "gspo"},
     "gdpo": {"advantage": "gdpo advantage.gdpo.length_limit=24"},
     "gdpo_token": {
-        "advantage": "gdpo_token advantage.gdpo.length_limit=24", "aggregation.rule": "token"
+        "advantage": "gdpo_token advantage.gdpo.length_limit=24",
+        "aggregation.rule": "token",
     },
     "disco_logl": {"objective": "disco_logl"},
     "disco_lratio": {"objective": "disco_lratio"},
     "discob_logl": {"objective": "discob_logl"},
     "discob_lratio": {"objective": "discob_lratio"},
-}  # fmt: skip
+}
 # Each makes a step and is saved, makes another, and makes that again from what was saved.
 SAVED, AGAIN, RESUMED = "{}, saved", "{}, again", "{}, resumed"
 for name, changes in METHODS.items():
@@ -156,11 +157,15 @@ class VariantTaskRunner(AggregationTaskRunner.__ray_actor_class__):
 def main(folder: Path) -> None:
     embedded.make("length_gap")
     overrides = [
-        "+experiment=cpu_demo", f"output_root={folder}", f"{ACTOR}.use_kl_loss=true",
-        f"trainer.total_training_steps={len(VARIANTS)}", "trainer.test_freq=-1",
-        "trainer.val_before_train=false", "data.max_response_length=40",
+        "+experiment=cpu_demo",
+        f"output_root={folder}",
+        f"{ACTOR}.use_kl_loss=true",
+        f"trainer.total_training_steps={len(VARIANTS)}",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=false",
+        "data.max_response_length=40",
         f"trainer.rollout_data_dir={folder}/rollouts",
-    ]  # fmt: skip
+    ]
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):
         config = compose("base", overrides)
     name_run(config, folder, overrides)

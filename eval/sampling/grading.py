@@ -77,7 +77,7 @@ def grade(
             **{name: fmean(v.outcome == name for v in verdicts) for name in UNREAD},
         },
         "length": mean_lengths(samples, verdicts),
-        "right": [sum(one.right for one in of_problem) for of_problem in samples_P],
+        "correct": [sum(one.correct for one in of_problem) for of_problem in samples_P],
         "tokens": sum(one.num_tokens for one in samples),
         "seconds": {"grading": round(time.monotonic() - start, 1)},
     }
@@ -110,10 +110,10 @@ def graded_line(sample: Sample, verdict: Verdict, given: dict[str, Any], is_code
 
 def mean_lengths(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     """Mean tokens of all responses, of the right ones and of the others; None of none."""
-    pairs = [(s.num_tokens, v.outcome == "right") for s, v in zip(samples, verdicts, strict=True)]
+    pairs = [(s.num_tokens, v.outcome == "correct") for s, v in zip(samples, verdicts, strict=True)]
     groups = {
         "mean": [tokens for tokens, _ in pairs],
-        "right": [tokens for tokens, right in pairs if right],
-        "wrong": [tokens for tokens, right in pairs if not right],
+        "correct": [tokens for tokens, correct in pairs if correct],
+        "incorrect": [tokens for tokens, correct in pairs if not correct],
     }
     return {name: fmean(tokens) if tokens else None for name, tokens in groups.items()}

@@ -85,13 +85,17 @@ def make_jobs(
         prompts = [encode(tokenizer, row["prompt"], template) for row in problems.rows]
         left = room - max(map(len, prompts))
         if left < 1:
-            raise UserError(f"{task.name} has a prompt of {room - left} tokens, and {folder} takes "
-                            f"{room}. Leave this task out.")  # fmt: skip
+            raise UserError(
+                f"{task.name} has a prompt of {room - left} tokens, and {folder} takes "
+                f"{room}. Leave this task out."
+            )
         limits = [options.max_tokens] if options.max_tokens else [task.max_tokens, model.max_tokens]
         max_tokens = min(left, *filter(None, limits))
         if max_tokens < (options.max_tokens or task.max_tokens):
-            print(f"{task.name}: responses of up to {max_tokens} tokens, the most that the model "
-                  f"or its training allows")  # fmt: skip
+            print(
+                f"{task.name}: responses of up to {max_tokens} tokens, the most that the model "
+                f"or its training allows"
+            )
         setup = {
             "task": task.name,
             "task_version": task.version,

@@ -206,9 +206,18 @@ def model_files(folder: Path) -> Iterable[Path]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{folder} has no *.safetensors. Save the model in that format.")
-    others = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-              "chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model",
-              "added_tokens.json", "special_tokens_map.json")  # fmt: skip
+    others = (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "added_tokens.json",
+        "special_tokens_map.json",
+    )
     return sorted([*weights, *(folder / name for name in others if (folder / name).is_file())])
 
 

@@ -40,10 +40,21 @@ def average_table(rows: Sequence[Row], paper: Published) -> Table:
             value = paper.numbers.get(row.name, {}).get(rule)
             line.append(Cell("-" if value is None else f"{100 * value:.2f}"))
             if value is not None:
-                records.append(Record(
-                    "published", f"{paper.quantity}, %", row.name, rule, " ".join(paper.tasks),
-                    None, 100 * value, None, None, None, f"{paper.source}, {paper.read}",
-                ))  # fmt: skip
+                records.append(
+                    Record(
+                        "published",
+                        f"{paper.quantity}, %",
+                        row.name,
+                        rule,
+                        " ".join(paper.tasks),
+                        None,
+                        100 * value,
+                        None,
+                        None,
+                        None,
+                        f"{paper.source}, {paper.read}",
+                    )
+                )
         lines.append(tuple(line))
     remarks += model_settings(rows)
     if beside:
@@ -54,9 +65,12 @@ def average_table(rows: Sequence[Row], paper: Published) -> Table:
         Table(
             name,
             f"{over(rows[0].tasks)} at the last step: mean@k in percent [95 % interval] (seeds)",
-            tuple(head), tuple(lines), tuple(records), tuple(remarks),
+            tuple(head),
+            tuple(lines),
+            tuple(records),
+            tuple(remarks),
         )
-    )  # fmt: skip
+    )
 
 
 def published_remark(tasks: Sequence[str], paper: Published) -> str:
@@ -73,8 +87,9 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
     pairs, remarks = [], [METHOD]
     for row in rows:
         if baseline in row.rules:
-            pairs += [(row, rule, compare(row, rule, baseline))
-                      for rule in row.rules if rule != baseline]  # fmt: skip
+            pairs += [
+                (row, rule, compare(row, rule, baseline)) for rule in row.rules if rule != baseline
+            ]
         else:
             remarks.append(f"{row.name} has no results of {baseline}: nothing is compared there.")
     known = [m.interval for *_, m in pairs if m.interval and m.varies]
@@ -118,9 +133,11 @@ def difference_table(rows: Sequence[Row], baseline: str) -> Table:
             f"{over(rows[0].tasks)} at the last step, difference to {baseline}: points "
             f"[95 % interval]",
             plain(("experiment", "comparison", "step", "points", "seeds", *PROBABILITIES)),
-            tuple(lines), tuple(records), tuple(remarks),
+            tuple(lines),
+            tuple(records),
+            tuple(remarks),
         )
-    )  # fmt: skip
+    )
 
 
 def over(tasks: Sequence[str]) -> str:
@@ -140,31 +157,43 @@ def stability_table(rows: Sequence[Row]) -> Table:
             crossed = found.crossed.interval
             entry = record(
                 name, "best - last, crossed, points", row, rule, row.tasks, found.crossed
-            )  # fmt: skip
+            )
             labels = plain((row.name, rule, str(len(row.steps))))
             records.append(entry)
             if found.best is None or found.last is None or crossed is None:
                 lines.append((*labels, Cell("-", found.crossed.notes), *plain("-----")))
                 continue
-            cells = [f"{100 * found.best:.1f}", f"{100 * found.last:.1f}",
-                     f"{100 * (found.best - found.last):.1f}"]  # fmt: skip
-            lines.append((
-                *labels, *plain((" ".join(map(str, found.steps)), *cells)),
-                Cell(with_interval(crossed, "+.1f"), found.crossed.notes),
-                Cell(str(crossed.num_seeds)),
-            ))  # fmt: skip
+            cells = [
+                f"{100 * found.best:.1f}",
+                f"{100 * found.last:.1f}",
+                f"{100 * (found.best - found.last):.1f}",
+            ]
+            lines.append(
+                (
+                    *labels,
+                    *plain((" ".join(map(str, found.steps)), *cells)),
+                    Cell(with_interval(crossed, "+.1f"), found.crossed.notes),
+                    Cell(str(crossed.num_seeds)),
+                )
+            )
             records += [
                 entry._replace(quantity=quantity, estimate=100 * value, low=None, high=None)
                 for quantity, value in (
-                    ("best, %", found.best), ("last, %", found.last),
+                    ("best, %", found.best),
+                    ("last, %", found.last),
                     ("best - last, points", found.best - found.last),
                 )
-            ]  # fmt: skip
+            ]
             records += [
-                entry._replace(quantity=f"best step of seed {seed}", estimate=step, low=None,
-                               high=None, seeds=1)
+                entry._replace(
+                    quantity=f"best step of seed {seed}",
+                    estimate=step,
+                    low=None,
+                    high=None,
+                    seeds=1,
+                )
                 for seed, step in zip(row.seeds(rule), found.steps, strict=True)
-            ]  # fmt: skip
+            ]
     remarks = [METHOD] if lines else []
     short = [row.name for row in rows if len(row.steps) < 2]
     if lines:
@@ -182,9 +211,23 @@ def stability_table(rows: Sequence[Row]) -> Table:
         remarks.append(f"Evaluated at one step alone, so without a drop: {', '.join(short)}.")
     return with_remarks(
         Table(
-            name, f"{over(rows[0].tasks)}, best and last step: mean@k in percent, drops in points",
-            plain(("experiment", "rule", "steps", "best step, by seed", "best", "last",
-                   "best - last", "crossed [95 % interval]", "seeds")),
-            tuple(lines), tuple(records), tuple(remarks),
+            name,
+            f"{over(rows[0].tasks)}, best and last step: mean@k in percent, drops in points",
+            plain(
+                (
+                    "experiment",
+                    "rule",
+                    "steps",
+                    "best step, by seed",
+                    "best",
+                    "last",
+                    "best - last",
+                    "crossed [95 % interval]",
+                    "seeds",
+                )
+            ),
+            tuple(lines),
+            tuple(records),
+            tuple(remarks),
         )
-    )  # fmt: skip
+    )

@@ -14,11 +14,24 @@ from eval.tables.printed import Cell, Table, plain
 from eval.tables.results import Result
 from recipe.tasks.at_k import pass_at_k
 
-RATES = {"truncated": "truncated, %", "no_answer": "no answer, %", "parse_error": "unreadable, %",
-         "timeout": "timeout, %"}  # fmt: skip
-LENGTHS = {"right": "right, tokens", "wrong": "wrong, tokens"}
-TASK_HEAD = ("experiment or model", "rule", "step", "mean@k", "k", "pass@k", "maj@k",
-             *RATES.values(), *LENGTHS.values())  # fmt: skip
+RATES = {
+    "truncated": "truncated, %",
+    "no_answer": "no answer, %",
+    "parse_error": "unreadable, %",
+    "timeout": "timeout, %",
+}
+LENGTHS = {"correct": "right, tokens", "incorrect": "wrong, tokens"}
+TASK_HEAD = (
+    "experiment or model",
+    "rule",
+    "step",
+    "mean@k",
+    "k",
+    "pass@k",
+    "maj@k",
+    *RATES.values(),
+    *LENGTHS.values(),
+)
 
 
 class Quantity(NamedTuple):
@@ -47,9 +60,11 @@ def tasks_table(rows: Sequence[Row]) -> Table:
             name,
             "Every task at the last step: mean@k in percent [95 % interval] (seeds)",
             plain(("experiment or model", "rule", "step", *tasks, "average")),
-            tuple(lines), tuple(records), (METHOD, of_models(rows), *model_settings(rows)),
+            tuple(lines),
+            tuple(records),
+            (METHOD, of_models(rows), *model_settings(rows)),
         )
-    )  # fmt: skip
+    )
 
 
 def task_table(rows: Sequence[Row], task: str) -> Table:
@@ -78,7 +93,9 @@ def task_table(rows: Sequence[Row], task: str) -> Table:
         Table(
             name,
             f"{task} at the last step: mean@k in percent [95 % interval] (seeds)",
-            plain(TASK_HEAD), tuple(lines), tuple(records),
+            plain(TASK_HEAD),
+            tuple(lines),
+            tuple(records),
             (
                 METHOD,
                 of_models(rows),
@@ -89,15 +106,20 @@ def task_table(rows: Sequence[Row], task: str) -> Table:
                 *made(found),
             ),
         )
-    )  # fmt: skip
+    )
 
 
 def beside_mean(results: Sequence[Result]) -> list[Quantity]:
     """The quantities of a task beside its mean, of one result a seed."""
     samples = results[0].num_samples
-    found = mean_interval([pass_at_k(r.right_P, samples, samples) for r in results])
-    passed = Quantity(f"pass@{samples}, %", 100 * found.estimate, with_interval(found, ".1f"),
-                      100 * found.low, 100 * found.high)  # fmt: skip
+    found = mean_interval([pass_at_k(r.correct_P, samples, samples) for r in results])
+    passed = Quantity(
+        f"pass@{samples}, %",
+        100 * found.estimate,
+        with_interval(found, ".1f"),
+        100 * found.low,
+        100 * found.high,
+    )
     quantities = [passed, majority(results)]
     for group, keys, scale, digits in (("rates", RATES, 100, 1), ("length", LENGTHS, 1, 0)):
         for key, name in keys.items():
@@ -108,11 +130,16 @@ def beside_mean(results: Sequence[Result]) -> list[Quantity]:
 
 def majority(results: Sequence[Result]) -> Quantity:
     """The metric maj@k with the largest k that all results have."""
-    ks = set.intersection(*(
-        {int(key[4:]) for key, value in result.content["metrics"].items()
-         if re.fullmatch(r"maj@\d+", key) and value is not None}
-        for result in results
-    ))  # fmt: skip
+    ks = set.intersection(
+        *(
+            {
+                int(key[4:])
+                for key, value in result.content["metrics"].items()
+                if re.fullmatch(r"maj@\d+", key) and value is not None
+            }
+            for result in results
+        )
+    )
     if not ks:
         return Quantity("maj@k, %", None, "-")
     k = max(ks)
@@ -123,9 +150,11 @@ def majority(results: Sequence[Result]) -> Quantity:
 
 def each(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """Every row of a table by task."""
-    return list(chain.from_iterable(
-        [(row, rule) for rule in (row.rules if row.experiment else [NO_RULE])] for row in rows
-    ))  # fmt: skip
+    return list(
+        chain.from_iterable(
+            [(row, rule) for rule in (row.rules if row.experiment else [NO_RULE])] for row in rows
+        )
+    )
 
 
 def labels(row: Row, rule: str) -> list[Cell]:

@@ -155,8 +155,10 @@ def crossed_drops(by_step: Sequence[Sequence[Floats]]) -> list[Floats]:
     drops = [np.zeros_like(last_SP) for last_SP in by_step[-1]]
     for fold in range(FOLDS):
         is_judged = [np.arange(task.shape[1]) % FOLDS == fold for task in drops]
-        by_task = [[task[:, ~judged].mean(1) for task, judged in zip(tasks, is_judged, strict=True)]
-                   for tasks in by_step]  # fmt: skip
+        by_task = [
+            [task[:, ~judged].mean(1) for task, judged in zip(tasks, is_judged, strict=True)]
+            for tasks in by_step
+        ]
         for seed, best in enumerate(np.mean(by_task, axis=1).argmax(axis=0)):
             for task, judged in enumerate(is_judged):
                 chosen_P, last_P = by_step[best][task][seed], by_step[-1][task][seed]

@@ -45,9 +45,7 @@ class Point(NamedTuple):
     baseline: Run
 
 
-def write_figures(
-    folder: Path, rows: Sequence[Row], baseline: str
-) -> tuple[Pictures, list[str]]:  # fmt: skip
+def write_figures(folder: Path, rows: Sequence[Row], baseline: str) -> tuple[Pictures, list[str]]:
     """Draw what can be drawn.
 
     Returns:
@@ -85,10 +83,12 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
         if (missing := row.missing(rule, row.steps))
     ]
     complete = {
-        label: {rule: [step for step in row.steps if not row.missing(rule, [step], tasks)]
-                for rule in row.rules}
+        label: {
+            rule: [step for step in row.steps if not row.missing(rule, [step], tasks)]
+            for rule in row.rules
+        }
         for label, tasks in panels
-    }  # fmt: skip
+    }
     if len(row.steps) < 2:
         return "", [f"left out, as {row.name} was evaluated at one step alone"]
     if not any(steps for found in complete.values() for steps in found.values()):
@@ -104,8 +104,15 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
             mean, low, high = (100 * np.array(x) for x in list(zip(*found, strict=True))[:3])
             color, style, shape = look(rule)
             seeds_said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-            ax.plot(steps, mean, color=color, linestyle=style, marker=shape, markersize=4,
-                    label=f"{rule} ({seeds_said})")  # fmt: skip
+            ax.plot(
+                steps,
+                mean,
+                color=color,
+                linestyle=style,
+                marker=shape,
+                markersize=4,
+                label=f"{rule} ({seeds_said})",
+            )
             ax.fill_between(steps, low, high, color=color, alpha=0.08, linewidth=0)
             for edge in (low, high):
                 ax.plot(steps, edge, color=color, linestyle=style, linewidth=0.6, alpha=0.6)
@@ -117,8 +124,9 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
         )
     axes[0].set_ylabel("mean@k (% of samples right)")
     axes[0].set_xlabel("training step")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
-                  fontsize=9)  # fmt: skip
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9
+    )
     caption = (
         f"{row.name}: accuracy over the training steps, mean over seeds; bands are 95 % intervals "
         f"over seeds and problems, each step by itself. {FEW_SEEDS}"
@@ -158,8 +166,9 @@ def points(rows: Iterable[Row], baseline: str) -> tuple[list[Point], list[str]]:
                     if place.seed == seed
                 ]
                 if seed not in row.seeds(baseline):
-                    left_out.append(f"no point of {row.name}, {rule}, seed {seed}: {baseline} "
-                                    f"has no such seed")  # fmt: skip
+                    left_out.append(
+                        f"no point of {row.name}, {rule}, seed {seed}: {baseline} has no such seed"
+                    )
                 elif lacks:
                     left_out.append(f"no point without {in_words(row, lacks)}")
                 else:
@@ -197,8 +206,13 @@ def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list
             x = [getattr(point.baseline, name) for point in chosen if point.row == row]
             if x:
                 ax.axvline(np.mean(x), color="0.85", linewidth=1, zorder=0)
-                ax.text(np.mean(x), 1.01 + 0.05 * (number % 2), str(number + 1), ha="center",
-                        transform=ax.get_xaxis_transform())  # fmt: skip
+                ax.text(
+                    np.mean(x),
+                    1.01 + 0.05 * (number % 2),
+                    str(number + 1),
+                    ha="center",
+                    transform=ax.get_xaxis_transform(),
+                )
         ax.xaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS))
         ax.grid(alpha=0.3, axis="y")
     axes[0].set_ylabel(f"gain over {baseline} (points of mean@k)")
@@ -206,8 +220,9 @@ def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list
     for rule in [*(r for r in RULES if r in rules), *sorted(rules - set(RULES))]:
         color, _, shape = look(rule)
         axes[0].scatter([], [], color=color, marker=shape, s=70, edgecolors="black", label=rule)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6,
-                  fontsize=9)  # fmt: skip
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9
+    )
     numbered = ", ".join(f"{number}: {row}" for number, row in enumerate(names, 1))
     caption = (
         f"Gain over {baseline} at the last step, runs of the same experiment and seed, against the "
@@ -229,8 +244,16 @@ def scatter_gain(
         ax.scatter(x, y, color=color, marker=shape, s=20, alpha=0.4, linewidths=0)
         row = rows[cell[0]]
         if len(own) == len(set(row.seeds(cell[1])) & set(row.seeds(baseline))):
-            ax.scatter([np.mean(x)], [np.mean(y)], color=color, marker=shape, s=70, alpha=0.9,
-                       edgecolors="black", linewidths=0.8)  # fmt: skip
+            ax.scatter(
+                [np.mean(x)],
+                [np.mean(y)],
+                color=color,
+                marker=shape,
+                s=70,
+                alpha=0.9,
+                edgecolors="black",
+                linewidths=0.8,
+            )
 
 
 def look(rule: str) -> tuple[str, object, str]:

@@ -20,9 +20,16 @@ from recipe.tasks.at_k import Floats
 NO_RULE = "-"
 # What results of a task must share to stand in one table, and what models may differ in.
 ALIKE = (
-    "task_version", "sampling.samples", "sampling.temperature", "sampling.top_p", "template",
-    "data.sha256", "data.problems", "reward", "seed",
-)  # fmt: skip
+    "task_version",
+    "sampling.samples",
+    "sampling.temperature",
+    "sampling.top_p",
+    "template",
+    "data.sha256",
+    "data.problems",
+    "reward",
+    "seed",
+)
 OF_A_MODEL = ("sampling.max_tokens", "chat_template")
 
 
@@ -114,9 +121,11 @@ def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
     by_name: dict[tuple[bool, str], dict[Place, Result]] = defaultdict(dict)
     for result in kept:
         run = result.run
-        place = Place(run.rule, run.seed, run.step, result.task) if run else Place(
-            NO_RULE, 0, 0, result.task
-        )  # fmt: skip
+        place = (
+            Place(run.rule, run.seed, run.step, result.task)
+            if run
+            else Place(NO_RULE, 0, 0, result.task)
+        )
         by_name[(run is None, run.row if run else result.model)][place] = result
     rows = []
     for (_, name), placed in sorted(by_name.items()):

@@ -45,9 +45,14 @@ def probability(value: float | None) -> str:
 
 
 def record(
-    table: str, quantity: str, row: Row, rule: str, tasks: Sequence[str], measured: Measured,
+    table: str,
+    quantity: str,
+    row: Row,
+    rule: str,
+    tasks: Sequence[str],
+    measured: Measured,
     about: Sequence[str] = (),
-) -> Record:  # fmt: skip
+) -> Record:
     """A measured number for the CSV; accuracies in percent, differences in points."""
     found = measured.interval
     estimate, low, high = (100 * x for x in found[:3]) if found else (None, None, None)
@@ -55,7 +60,15 @@ def record(
         low = high = None
     is_run = row.experiment is not None
     return Record(
-        table, quantity, row.name, rule, " ".join(tasks), row.last_step if is_run else None,
-        estimate, low, high, found.num_seeds if found and is_run else None,
+        table,
+        quantity,
+        row.name,
+        rule,
+        " ".join(tasks),
+        row.last_step if is_run else None,
+        estimate,
+        low,
+        high,
+        found.num_seeds if found and is_run else None,
         "; ".join([*measured.notes, *about]),
-    )  # fmt: skip
+    )

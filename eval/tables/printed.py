@@ -10,10 +10,20 @@ from typing import NamedTuple
 from recipe.base.tables import NUMBER, markdown_table
 
 LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&",
-    "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 MINUS = re.compile(r"(?<![\w\]})/.-])-(?=\d)|(?<= )-(?= )")
 
 
@@ -102,16 +112,21 @@ def latex(table: Table) -> str:
     ]
     return "\n".join(
         [
-            r"\begin{table}", r"  \centering", rf"  \caption{{{escaped(table.caption)}}}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escaped(table.caption)}}}",
             rf"  \label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.name)}}}",
             rf"  \begin{{tabular}}{{{aligned}}}",
-            *(f"  {line}" for line in (r"  \toprule", head, r"  \midrule", *body,
-                                       r"  \bottomrule")),
+            *(
+                f"  {line}"
+                for line in (r"  \toprule", head, r"  \midrule", *body, r"  \bottomrule")
+            ),
             r"  \end{tabular}",
             *(rf"  \par\footnotesize {line}" for line in said),
-            r"\end{table}", "",
+            r"\end{table}",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def escaped(text: str) -> str:

@@ -26,7 +26,10 @@ CONTENT: dict[str, Any] = {
     "task": (str,),
     "task_version": (int,),
     "sampling": {
-        "samples": (int,), "temperature": NUMBER, "top_p": NUMBER, "max_tokens": (int,),
+        "samples": (int,),
+        "temperature": NUMBER,
+        "top_p": NUMBER,
+        "max_tokens": (int,),
     },
     "template": (dict, type(None)),
     "data": {"file": (str,), "sha256": (str,), "problems": (int,)},
@@ -38,27 +41,38 @@ CONTENT: dict[str, Any] = {
     "metrics": (dict,),
     "rates": {"truncated": NUMBER, "no_answer": NUMBER, "parse_error": NUMBER, "timeout": NUMBER},
     "length": {
-        "mean": NUMBER, "right": (*NUMBER, type(None)), "wrong": (*NUMBER, type(None)),
+        "mean": NUMBER,
+        "correct": (*NUMBER, type(None)),
+        "incorrect": (*NUMBER, type(None)),
     },
-    "right": (list,),
+    "correct": (list,),
     "seconds": (dict,),
     "sampled": (list,),
     "tokens": (int,),
     "commit": (str, type(None)),
     "command": (str,),
     "versions": (dict,),
-}  # fmt: skip
+}
 SESSION: dict[str, Any] = {"commit": (str, type(None)), "versions": (dict,)}
 TEMPLATE: dict[str, Any] = {"name": (str,), "version": (str,)}
 RUN: dict[str, Any] = {
-    "experiment": (str,), "rule": (str,), "seed": (int,), "overrides": (list,), "step": (int,),
-    "commit": (str, type(None)), "length_variation": (*NUMBER, type(None)),
+    "experiment": (str,),
+    "rule": (str,),
+    "seed": (int,),
+    "overrides": (list,),
+    "step": (int,),
+    "commit": (str, type(None)),
+    "length_variation": (*NUMBER, type(None)),
     "length_gap": (*NUMBER, type(None)),
-}  # fmt: skip
+}
 IN_WORDS = {
-    int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: "an object",
+    list: "a list",
     type(None): "null",
-}  # fmt: skip
+}
 # A written mean may be rounded; that of other samples is seldom this near.
 ROUNDING = 1e-3
 
@@ -92,7 +106,7 @@ class Result:
     """All that the file holds."""
     run: Run | None
     """None of a model that is no run of ours."""
-    right_P: NDArray[np.int64]
+    correct_P: NDArray[np.int64]
     """Right samples of each problem."""
 
     @property
@@ -113,7 +127,7 @@ class Result:
     @property
     def value_P(self) -> NDArray[np.float64]:
         """Mean score of each problem's samples."""
-        return self.right_P / self.num_samples
+        return self.correct_P / self.num_samples
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -175,7 +189,7 @@ def read_result(path: Path) -> Result | None:
         if not all(isinstance(override, str) for override in known["overrides"]):
             raise wrong(path, "run.overrides", known["overrides"], "a list of texts")
         run = Run(**known | {"overrides": tuple(sorted(known["overrides"]))})
-    return Result(path, content, run, np.array(content["right"], np.int64))
+    return Result(path, content, run, np.array(content["correct"], np.int64))
 
 
 def check(path: Path, content: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> None:
@@ -213,28 +227,30 @@ def check_values(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ValueError: there is one.
     """
-    right, samples = content["right"], content["sampling"]["samples"]
+    correct, samples = content["correct"], content["sampling"]["samples"]
     if samples < 1:
         raise wrong(path, "sampling.samples", samples, "at least 1")
-    for number, count in enumerate(right):
+    for number, count in enumerate(correct):
         if not is_one_of(count, (int,)) or not 0 <= count <= samples:
-            raise wrong(path, f"right[{number}]", count, f"a whole number from 0 to {samples}")
+            raise wrong(path, f"correct[{number}]", count, f"a whole number from 0 to {samples}")
     problems = content["data"]["problems"]
-    if len(right) != problems or problems < 2:
+    if len(correct) != problems or problems < 2:
         raise wrong(
-            path, "right", f"a list of {len(right)}",
+            path,
+            "correct",
+            f"a list of {len(correct)}",
             f"one number for each of the {problems} problems of data.problems, two at least",
-        )  # fmt: skip
+        )
     for key, rate in content["rates"].items():
         if is_one_of(rate, NUMBER) and not 0 <= rate <= 1:
             raise wrong(path, f"rates.{key}", rate, "a number from 0 to 1")
     for key, value in content["metrics"].items():
         if not is_one_of(value, (*NUMBER, type(None))):
             raise wrong(path, f"metrics.{key}", value, "a number or null")
-    mean = sum(right) / samples / problems
+    mean = sum(correct) / samples / problems
     written = content["metrics"].get(f"mean@{samples}")
     if written is None or abs(written - mean) > ROUNDING:
-        raise wrong(path, f"metrics.mean@{samples}", written, f"{mean:.4f}, the mean of right")
+        raise wrong(path, f"metrics.mean@{samples}", written, f"{mean:.4f}, the mean of correct")
 
 
 def wrong(path: Path, key: str, found: Any, allowed: str) -> ValueError:

@@ -38,8 +38,9 @@ def group_advantages(
     count = np.diff(np.append(begin, len(group_S)))
     low, high = np.minimum.reduceat(score_S, begin), np.maximum.reduceat(score_S, begin)
     mean = np.where(count > 1, np.add.reduceat(score_S, begin) / count, 0.0)
-    deviation_S = np.where(np.repeat((low == high) & (count > 1), count), 0.0,
-                           score_S - np.repeat(mean, count))  # fmt: skip
+    deviation_S = np.where(
+        np.repeat((low == high) & (count > 1), count), 0.0, score_S - np.repeat(mean, count)
+    )
     if estimator == "grpo":
         square = np.add.reduceat(deviation_S**2, begin)
         std = np.where(count > 1, np.sqrt(square / np.maximum(count - 1, 1)), 1.0)

@@ -97,9 +97,9 @@ def statistics(
             for name in names
         }
         for name in names:
-            found[f"share_negative/{name}"] = negative[name]
+            found[f"objective_share_negative/{name}"] = negative[name]
             found[f"excess/{name}"] = negative[trained] - negative[name]
-            found[f"coupling/{name}"] = log_odds[name] - log_odds["sequence"]
+            found[f"sign_length_coupling/{name}"] = log_odds[name] - log_odds["sequence"]
             squares = sums[f"squares/{name}"]
             found[f"effective/{name}"] = total[name] ** 2 / squares / sums["responses"]
             found[f"moved/{name}"] = (

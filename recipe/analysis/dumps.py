@@ -118,8 +118,11 @@ def read_dumps(
     file_of_step: dict[int, Path] = {}
     with tqdm(
         total=sum(path.stat().st_size for path in files),
-        unit="B", unit_scale=True, desc="reading", disable=None,
-    ) as bar:  # fmt: skip
+        unit="B",
+        unit_scale=True,
+        desc="reading",
+        disable=None,
+    ) as bar:
         for path in files:
             columns.steps.clear()
             for batch, num_bytes in rows.batches(path):

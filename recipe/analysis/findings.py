@@ -11,7 +11,7 @@ VISIBLE = 0.0005
 def findings(analysis: Analysis) -> list[str]:
     """The answer: what the trained rule did with the signs, what others would have moved, when."""
     run, trained = analysis.run, analysis.trained
-    if isnan(run[f"share_negative/{trained}"].value):
+    if isnan(run[f"objective_share_negative/{trained}"].value):
         return [
             "No rule would have changed this run: the scores of each group are equal, so every "
             "advantage is 0 and there is no objective to share."
@@ -23,7 +23,7 @@ def signs(analysis: Analysis) -> str:
     """Share of negative responses against `balanced` (against `token` if that was trained)."""
     run, trained = analysis.run, analysis.trained
     rival = "token" if trained == "balanced" else "balanced"
-    own, other = (run[f"share_negative/{name}"] for name in (trained, rival))
+    own, other = (run[f"objective_share_negative/{name}"] for name in (trained, rival))
     excess = run[f"excess/{rival}"]
     said = (
         f"Under `{trained}`, taken as the rule of this run, negative responses had {percent(own)} "

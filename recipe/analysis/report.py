@@ -56,21 +56,28 @@ def text(analysis: Analysis, premises: Sequence[str]) -> str:
 
 def rules_table(analysis: Analysis) -> list[str]:
     """A row a rule, the trained one first."""
-    head = ("rule", "negative share", "sd", "coupling", "sd", "effective", "sd", "moved")
+    head = (
+        "rule",
+        "negative share",
+        "sd",
+        "sign_length_coupling",
+        "sd",
+        "effective",
+        "sd",
+        "moved",
+    )
     rows = [head]
     order = sorted(analysis.rules, key=lambda name: name != analysis.trained)
     for name in order:
         cells = [f"{name} (trained)" if name == analysis.trained else name]
         for key, scale, unit, digits, sign in (
-            ("share_negative", 100, "%", 1, "-"),
-            ("coupling", 1, "", 2, "+"),
+            ("objective_share_negative", 100, "%", 1, "-"),
+            ("sign_length_coupling", 1, "", 2, "+"),
             ("effective", 100, "%", 1, "-"),
         ):
             found, deviation = (x[f"{key}/{name}"] for x in (analysis.run, analysis.deviation))
             spread = Estimate(deviation, float("nan"), float("nan"))
-            cells += [
-                number(found, scale, unit, digits, sign), number(spread, scale, unit, digits)
-            ]  # fmt: skip
+            cells += [number(found, scale, unit, digits, sign), number(spread, scale, unit, digits)]
         rows.append((*cells, percent(analysis.run[f"moved/{name}"])))
     return markdown_table(rows[0], rows[1:])
 
@@ -80,13 +87,19 @@ def lengths(analysis: Analysis) -> list[str]:
     rows = [("within groups", "mean over groups", "moves of the objective")]
     run = analysis.run
     rows.append(
-        ("length variation", percent(run["length_variation"]),
-         f"sequence, within a sign: {percent(run['moved_by_variation'])}")
-    )  # fmt: skip
+        (
+            "length variation",
+            percent(run["length_variation"]),
+            f"sequence, within a sign: {percent(run['moved_by_variation'])}",
+        )
+    )
     rows.append(
-        ("length gap", percent(run["length_gap"]),
-         f"token, to the negative: {points(run['moved_by_gap'])} points")
-    )  # fmt: skip
+        (
+            "length gap",
+            percent(run["length_gap"]),
+            f"token, to the negative: {points(run['moved_by_gap'])} points",
+        )
+    )
     return markdown_table(rows[0], rows[1:])
 
 
@@ -138,7 +151,7 @@ def plot_share(axes: Axes, analysis: Analysis) -> None:
     for rank, name in enumerate(analysis.rules):
         label = f"{name} (trained)" if name == analysis.trained else name
         width = 1.5 * (len(analysis.rules) - rank)
-        band(axes, analysis, f"share_negative/{name}", label=label, linewidth=width)
+        band(axes, analysis, f"objective_share_negative/{name}", label=label, linewidth=width)
     axes.axhline(0.5, linestyle=":", color="gray")
     # Room for the legend, which does not see the bands.
     axes.margins(y=0.35)

@@ -119,11 +119,19 @@ def table() -> list[str]:
         for cluster in CLUSTERS:
             config = composed([f"model={model}", "training=paper", f"cluster={cluster}"])
             found, cost = memory(config), gpu_hours(config)
-            rows.append([
-                f"`{model}`", f"`{cluster}`",
-                *(f"{sum(parts.values()) / GIB:.0f}" for parts in (found.update, found.rollout)),
-                str(found.full_sequences), f"{cost.hours:.0f}", f"{cost.total:.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"`{model}`",
+                    f"`{cluster}`",
+                    *(
+                        f"{sum(parts.values()) / GIB:.0f}"
+                        for parts in (found.update, found.rollout)
+                    ),
+                    str(found.full_sequences),
+                    f"{cost.hours:.0f}",
+                    f"{cost.total:.0f}",
+                ]
+            )
     head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
     return markdown_table(head, rows)
 

@@ -66,12 +66,16 @@ def memory(config: DictConfig) -> Memory:
         f"the {phase} needs {sum(parts.values()) / GIB:.1f} GiB, of which "
         f"{_largest(parts)}, but a GPU has {config.estimate.gpu_gib}; {remedy}"
         for phase, parts, remedy in (
-            ("update", found.update, "use more GPUs, lower actor.ppo_max_token_len_per_gpu, or set "
-             "actor_rollout_ref.model.use_fused_kernels=true"),
+            (
+                "update",
+                found.update,
+                "use more GPUs, lower actor.ppo_max_token_len_per_gpu, or set "
+                "actor_rollout_ref.model.use_fused_kernels=true",
+            ),
             ("rollout", found.rollout, "lower rollout.gpu_memory_utilization, or use more GPUs"),
         )
         if sum(parts.values()) > limit
-    ]  # fmt: skip
+    ]
     if not found.full_sequences:
         problems.append(
             f"vLLM's KV cache holds {kv_tokens} tokens, but a prompt and response may have "

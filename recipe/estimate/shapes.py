@@ -57,8 +57,10 @@ class Shape:
     def of(cls, given: dict[str, Any]) -> "Shape":
         """From the values of a config.json."""
         head_dim = given.get("head_dim") or given["hidden_size"] // given["num_attention_heads"]
-        return cls(**{key: given[key] for key in cls.__annotations__ if key != "head_dim"},
-                   head_dim=head_dim)  # fmt: skip
+        return cls(
+            **{key: given[key] for key in cls.__annotations__ if key != "head_dim"},
+            head_dim=head_dim,
+        )
 
     @property
     def query_size(self) -> int:

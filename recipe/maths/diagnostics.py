@@ -53,7 +53,7 @@ def diagnose(
     for name, weight_N in weights.items():
         # In units of the rule token's.
         factor_N = weight_N * mean_N
-        under[name]["weight_spread"] = (factor_N.std(correction=0) / factor_N.mean()).item()
+        under[name]["weight_relative_std"] = (factor_N.std(correction=0) / factor_N.mean()).item()
     if prefix_P is not None:
         metrics |= spread_over_groups("prefix_length", prefix_P.where(groups.exists_P, torch.nan))
         for name, weight_N in weights.items():
@@ -61,10 +61,10 @@ def diagnose(
             felt_P = groups.mixed_P & (prefix_P > 0)
             if felt_P.any():
                 under[name]["prefix_push"] = push_P[felt_P].mean().item()
-    by_sequence = under["sequence"].get("coupling")
+    by_sequence = under["sequence"].get("sign_length_coupling")
     for name, found in under.items():
-        if "coupling" in found and by_sequence is not None:
-            found["coupling"] -= by_sequence
+        if "sign_length_coupling" in found and by_sequence is not None:
+            found["sign_length_coupling"] -= by_sequence
         metrics |= {f"{key}/{name}": value for key, value in found.items()}
     if chosen is not None:
         metrics |= under[chosen]
@@ -90,12 +90,14 @@ def under_rule(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[
         return found
     positive = signed_N.clamp(min=0).sum().item() / whole
     found |= {
-        "share_positive": positive,
-        "share_negative": 1 - positive,
-        "effective_responses": whole**2 / part_N.square().sum().item(),
+        "objective_share_positive": positive,
+        "objective_share_negative": 1 - positive,
+        "effective_num_responses": whole**2 / part_N.square().sum().item(),
     }
     if 0 < positive < 1:
-        found["coupling"] = torch.logit(torch.tensor(positive, dtype=torch.double)).item()
+        found["sign_length_coupling"] = torch.logit(
+            torch.tensor(positive, dtype=torch.double)
+        ).item()
     return found
 
 
@@ -194,7 +196,7 @@ def common_prefix(token_T: Tensor, begin_N: Tensor, length_N: Tensor, group_N: T
 
 
 def by_verdict(
-    length_N: Tensor, right_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
+    length_N: Tensor, correct_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
 ) -> dict[str, float]:
     """Share of right responses, lengths by verdict, truncation by sign: of all with a length.
 
@@ -204,9 +206,9 @@ def by_verdict(
     there_N = length_N > 0
     metrics: dict[str, float] = {}
     means = {
-        "reward/right": (there_N, right_N),
-        "reward/length_right": (there_N & right_N, length_N),
-        "reward/length_wrong": (there_N & ~right_N, length_N),
+        "reward/correct": (there_N, correct_N),
+        "reward/length_correct": (there_N & correct_N, length_N),
+        "reward/length_incorrect": (there_N & ~correct_N, length_N),
         "aggregation/truncated_positive": (there_N & (advantage_N > 0), truncated_N),
         "aggregation/truncated_negative": (there_N & (advantage_N < 0), truncated_N),
     }

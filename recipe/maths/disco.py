@@ -73,12 +73,14 @@ def kl_terms(log_prob_NT: Tensor, old_log_prob_NT: Tensor, kl: str) -> Tensor:
     return -change_NT if kl == "k1" else change_NT.exp() - 1 - change_NT
 
 
-def slopes(score_N: Tensor, right_N: Tensor, group_N: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+def slopes(
+    score_N: Tensor, correct_N: Tensor, group_N: Tensor, tau: float
+) -> tuple[Tensor, Tensor]:
     """J of a mini-batch and its derivative by each score.
 
     Args:
         score_N: s.
-        right_N: the verdict, bool.
+        correct_N: the verdict, bool.
         group_N: number of the group; -1 for rows that are none, as padding.
         tau: infinity for the mean of the wrong responses' scores.
 
@@ -89,30 +91,30 @@ def slopes(score_N: Tensor, right_N: Tensor, group_N: Tensor, tau: float) -> tup
     slope_N = torch.zeros_like(score_N)
     if not there_N.any():
         return score_N.new_zeros(()), slope_N
-    score_C, right_C = score_N[there_N], right_N[there_N]
+    score_C, correct_C = score_N[there_N], correct_N[there_N]
     _, group_C = group_N[there_N].unique(return_inverse=True)
-    wrong_C = ~right_C
-    right_P, wrong_P = (
-        torch.bincount(group_C, weights=is_C.double()) for is_C in (right_C, wrong_C)
+    incorrect_C = ~correct_C
+    correct_P, incorrect_P = (
+        torch.bincount(group_C, weights=is_C.double()) for is_C in (correct_C, incorrect_C)
     )
-    mixed_P = (right_P > 0) & (wrong_P > 0)
+    mixed_P = (correct_P > 0) & (incorrect_P > 0)
     felt_C = mixed_P[group_C]
     # From the highest score of the wrong ones down, so that the exponential stays finite.
     scaled_C = score_C / tau
-    highest_P = scaled_C.new_full(right_P.shape, -math.inf).scatter_reduce(
-        0, group_C[wrong_C], scaled_C[wrong_C], "amax"
+    highest_P = scaled_C.new_full(correct_P.shape, -math.inf).scatter_reduce(
+        0, group_C[incorrect_C], scaled_C[incorrect_C], "amax"
     )
-    part_C = (scaled_C - highest_P[group_C]).exp().where(wrong_C & felt_C, 0.0)
+    part_C = (scaled_C - highest_P[group_C]).exp().where(incorrect_C & felt_C, 0.0)
     whole_P = torch.zeros_like(highest_P).scatter_add(0, group_C, part_C)
     share_C = part_C / whole_P[group_C]
-    by_score_C = torch.where(right_C, 1 / right_P[group_C], -share_C).where(felt_C, 0.0)
-    num_groups = len(right_P)
+    by_score_C = torch.where(correct_C, 1 / correct_P[group_C], -share_C).where(felt_C, 0.0)
+    num_groups = len(correct_P)
     slope_N[there_N] = by_score_C.to(slope_N.dtype) / num_groups
-    of_right_P, of_wrong_P = (
+    of_correct_P, of_incorrect_P = (
         torch.zeros_like(highest_P).scatter_add(0, group_C, score_C * is_C / count_P[group_C])
-        for is_C, count_P in ((right_C, right_P), (wrong_C, wrong_P))
+        for is_C, count_P in ((correct_C, correct_P), (incorrect_C, incorrect_P))
     )
     if math.isfinite(tau):
-        of_wrong_P = tau * (highest_P + (whole_P / wrong_P).log())
-    value = (of_right_P - of_wrong_P)[mixed_P].sum() / num_groups
+        of_incorrect_P = tau * (highest_P + (whole_P / incorrect_P).log())
+    value = (of_correct_P - of_incorrect_P)[mixed_P].sum() / num_groups
     return value, slope_N

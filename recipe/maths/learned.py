@@ -13,7 +13,7 @@ FILE = "aggregation.pt"
 class LearnedScalar:
     """A scalar on the driver that follows the derivative of the loss by it, once a batch.
 
-    The workers measure the derivative (`recipe.objectives.weighted_loss`), so it is that of the loss they
+    The workers measure the derivative (`recipe.objectives`), so it is that of the loss they
     trained with, whatever the split of the batch.
     """
 

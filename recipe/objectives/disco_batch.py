@@ -7,17 +7,17 @@ from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
 from recipe.maths.columns import final_rows, group_numbers, prompt_of, varies_within
-from recipe.objectives.disco_loss import GROUP_COLUMN, RIGHT_COLUMN
+from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN
 from recipe.training.responses import Responses
 
 
 def disco_columns(rows: Responses) -> dict[str, Tensor]:
-    """What `recipe.objectives.disco_loss` needs of each row: its verdict and its group, -1 if not trained.
+    """Return what the loss needs of each row: its verdict and its group, -1 if not trained.
 
     Raises:
         ValueError: responses of a group that are both right, or both wrong, differ in score.
     """
-    graded_N = varies_within(rows.score_N, 2 * rows.group_N + rows.right_N)
+    graded_N = varies_within(rows.score_N, 2 * rows.group_N + rows.correct_N)
     if graded_N.any():
         group = rows.group_N[graded_N][0]
         values = rows.score_N[rows.group_N == group].unique().tolist()
@@ -27,7 +27,7 @@ def disco_columns(rows: Responses) -> dict[str, Tensor]:
             f"a reward that is right or wrong, or objective=policy_gradient."
         )
     group_N = rows.group_N.where(rows.length_N > 0, -1)
-    return {GROUP_COLUMN: group_N, RIGHT_COLUMN: rows.right_N.float()}
+    return {GROUP_COLUMN: group_N, CORRECT_COLUMN: rows.correct_N.float()}
 
 
 def is_on_policy(config: DictConfig, num_rows: int) -> bool:

@@ -20,7 +20,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from recipe.maths.disco import DiscoSettings, kl_terms, scores, slopes
 
-GROUP_COLUMN, RIGHT_COLUMN = "disco_group", "disco_right"
+GROUP_COLUMN, CORRECT_COLUMN = "disco_group", "disco_correct"
 SLOPE_COLUMN = "disco_slope"
 ON_POLICY, MINI_BATCH = "disco_on_policy", "disco_mini_batch"
 
@@ -55,10 +55,10 @@ class DiscoLoss:
         score_N, kl_N, length_N = self._terms(
             None if on_policy else look(engine, data, forward), data
         )
-        columns = score_N, kl_N, length_N, data[GROUP_COLUMN], data[RIGHT_COLUMN]
+        columns = score_N, kl_N, length_N, data[GROUP_COLUMN], data[CORRECT_COLUMN]
         every_M = gathered(engine, torch.stack([column.double() for column in columns], dim=1))
-        score_M, kl_M, length_M, group_M, right_M = every_M.cpu().unbind(1)
-        value, slope_M = slopes(score_M, right_M > 0, group_M.long(), self.settings.tau)
+        score_M, kl_M, length_M, group_M, correct_M = every_M.cpu().unbind(1)
+        value, slope_M = slopes(score_M, correct_M > 0, group_M.long(), self.settings.tau)
         num_tokens = max(int(length_M.sum()), 1)
         kl = kl_M.sum().item() / num_tokens
         pressure = self.settings.kl_penalty * max(kl - self.settings.kl_limit, 0.0)

@@ -24,7 +24,7 @@ from verl.workers.utils.losses import ppo_loss
 
 WEIGHT_COLUMN = "agg_weight"
 SLOPE_COLUMN = "agg_slope"
-SLOPE_METRIC = "scalar_slope"
+SLOPE_METRIC = "lambda_scalar_gradient"
 PREFIX = "weighted:"
 
 
@@ -90,13 +90,13 @@ def register_weighted(loss_mode: str) -> None:
         if loss_mode == "vanilla":
             # On policy no ratio is past its bound, and there is nothing to compute.
             clips = metrics["actor/pg_clipfrac"] > 0
-            excess = clip_excess(advantages, config, **columns) if clips else 0.0
-            metrics = metrics | {"actor/clip_excess": excess}
+            excess = ratio_clip_excess(advantages, config, **columns) if clips else 0.0
+            metrics = metrics | {"actor/ratio_clip_excess": excess}
         return loss / config.global_batch_info["global_batch_size"], metrics
 
 
 @torch.no_grad()
-def clip_excess(
+def ratio_clip_excess(
     advantages: Tensor,
     config: ActorConfig,
     *,

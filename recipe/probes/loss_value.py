@@ -48,10 +48,10 @@ def closed_forms(
 def measure(stage: Stage) -> dict[str, Any]:
     """The engine's policy loss of each batch under each rule, batches from few to many right."""
     responses = stage.sample(NUM_BATCHES * GROUPS_PER_BATCH)
-    right_P = (responses.score_N > 0).view(-1, GROUP_SIZE).double().mean(1)
+    correct_P = (responses.score_N > 0).view(-1, GROUP_SIZE).double().mean(1)
     engine = stage.engine(optim={"lr": 0.0, "clip_grad": NO_CLIP})
     batches = []
-    for groups in right_P.argsort(stable=True).split(GROUPS_PER_BATCH):
+    for groups in correct_P.argsort(stable=True).split(GROUPS_PER_BATCH):
         batch = responses.of(groups.tolist())
         old_N = engine.log_probs(batch)
         data = columns(batch, batch.advantage_N, old_N)
@@ -66,7 +66,7 @@ def measure(stage: Stage) -> dict[str, Any]:
                 # The loss without cancelling.
                 "gross": (weight_N * batch.length_N * batch.advantage_N.abs()).mean().item(),
             }
-        batches.append({"right": right_P[groups].mean().item(), "rules": found})
+        batches.append({"correct": correct_P[groups].mean().item(), "rules": found})
         stage.say(f"measured batch {len(batches)} of {NUM_BATCHES}")
     gaps = [
         abs(one["measured"] - one[key]) / one["gross"]
@@ -90,7 +90,7 @@ def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
     found = {}
     for name in batches[0]["rules"]:
         loss = torch.tensor([batch["rules"][name]["measured"] for batch in batches]).double()
-        right = torch.tensor([batch["right"] for batch in batches]).double()
+        right = torch.tensor([batch["correct"] for batch in batches]).double()
         varies = loss.abs().max() > 1e-6
         found[name] = torch.corrcoef(torch.stack([loss, right]))[0, 1].item() if varies else None
     return found
@@ -105,16 +105,23 @@ def report(result: dict[str, Any]) -> list[str]:
         measured, closed = ([one[key] for one in of_rule] for key in ("measured", "closed"))
         correlation = result["correlation"][name]
         rows.append(
-            (f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
-             *(f"{end(values):z.5f}" for end in (min, max) for values in (closed, measured)),
-             f"{max(abs(x - y) for x, y in zip(measured, closed, strict=True)):.1e}",
-             "-" if correlation is None else f"{correlation:+.2f}")
-        )  # fmt: skip
+            (
+                f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
+                *(f"{end(values):z.5f}" for end in (min, max) for values in (closed, measured)),
+                f"{max(abs(x - y) for x, y in zip(measured, closed, strict=True)):.1e}",
+                "-" if correlation is None else f"{correlation:+.2f}",
+            )
+        )
     head = (
-        "rule", "lowest, closed form", "measured", "highest, closed form", "measured",
-        "deviation", "correlation with right",
-    )  # fmt: skip
-    right = [batch["right"] for batch in batches]
+        "rule",
+        "lowest, closed form",
+        "measured",
+        "highest, closed form",
+        "measured",
+        "deviation",
+        "correlation with right",
+    )
+    right = [batch["correct"] for batch in batches]
     return [
         f"The policy loss `actor/pg_loss` at ratio 1 of {len(batches)} batches of "
         f"{GROUPS_PER_BATCH} groups, from {min(right):.0%} to {max(right):.0%} right responses, "
@@ -140,7 +147,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         measured = [point["measured"] for point in points]
         style = {"marker": "osD^v*"[number], "fillstyle": "none", "linestyle": "", "label": name}
         left.plot([point["closed"] for point in points], measured, **style)
-        right.plot([100 * batch["right"] for batch in result["batches"]], measured, **style)
+        right.plot([100 * batch["correct"] for batch in result["batches"]], measured, **style)
     left.axline((0, 0), slope=1, color="gray", linestyle=":", label="prediction = measurement")
     left.set_xlabel("policy loss by the closed form")
     right.set_xlabel("right responses of the batch (%)")

@@ -106,7 +106,7 @@ def of_betas(
             f"at k = {felt} some token came back within its clip bound, so the loss was not flat, "
             f"as it has to be. Try another --seed."
         )
-    excess_K = [metrics["actor/clip_excess"] for metrics in metrics_K]
+    excess_K = [metrics["actor/ratio_clip_excess"] for metrics in metrics_K]
     return {
         "measured": [metrics["update_norm"] / last for metrics in metrics_K],
         "predicted": [finite_T(beta1, beta2, k) for k in range(NUM_FLAT)],
@@ -131,12 +131,15 @@ def report(result: dict[str, Any]) -> list[str]:
     *moved, control = result["arms"]
     head = ("betas", "k", "C, finite T", "C, measured", "C, large T", "excess", "first order")
     rows = [
-        ("{:g}, {:g}".format(*one["betas"]), str(k),
-         *(f"{one[key][k]:.6f}" for key in ("predicted", "measured", "limit")),
-         *(f"{one[key][k]:.5f}" for key in ("excess", "excess_predicted")))
+        (
+            "{:g}, {:g}".format(*one["betas"]),
+            str(k),
+            *(f"{one[key][k]:.6f}" for key in ("predicted", "measured", "limit")),
+            *(f"{one[key][k]:.5f}" for key in ("excess", "excess_predicted")),
+        )
         for one in moved
         for k in range(NUM_FLAT)
-    ]  # fmt: skip
+    ]
     return [
         f"The size of updates whose gradient is exactly 0, every token being past its clip bound, "
         f"over that of the last of {result['T'] - 1} updates before; and how far, before each, the "

@@ -135,7 +135,7 @@ def of_group(
         }
     return {
         "prefix": prefix,
-        "right": int((responses.score_N > 0).sum()),
+        "correct": int((responses.score_N > 0).sum()),
         "lengths": length_N.tolist(),
         "rules": found,
     }
@@ -152,14 +152,27 @@ def report(result: dict[str, Any]) -> list[str]:
             return f"{sum(found[key] for found in of_rule) / len(of_rule):+z.6f}"
 
         rows.append(
-            (f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
-             mean("predicted"), mean("metric"), mean("measured"),
-             *(f"{max(found[key] for found in of_rule):.1e}" for key in ("deviation", "residual")),
-             f"{share:.2%}")
-        )  # fmt: skip
+            (
+                f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
+                mean("predicted"),
+                mean("metric"),
+                mean("measured"),
+                *(
+                    f"{max(found[key] for found in of_rule):.1e}"
+                    for key in ("deviation", "residual")
+                ),
+                f"{share:.2%}",
+            )
+        )
     head = (
-        "rule", "W, closed form", "W, metric", "W, engine", "deviation", "residual", "prefix share",
-    )  # fmt: skip
+        "rule",
+        "W, closed form",
+        "W, metric",
+        "W, engine",
+        "deviation",
+        "residual",
+        "prefix share",
+    )
     tokens = [group["prefix"] for group in groups]
     return [
         f"The push W on the tokens that all responses of a group begin with, mean over "

@@ -123,14 +123,12 @@ def measure(stage: Stage) -> dict[str, Any]:
         found[setting.name] = {
             "eps": setting.eps,
             "clip": setting.clip,
-            "clipped": [
-                sum(phi * norm > setting.clip for norm in norm_S) for phi in (1, PHI)
-            ],
+            "clipped": [sum(phi * norm > setting.clip for norm in norm_S) for phi in (1, PHI)],
             "measured": distance(scaled_S, update_S),
             "predicted": distance(
                 (step.update_X for step in scaled_replay_S), (s.update_X for s in replayed_S)
             ),
-        }  # fmt: skip
+        }
         if setting.clip == NO_CLIP and not setting.kl:
             _, divided_S = arm(stage, setting._replace(eps=setting.eps / PHI), batches, 1)
             found[setting.name] |= {
@@ -197,14 +195,25 @@ def report(result: dict[str, Any]) -> list[str]:
         gap = max(abs(x - y) for x, y in zip(found["measured"], found["predicted"], strict=True))
         clipped = "{}, {}".format(*found["clipped"]) if found["clip"] < NO_CLIP else "-"
         rows.append(
-            (name, clipped,
-             *(f"{found[key][-1]:.2e}" if key in found else "-"
-               for key in ("predicted", "measured", "first_order", "eps_divided")),
-             f"{gap:.1e}")
-        )  # fmt: skip
+            (
+                name,
+                clipped,
+                *(
+                    f"{found[key][-1]:.2e}" if key in found else "-"
+                    for key in ("predicted", "measured", "first_order", "eps_divided")
+                ),
+                f"{gap:.1e}",
+            )
+        )
     head = (
-        "setting", "clipped x1, x10", "predicted", "measured", "first order", "eps / 10", "gap",
-    )  # fmt: skip
+        "setting",
+        "clipped x1, x10",
+        "predicted",
+        "measured",
+        "first order",
+        "eps / 10",
+        "gap",
+    )
     return [
         f"The distance of AdamW's update with rewards times {PHI:g} from that with rewards times "
         f"1, ||D10 - D1|| / ||D1||, at the last of {NUM_UPDATES} updates on fixed responses, and "

@@ -1,7 +1,7 @@
 """What every probe stands on: responses of the small model, and verl's engine to measure on.
 
 The engine is the one that trains: verl's actor worker with FSDP2 in float32, measured and with the
-weighted loss as `recipe.training.trainer` installs them, as the only rank of this process. Axes: `_N`
+weighted loss as the trainer installs them, as the only rank. Axes: `_N`
 responses, `_P` groups, `_X` all parameters in a row.
 """
 
@@ -71,9 +71,9 @@ class Responses(NamedTuple):
 
     def mixed(self) -> list[int]:
         """Groups with right and wrong responses."""
-        right_P = torch.bincount(self.group_N, weights=(self.score_N > 0).double())
+        correct_P = torch.bincount(self.group_N, weights=(self.score_N > 0).double())
         size_P = torch.bincount(self.group_N)
-        return ((right_P > 0) & (right_P < size_P)).nonzero()[:, 0].tolist()
+        return ((correct_P > 0) & (correct_P < size_P)).nonzero()[:, 0].tolist()
 
 
 def advantages(score_N: Tensor, group_N: Tensor) -> Tensor:

@@ -51,11 +51,20 @@ def export(checkpoint: Path, out: Path, module: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     merge = [
-        sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp",
-        "--local_dir", str(checkpoint / "actor"), "--target_dir", str(part),
-    ]  # fmt: skip
-    done = subprocess.run(merge, capture_output=True, text=True, check=False,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+        sys.executable,
+        "-m",
+        "verl.model_merger",
+        "merge",
+        "--backend",
+        "fsdp",
+        "--local_dir",
+        str(checkpoint / "actor"),
+        "--target_dir",
+        str(part),
+    ]
+    done = subprocess.run(
+        merge, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     if done.returncode:
         shutil.rmtree(part, ignore_errors=True)
         said = done.stderr.strip().splitlines()

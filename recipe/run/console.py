@@ -106,12 +106,13 @@ class Progress:
             self.startup_seconds = time.monotonic() - self.started
             self.first_step, self.training_since = step, time.monotonic()
         parts = [f"step {step:>{len(str(self.num_steps))}}/{self.num_steps}"]
-        if "reward/right" in data:
+        if "reward/correct" in data:
             parts.append(
-                f"reward {data['critic/rewards/mean']:+.2f}, {data['reward/right']:4.0%} right"
+                f"reward {data['critic/rewards/mean']:+.2f}, {data['reward/correct']:4.0%} correct"
             )
             lengths = (
-                f"{data.get(f'reward/length_{verdict}', 0):.0f}" for verdict in ("right", "wrong")
+                f"{data.get(f'reward/length_{verdict}', 0):.0f}"
+                for verdict in ("correct", "incorrect")
             )
             parts.append("length right/wrong " + "/".join(lengths))
             parts += [
@@ -126,7 +127,7 @@ class Progress:
                 parts.append(f"{clock(pace * (self.num_steps - step))} left")
         held_out = held_out_accuracy(data)
         if held_out is not None:
-            parts.append(f"held-out prompts: {held_out:.1%} right")
+            parts.append(f"held-out prompts: {held_out:.1%} correct")
         return "  ".join(parts)
 
 

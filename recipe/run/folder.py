@@ -13,9 +13,16 @@ from recipe.base.errors import UserError
 
 # Overrides that the folder's name shows, or that change nothing in what a run computes.
 NAMED = (
-    "+experiment", "experiment", "aggregation", "advantage", "objective", "seed", "output_root",
-    "data_root", "trainer.resume_mode",
-)  # fmt: skip
+    "+experiment",
+    "experiment",
+    "aggregation",
+    "advantage",
+    "objective",
+    "seed",
+    "output_root",
+    "data_root",
+    "trainer.resume_mode",
+)
 BEFORE = {"advantage": {"name": "grpo"}, "objective": {"name": "policy_gradient"}}
 # May differ between two starts of one run: how it starts, where things lie on a machine (of the
 # training files a checkpoint knows the contents), and what only estimates read.

@@ -90,8 +90,11 @@ def alone(lock: Path, what: str, advice: str) -> Iterator[None]:
             raise UserError(f"{what} is at work already ({lock} is held). {advice}") from None
         except OSError as error:
             # Lustre and NFS may be mounted without them.
-            print(f"warning: {lock} cannot be locked ({error}), so nothing keeps {what} from being "
-                  f"started twice", file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: {lock} cannot be locked ({error}), so nothing keeps {what} from being "
+                f"started twice",
+                file=sys.stderr,
+            )
         yield
 
 

@@ -16,12 +16,12 @@ from recipe.run.console import held_out_accuracy
 
 Records = list[tuple[int, dict[str, float]]]
 UNDER_RULE = {
-    "share_negative": "negative share",
-    "coupling": "coupling",
-    "effective_responses": "effective responses",
+    "objective_share_negative": "negative share",
+    "sign_length_coupling": "sign_length_coupling",
+    "effective_num_responses": "effective responses",
     "pg_loss_expected": "loss at ratio 1",
     "prefix_push": "prefix push",
-    "weight_spread": "weight spread",
+    "weight_relative_std": "weight spread",
 }
 COLORS = {"positive": "tab:green", "negative": "tab:red"}
 
@@ -56,8 +56,8 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("answers that cannot be read", "reward/parse_error"),
                 ("answers over their time or memory", "reward/timeout"),
                 ("seconds of grading a response", "reward/seconds"),
-                ("mean length, right", "reward/length_right"),
-                ("mean length, wrong", "reward/length_wrong"),
+                ("mean length, right", "reward/length_correct"),
+                ("mean length, wrong", "reward/length_incorrect"),
                 ("length gap (negative - positive, in group means)", "aggregation/length_gap"),
                 ("length variation within groups", "aggregation/length_variation"),
                 ("groups without variance", "aggregation/num_zero_groups"),
@@ -66,14 +66,14 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                 ("truncated, of negative", "aggregation/truncated_negative"),
                 ("policy loss", "actor/pg_loss"),
                 ("policy loss expected at ratio 1", "aggregation/pg_loss_expected"),
-                ("learned scalar", "aggregation/scalar"),
+                ("learned scalar", "aggregation/lambda_scalar"),
                 ("difficulty anchor", "advantage/anchor"),
                 ("objective of DisCO", "actor/disco_objective"),
                 ("its KL, mean over the step's updates", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
-                ("parameters on which AdamW feels the scale", "actor/eps_felt"),
-                ("excess of ratios past their clip bound", "actor/clip_excess"),
+                ("parameters on which AdamW feels the scale", "actor/adamw_scale_sensitive_share"),
+                ("excess of ratios past their clip bound", "actor/ratio_clip_excess"),
             )
         ),
     ]
@@ -85,7 +85,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
         is not None
     ]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    clipped = percent(mean(records, "actor/clip_hit"))
+    clipped = percent(mean(records, "actor/grad_clipped"))
     return "\n".join(
         [
             f"# {summary['experiment']}: {summary['rule']}, seed {summary['seed']}",
@@ -127,7 +127,7 @@ def draw(path: Path, plot: Any, records: Records) -> Path:
 
 def plot_reward(axes: Axes, records: Records) -> None:
     """Right responses: sampled in training, and on held-out prompts with the start value."""
-    line(axes, records, "reward/right", label="training prompts", alpha=0.5)
+    line(axes, records, "reward/correct", label="training prompts", alpha=0.5)
     values = ((step, held_out_accuracy(data)) for step, data in records)
     held_out = [(step, value) for step, value in values if value is not None]
     if held_out:
@@ -148,7 +148,13 @@ def plot_share(axes: Axes, records: Records) -> None:
     # Rules that agree lie on each other: thinner and thinner, all stay visible.
     for rank, rule in enumerate(RULES):
         width = 1.5 * (len(RULES) - rank)
-        line(axes, records, f"aggregation/share_negative/{rule}", label=rule, linewidth=width)
+        line(
+            axes,
+            records,
+            f"aggregation/objective_share_negative/{rule}",
+            label=rule,
+            linewidth=width,
+        )
     axes.axhline(0.5, linestyle=":", color="gray")
     axes.set_ylabel("negative share of the objective")
 

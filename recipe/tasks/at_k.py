@@ -21,7 +21,7 @@ def mean_at_k(score_PK: ArrayLike) -> float:
     return float(scores.mean(axis=1).mean())
 
 
-def pass_at_k(num_right_P: ArrayLike, num_samples: int, k: int) -> Floats:
+def pass_at_k(num_correct_P: ArrayLike, num_samples: int, k: int) -> Floats:
     """Probability that at least one of k samples is right, of each problem, unbiased.
 
     1 - C(n - c, k) / C(n, k) for c of n samples right (arXiv:2107.03374, eq. 1).
@@ -30,19 +30,19 @@ def pass_at_k(num_right_P: ArrayLike, num_samples: int, k: int) -> Floats:
         ValueError: k is not in 1 to n, or the counts are not whole numbers from 0 to n.
     """
     check_k(k, num_samples)
-    right = np.asarray(num_right_P, int)
-    if (right != np.asarray(num_right_P)).any():
-        raise ValueError(f"pass@k takes how many samples are right, not a share: {num_right_P}")
-    if right.size and not 0 <= right.min() <= right.max() <= num_samples:
-        raise ValueError(f"{right.min()} to {right.max()} of {num_samples} samples are right")
+    correct = np.asarray(num_correct_P, int)
+    if (correct != np.asarray(num_correct_P)).any():
+        raise ValueError(f"pass@k takes how many samples are correct, not a share: {num_correct_P}")
+    if correct.size and not 0 <= correct.min() <= correct.max() <= num_samples:
+        raise ValueError(f"{correct.min()} to {correct.max()} of {num_samples} samples are correct")
     choices = math.comb(num_samples, k)
     by_count = np.array(
         [1 - math.comb(num_samples - c, k) / choices for c in range(num_samples + 1)]
     )
-    return by_count[right]
+    return by_count[correct]
 
 
-def maj_at_k(class_K: Sequence[int | None], right_class: int | None, k: int) -> float:
+def maj_at_k(class_K: Sequence[int | None], correct_class: int | None, k: int) -> float:
     """Probability that the most frequent answer of k samples of one problem is right.
 
     Exact, over all choices of k of the n samples; a tie of m answers counts 1 / m. A sample without
@@ -50,7 +50,7 @@ def maj_at_k(class_K: Sequence[int | None], right_class: int | None, k: int) -> 
 
     Args:
         class_K: the class of equivalent answers of each sample, None without an answer.
-        right_class: the class of the right answer, None if no sample has it.
+        correct_class: the class of the right answer, None if no sample has it.
         k: samples that vote.
 
     Raises:
@@ -60,11 +60,11 @@ def maj_at_k(class_K: Sequence[int | None], right_class: int | None, k: int) -> 
     check_k(k, num_samples)
     silent = sum(one is None for one in class_K)
     counts = {one: class_K.count(one) for one in set(class_K) - {None}}
-    if right_class not in counts:
+    if correct_class not in counts:
         return 0.0
-    others = [count for one, count in counts.items() if one != right_class]
+    others = [count for one, count in counts.items() if one != correct_class]
     favourable = 0.0
-    for votes in range(1, min(k, counts[right_class]) + 1):
+    for votes in range(1, min(k, counts[correct_class]) + 1):
         # ways[drawn][ties]: choices of `drawn` samples of the others, none above `votes`, and the
         # number of classes that reach it.
         ways = {(drawn, 0): math.comb(silent, drawn) for drawn in range(min(silent, k - votes) + 1)}
@@ -75,7 +75,7 @@ def maj_at_k(class_K: Sequence[int | None], right_class: int | None, k: int) -> 
                     key = drawn + extra, ties + (extra == votes)
                     more[key] = more.get(key, 0) + number * math.comb(count, extra)
             ways = more
-        chosen = math.comb(counts[right_class], votes)
+        chosen = math.comb(counts[correct_class], votes)
         favourable += sum(
             chosen * number / (ties + 1)
             for (drawn, ties), number in ways.items()

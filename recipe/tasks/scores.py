@@ -14,7 +14,7 @@ from reward.score import columns
 class Graded(NamedTuple):
     """What scoring takes of a graded sample."""
 
-    right: bool
+    correct: bool
     answer: str
     """Normalised; empty if the sample states none, or is code."""
 
@@ -42,16 +42,16 @@ def scores(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> dict[str, f
     if len(numbers) != 1 or 0 in numbers:
         raise ValueError(f"problems must have equally many samples, not {sorted(numbers)}")
     [n] = numbers
-    right_PK = np.array([[one.right for one in samples] for samples in samples_P], float)
-    found = {f"mean@{n}": mean_at_k(right_PK)}
-    found["standard_error"] = standard_error(right_PK.mean(1))
-    counts = right_PK.sum(1).astype(int)
+    correct_PK = np.array([[one.correct for one in samples] for samples in samples_P], float)
+    found = {f"mean@{n}": mean_at_k(correct_PK)}
+    found["standard_error"] = standard_error(correct_PK.mean(1))
+    counts = correct_PK.sum(1).astype(int)
     for k in ks(n):
         found[f"pass@{k}"] = float(pass_at_k(counts, n, k).mean())
     if any(one.answer for samples in samples_P for one in samples):
         classes_P = answer_classes(samples_P, grader)
         for k in ks(n):
-            votes = [maj_at_k(classes, RIGHT, k) for classes in classes_P]
+            votes = [maj_at_k(classes, CORRECT, k) for classes in classes_P]
             found[f"maj@{k}"] = float(np.mean(votes))
     return found
 
@@ -62,7 +62,7 @@ def ks(n: int) -> list[int]:
 
 
 # The class of the right answers; the others are numbered from 1.
-RIGHT = 0
+CORRECT = 0
 
 
 def answer_classes(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> list[list[int | None]]:
@@ -71,24 +71,24 @@ def answer_classes(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> lis
     Right answers are one class. A wrong one joins the first wrong answer before it that the grader
     takes for the same; one that it cannot compare is a class of its own.
     """
-    wrong_P = [
-        list(dict.fromkeys(one.answer for one in samples if one.answer and not one.right))
+    incorrect_P = [
+        list(dict.fromkeys(one.answer for one in samples if one.answer and not one.correct))
         for samples in samples_P
     ]
     pairs = [
         (problem, i, j)
-        for problem, answers in enumerate(wrong_P)
+        for problem, answers in enumerate(incorrect_P)
         for j in range(len(answers))
         for i in range(j)
     ]
-    decided = grader.equivalent((wrong_P[p][j], wrong_P[p][i]) for p, i, j in pairs)
+    decided = grader.equivalent((incorrect_P[p][j], incorrect_P[p][i]) for p, i, j in pairs)
     same: Mapping[int, set[tuple[int, int]]] = defaultdict(set)
     for (problem, i, j), is_same in zip(pairs, decided, strict=True):
         if is_same:
             same[problem].add((i, j))
     return [
         classes(samples, answers, same[problem])
-        for problem, (samples, answers) in enumerate(zip(samples_P, wrong_P, strict=True))
+        for problem, (samples, answers) in enumerate(zip(samples_P, incorrect_P, strict=True))
     ]
 
 
@@ -102,4 +102,4 @@ def classes(
         joins = next((i for i in first if (i, j) in same), j)
         first += [j] if joins == j else []
         number[answer] = joins + 1
-    return [RIGHT if one.right else number.get(one.answer) for one in samples]
+    return [CORRECT if one.correct else number.get(one.answer) for one in samples]

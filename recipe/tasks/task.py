@@ -1,4 +1,4 @@
-"""The tasks: which problems, asked how and sampled how. One file a task in recipe/tasks/definitions, versioned.
+"""Read the tasks: which problems, asked how, sampled how. One versioned file each in definitions/.
 
 Whatever changes a score needs another version: tables refuse to mix two.
 """
@@ -21,9 +21,15 @@ TASKS = Path(__file__).parent / "definitions"
 NUMBER, WHOLE, TEXT = (int, float), (int,), (str, type(None))
 WORDS = {NUMBER: "a number", WHOLE: "a whole number", (str,): "a text", TEXT: "a text or null"}
 TYPES: dict[str, tuple[type, ...]] = {
-    "version": WHOLE, "data_source": (str,), "samples": WHOLE, "temperature": NUMBER,
-    "top_p": NUMBER, "max_tokens": WHOLE, "template": TEXT, "made": TEXT,
-}  # fmt: skip
+    "version": WHOLE,
+    "data_source": (str,),
+    "samples": WHOLE,
+    "temperature": NUMBER,
+    "top_p": NUMBER,
+    "max_tokens": WHOLE,
+    "template": TEXT,
+    "made": TEXT,
+}
 
 
 @dataclass(frozen=True)

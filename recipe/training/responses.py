@@ -23,7 +23,7 @@ from recipe.maths.columns import (
 )
 from recipe.maths.diagnostics import common_prefix, diagnose
 from recipe.maths.rules import Rule
-from recipe.training.rewards import refuse_broken, right
+from recipe.training.rewards import correct, refuse_broken
 
 FIELDS = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
 
@@ -36,7 +36,7 @@ class Responses(NamedTuple):
     advantage_N: Tensor
     """One group-relative advantage per response."""
     score_N: Tensor
-    right_N: Tensor
+    correct_N: Tensor
     """The verdict, bool."""
     truncated_N: Tensor
     """Whether it reached the length limit."""
@@ -61,7 +61,7 @@ class Responses(NamedTuple):
         return Scored(
             advantage_N=self.advantage_N[chosen],
             score_N=self.score_N[chosen],
-            right_N=self.right_N[chosen],
+            correct_N=self.correct_N[chosen],
             length_N=self._of_samples(self.length_N)[chosen],
             num_tokens_N=self._of_samples(self.num_tokens_N)[chosen],
             group_N=group_numbers(self.group_N[chosen].tolist()),
@@ -103,7 +103,7 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
         length_N=length_N,
         advantage_N=advantage_N,
         score_N=score_N,
-        right_N=right(score_N, info_N),
+        correct_N=correct(score_N, info_N),
         truncated_N=torch.tensor([tag["response_len"] >= limit for tag in batch.tags]),
         group_N=group_N,
         num_tokens_N=data["responses"].offsets().diff(),

@@ -37,7 +37,7 @@ def reward_metrics(is_N: Tensor, info_N: Iterable[dict[str, Any]]) -> dict[str, 
     }
 
 
-def right(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> Tensor:
+def correct(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> Tensor:
     """Which responses are right, (N,) bool: by the graders' `acc`, else by a score above 0.
 
     The two differ where a punishment for length is in the score.

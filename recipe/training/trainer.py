@@ -131,7 +131,7 @@ class AggregationMixin(PPOTrainer):
         else:
             rows = self._advantages(rows, batch, metrics)
             columns = self._weights(rows, metrics)
-        metrics |= by_verdict(rows.length_N, rows.right_N, rows.advantage_N, rows.truncated_N)
+        metrics |= by_verdict(rows.length_N, rows.correct_N, rows.advantage_N, rows.truncated_N)
         metrics |= reward_metrics(rows.length_N > 0, rows.info_N)
         fields = TensorDict(columns, len(batch))
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
@@ -162,7 +162,7 @@ class AggregationMixin(PPOTrainer):
         columns = {WEIGHT_COLUMN: rule(*facts)}
         if self.scalar is not None:
             columns[SLOPE_COLUMN] = value_and_slope(rule, self.scalar.value, *facts)[1]
-            metrics["aggregation/scalar"] = self.scalar.value
+            metrics["aggregation/lambda_scalar"] = self.scalar.value
         metrics |= describe(rows, counted_N, rules, self.settings.rule)
         return {name: over_all_rows(part, counted_N).float() for name, part in columns.items()}
 

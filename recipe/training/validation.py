@@ -1,7 +1,7 @@
 """Validation in training: the tasks of the final evaluation, scored by the same function.
 
-verl draws its best@k and maj@k with replacement and votes by spelling. Here `recipe.tasks.scores` scores
-what this project's reward graded, under verl's name where the meaning is verl's.
+verl draws its best@k and maj@k with replacement and votes by spelling. Here `recipe.tasks.scores`
+scores what this project's reward graded, under verl's name where the meaning is verl's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

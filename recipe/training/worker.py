@@ -51,7 +51,7 @@ class MeasuredTrainingWorker(TrainingWorker):
         if output is None:
             return output
         metrics = tu.get(output, "metrics")
-        metrics["clip_hit"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
+        metrics["grad_clipped"] = float(metrics["grad_norm"] > self.optimizer_config.clip_grad)
         metrics |= found
         return output
 
@@ -66,7 +66,10 @@ class MeasuredTrainingWorker(TrainingWorker):
         # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
         torch.distributed.all_reduce(whole, group=mesh.get_group("fsdp"))
         square, num_small, num_changed = whole.tolist()
-        return {"update_norm": square**0.5, "eps_felt": num_small / max(num_changed, 1)}
+        return {
+            "update_norm": square**0.5,
+            "adamw_scale_sensitive_share": num_small / max(num_changed, 1),
+        }
 
 
 def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:

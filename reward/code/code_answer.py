@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 
 from reward.code.sandbox import LIMITS, Ended, Level, Limits, check, require, run
 
-Outcome = Literal["right", "wrong", "no_answer", "timeout"]
+Outcome = Literal["correct", "incorrect", "no_answer", "timeout"]
 
 RESPONSE_SECONDS = 120.0
 
@@ -36,9 +36,23 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 # LiveCodeBench runs every program after `from M import *` and `import M` for these, in this order,
 # and then `from builtins import *`.
 _PRELUDE = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
-    "statistics", "itertools", "functools", "operator", "io", "json", "typing",
-)  # fmt: skip
+    "string",
+    "re",
+    "datetime",
+    "collections",
+    "heapq",
+    "bisect",
+    "copy",
+    "math",
+    "random",
+    "statistics",
+    "itertools",
+    "functools",
+    "operator",
+    "io",
+    "json",
+    "typing",
+)
 # The rest of `from sys import *` differs between processes.
 _SYS_NAMES = ("argv", "maxsize", "setrecursionlimit", "stderr", "stdin", "stdout")
 _RECURSION_LIMIT = 50_000
@@ -138,7 +152,7 @@ def grade_code(
             outcome, why = failure
             detail = f"test {passed + 1} of {len(cases)}: {why}"
             return CodeResult(outcome, passed, len(cases), detail, program)
-    return CodeResult("right", len(cases), len(cases), "all tests passed", program)
+    return CodeResult("correct", len(cases), len(cases), "all tests passed", program)
 
 
 def read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
@@ -184,17 +198,17 @@ def _failure(
     allowed = limits._replace(wall_seconds=min(limits.wall_seconds, seconds))
     if name is None:
         ended = run(program, str(case.given).encode(), level=level, limits=allowed, setup=setup)
-        is_right = same_output
+        is_correct = same_output
     else:
         job = {"setup": setup, "source": program, "name": name, "arguments": case.given}
         ended = run(_CALL.read_text(), json.dumps(job).encode(), level=level, limits=allowed)
-        is_right = same_result
+        is_correct = same_result
     if found := _misfortune(ended, allowed):
         # A machine on which nothing runs any more must not look like a wrong response.
         check(level, limits)
         return found
-    if not is_right(ended.stdout, case.expected):
-        return "wrong", f"wrong output {ended.stdout[:80].decode(errors='replace')!r}"
+    if not is_correct(ended.stdout, case.expected):
+        return "incorrect", f"wrong output {ended.stdout[:80].decode(errors='replace')!r}"
     return None
 
 
@@ -206,15 +220,18 @@ def _misfortune(ended: Ended, limits: Limits) -> tuple[Outcome, str] | None:
     if ended.reason == "cpu":
         return "timeout", f"timeout after {limits.cpu_seconds} s of CPU time"
     if ended.reason == "tasks":
-        return "wrong", f"more than {limits.tasks} threads"
+        return "incorrect", f"more than {limits.tasks} threads"
     if ended.reason == "files" or len(ended.stdout) >= limits.file_bytes:
-        return "wrong", f"output or files over the cap of {limits.file_bytes} bytes"
+        return "incorrect", f"output or files over the cap of {limits.file_bytes} bytes"
     if ended.code and last_line.startswith("MemoryError"):
-        return "wrong", f"out of memory, of which it has {limits.memory_bytes} bytes"
+        return "incorrect", f"out of memory, of which it has {limits.memory_bytes} bytes"
     if ended.code < 0:
-        return "wrong", f"killed by signal {-ended.code}, last line of stderr {last_line!r}"
+        return "incorrect", f"killed by signal {-ended.code}, last line of stderr {last_line!r}"
     if ended.code:
-        return "wrong", f"crash with return code {ended.code}, last line of stderr {last_line!r}"
+        return (
+            "incorrect",
+            f"crash with return code {ended.code}, last line of stderr {last_line!r}",
+        )
     return None
 
 

@@ -37,7 +37,7 @@ def row(name, response, ours, expected, in_a_box=True):
         "response": response,
         "ground_truth": "34",
         "ours": ours,
-        "outcome": "right" if ours else "wrong",
+        "outcome": "correct" if ours else "incorrect",
         "extracted": "34",
         "in_a_box": in_a_box,
         "expected": expected,
@@ -57,14 +57,20 @@ def test_every_row_is_counted_once_for_each_peer():
     found = summary(ROWS, PEERS_SAY)
     assert list(found) == ["a", "a" + IN_A_BOX, "b", "b" + IN_A_BOX]
     one = found["a"]["peers"]["one"]
-    kinds = ("both_right", "only_ours_right", "only_peer_right", "both_wrong", "peer_failed")
+    kinds = (
+        "both_correct",
+        "only_ours_correct",
+        "only_peer_correct",
+        "both_incorrect",
+        "peer_failed",
+    )
     assert [one[kind] for kind in kinds] == [1, 1, 1, 0, 1]
     assert one["agreement_percent"] == 25
     other = found["a"]["peers"]["other"]
     assert [other[kind] for kind in kinds] == [2, 0, 0, 2, 0]
     assert other["agreement_percent"] == 100
     assert found["a" + IN_A_BOX]["rows"] == 3
-    assert found["a" + IN_A_BOX]["peers"]["one"]["only_ours_right"] == 0
+    assert found["a" + IN_A_BOX]["peers"]["one"]["only_ours_correct"] == 0
 
 
 def test_wrong_verdicts_are_counted_where_one_is_expected():
@@ -103,7 +109,7 @@ def test_the_table_has_a_line_for_each_set_and_scorer():
 def test_rows_are_graded_by_their_source_and_code_is_left_out(tmp_path):
     both = "Answer: 34\n\\boxed{35}"
     lines = [
-        {"response": both, "ground_truth": "34", "data_source": "math_dapo", "expected": "right"},
+        {"response": both, "ground_truth": "34", "data_source": "math_dapo", "expected": "correct"},
         {"response": both, "ground_truth": "34", "category": "own"},
         {"response": "```python\n```", "tests": {"inputs": ["1"], "outputs": ["1"]}},
     ]

@@ -148,9 +148,16 @@ def test_an_image_has_git_and_a_compiler_and_is_not_run_by_root(image):
 
 def test_dockerignore_leaves_what_a_run_needs_and_nothing_large():
     needed = tracked(
-        "Makefile", "pyproject.toml", "requirements", "configs", "recipe", "reward", "eval",
-        "scripts", "verl_patches",
-    )  # fmt: skip
+        "Makefile",
+        "pyproject.toml",
+        "requirements",
+        "configs",
+        "recipe",
+        "reward",
+        "eval",
+        "scripts",
+        "verl_patches",
+    )
     assert "scripts/install.sh" in needed and "configs/base.yaml" in needed
     assert [name for name in needed if is_ignored(name)] == []
     for left_out in (".venv/bin/python", ".git/HEAD", "outputs/cpu_demo/x", "data/polaris.parquet"):

@@ -40,15 +40,17 @@ def test_a_document_that_cannot_keep_the_table_is_named(name, found, monkeypatch
 
 
 def test_published_numbers_stand_in_columns_of_their_own_and_change_no_measured_one(tmp_path):
-    write(tmp_path, right=[4, 0, 2, 2])
+    write(tmp_path, correct=[4, 0, 2, 2])
     rows = arrange(read_results([tmp_path]))
     table = average_table(rows, published.published())
     head = [cell.text for cell in table.head]
     origin = "(arXiv:2605.04077, table 1, read second hand)"
     assert head == [
-        "experiment", "step", "balanced",
+        "experiment",
+        "step",
+        "balanced",
         *(f"published {rule} {origin}" for rule in ("sequence", "token", "balanced")),
-    ]  # fmt: skip
+    ]
     (line,) = table.rows
     assert line[2].text.startswith("50.0 [")
     assert [cell.text for cell in line[3:]] == ["46.14", "43.49", "46.40"]

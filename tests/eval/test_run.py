@@ -24,22 +24,22 @@ def aime(tmp_path):
     return prepare(tmp_path, "aime25", write_lines(tmp_path / "aime.jsonl", AIME))
 
 
-def some_right(request):
+def some_correct(request):
     """Of 32 samples of problem p, the first 8 p are right; every 16th states nothing."""
     _, problem, number = request.key.split("/")
     if int(number) % 16 == 15:
         return "Hm."
-    right = int(number) < 8 * int(problem)
-    return f"Answer: {problem if right else 100 + int(number) % 4}"
+    correct = int(number) < 8 * int(problem)
+    return f"Answer: {problem if correct else 100 + int(number) % 4}"
 
 
 def test_a_result_says_what_was_sampled_and_how_it_was_graded(engine, evaluate, model, aime):
-    engine.says = some_right
+    engine.says = some_correct
     folder = evaluate(model, "--tasks", "aime25")
     result = json.loads((folder / "aime25.json").read_text())
-    right = [sum(number < 8 * p and number % 16 != 15 for number in range(32)) for p in range(3)]
-    assert result["right"] == right
-    assert result["metrics"]["mean@32"] == pytest.approx(sum(right) / 96)
+    correct = [sum(number < 8 * p and number % 16 != 15 for number in range(32)) for p in range(3)]
+    assert result["correct"] == correct
+    assert result["metrics"]["mean@32"] == pytest.approx(sum(correct) / 96)
     assert set(result["metrics"]) == {"mean@32", "standard_error"} | {
         f"{name}@{k}" for name in ("pass", "maj") for k in (2, 4, 8, 16, 32)
     }
@@ -50,15 +50,18 @@ def test_a_result_says_what_was_sampled_and_how_it_was_graded(engine, evaluate, 
     assert result["template"]["name"] == "dapo"
     assert result["task_version"] == 1
     assert result["sampling"] == {
-        "samples": 32, "temperature": 1.0, "top_p": 1.0, "max_tokens": result_room(engine),
-    }  # fmt: skip
+        "samples": 32,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": result_room(engine),
+    }
     assert result["run"] is None
     assert {"commit", "command", "versions", "seed", "seconds"} <= set(result)
     [session] = result["sampled"]
     assert session["commit"] == result["commit"]
     # What tables read, strictly.
     [read] = read_results([folder])
-    assert read.right_P.tolist() == right
+    assert read.correct_P.tolist() == correct
     assert engine.arguments["max_model_len"] <= 4096
 
 
@@ -95,7 +98,7 @@ def test_samples_can_be_graded_again_alone_and_by_reward_grade(
 ):
     with pytest.raises(SystemExit, match="lacks 96 samples"):
         evaluate(model, "--tasks", "aime25", "--grade-only")
-    engine.says = some_right
+    engine.says = some_correct
     folder = evaluate(model, "--tasks", "aime25")
     first = json.loads((folder / "aime25.json").read_text())
     (folder / "aime25.json").unlink()
@@ -125,7 +128,7 @@ def test_a_response_at_the_limit_counts_as_truncated(engine, evaluate, model, ai
     folder = evaluate(model, "--tasks", "aime25", "--max-tokens", 16)
     result = json.loads((folder / "aime25.json").read_text())
     assert result["rates"]["truncated"] == 1.0
-    assert result["length"] == {"mean": 16.0, "right": None, "wrong": 16.0}
+    assert result["length"] == {"mean": 16.0, "correct": None, "incorrect": 16.0}
 
 
 @pytest.mark.parametrize(
@@ -192,23 +195,48 @@ def test_a_prompt_without_room_for_a_response_is_refused(engine, evaluate, model
 
 
 PUBLIC = {
-    "math500": {"problem": "P", "solution": "", "answer": "1", "subject": "A", "level": 1,
-                "unique_id": "u"},
+    "math500": {
+        "problem": "P",
+        "solution": "",
+        "answer": "1",
+        "subject": "A",
+        "level": 1,
+        "unique_id": "u",
+    },
     "aime24": {"id": 60, "problem": "P", "solution": "", "answer": "1", "url": "", "year": "2024"},
     "aime25": {"problem": "P", "answer": "1", "id": "0"},
-    "olympiadbench": {"id": 1, "question": "P", "solution": [""], "final_answer": ["$1$"],
-                      "context": None, "modality": "Text-only", "difficulty": "Competition",
-                      "is_multiple_answer": False, "unit": None, "answer_type": "Numerical",
-                      "error": None, "question_type": "Open-ended", "subfield": "Algebra",
-                      "subject": "Math", "language": "English"},
+    "olympiadbench": {
+        "id": 1,
+        "question": "P",
+        "solution": [""],
+        "final_answer": ["$1$"],
+        "context": None,
+        "modality": "Text-only",
+        "difficulty": "Competition",
+        "is_multiple_answer": False,
+        "unit": None,
+        "answer_type": "Numerical",
+        "error": None,
+        "question_type": "Open-ended",
+        "subfield": "Algebra",
+        "subject": "Math",
+        "language": "English",
+    },
     "minerva": {"question": "P", "answer": "1"},
-    "livecodebench": {"question_title": "T", "question_content": "Print 1.", "platform": "atcoder",
-                      "question_id": "a", "contest_id": "c", "contest_date": "2024-08-17T00:00:00",
-                      "starter_code": "", "difficulty": "easy", "metadata": "{}",
-                      "public_test_cases": json.dumps(
-                          [{"input": "\n", "output": "1\n", "testtype": "stdin"}]),
-                      "private_test_cases": json.dumps([])},
-}  # fmt: skip
+    "livecodebench": {
+        "question_title": "T",
+        "question_content": "Print 1.",
+        "platform": "atcoder",
+        "question_id": "a",
+        "contest_id": "c",
+        "contest_date": "2024-08-17T00:00:00",
+        "starter_code": "",
+        "difficulty": "easy",
+        "metadata": "{}",
+        "public_test_cases": json.dumps([{"input": "\n", "output": "1\n", "testtype": "stdin"}]),
+        "private_test_cases": json.dumps([]),
+    },
+}
 
 
 def test_all_six_benchmarks_are_evaluated_from_files_in_their_public_schemas(
@@ -223,6 +251,6 @@ def test_all_six_benchmarks_are_evaluated_from_files_in_their_public_schemas(
     for name in PUBLIC:
         result = json.loads((folder / f"{name}.json").read_text())
         samples = result["sampling"]["samples"]
-        assert result["right"] == [samples // 2] * 2, name
+        assert result["correct"] == [samples // 2] * 2, name
         assert result["rates"]["no_answer"] == 0.5
         assert (f"maj@{samples}" in result["metrics"]) == (name != "livecodebench")

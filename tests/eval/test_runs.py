@@ -13,9 +13,14 @@ ROOT = Path(__file__).parents[2]
 def summary(seed, start, end, rule="balanced", overrides=()):
     return {
         "overrides": list(overrides),
-        "experiment": "cpu_demo", "rule": rule, "seed": seed, "seconds": 120,
-        "val_start": start, "val_end": end, "commit": "abc",
-    }  # fmt: skip
+        "experiment": "cpu_demo",
+        "rule": rule,
+        "seed": seed,
+        "seconds": 120,
+        "val_start": start,
+        "val_end": end,
+        "commit": "abc",
+    }
 
 
 def test_a_row_holds_means_over_seeds_and_the_range_of_gains():

@@ -31,8 +31,10 @@ def share_of_subsets(samples, k, score):
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(num_samples):
     for k in range(1, num_samples + 1):
         expected = [
-            share_of_subsets([i < right for i in range(num_samples)], k, lambda s: Fraction(any(s)))
-            for right in range(num_samples + 1)
+            share_of_subsets(
+                [i < correct for i in range(num_samples)], k, lambda s: Fraction(any(s))
+            )
+            for correct in range(num_samples + 1)
         ]
         found = pass_at_k(range(num_samples + 1), num_samples, k)
         assert found.tolist() == pytest.approx(expected, rel=1e-14)
@@ -40,16 +42,16 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(num_samples):
 
 @pytest.mark.parametrize(("num_samples", "k"), [(32, 8), (256, 1), (256, 64), (1024, 1000)])
 def test_pass_at_k_is_the_hypergeometric_chance_of_not_drawing_only_wrong_ones(num_samples, k):
-    right = np.array([0, 1, 2, num_samples // 3, num_samples - 1, num_samples])
-    expected = 1 - stats.hypergeom(num_samples, right, k).pmf(0)
-    assert pass_at_k(right, num_samples, k) == pytest.approx(expected, abs=1e-9)
+    correct = np.array([0, 1, 2, num_samples // 3, num_samples - 1, num_samples])
+    expected = 1 - stats.hypergeom(num_samples, correct, k).pmf(0)
+    assert pass_at_k(correct, num_samples, k) == pytest.approx(expected, abs=1e-9)
 
 
 def test_pass_at_1_is_the_mean_and_pass_at_n_whether_any_is_right():
     score_PK = np.random.default_rng(0).random((20, 6)) < 0.3
-    right_P = score_PK.sum(1)
-    assert pass_at_k(right_P, 6, 1).mean() == pytest.approx(mean_at_k(score_PK))
-    assert pass_at_k(right_P, 6, 6).tolist() == score_PK.any(1).tolist()
+    correct_P = score_PK.sum(1)
+    assert pass_at_k(correct_P, 6, 1).mean() == pytest.approx(mean_at_k(score_PK))
+    assert pass_at_k(correct_P, 6, 6).tolist() == score_PK.any(1).tolist()
 
 
 def test_pass_at_k_keeps_the_shape_of_its_counts():
@@ -66,9 +68,9 @@ def test_more_samples_than_there_are_or_none_cannot_be_drawn(k):
 
 
 def test_counts_of_right_samples_are_whole_and_at_most_all():
-    with pytest.raises(ValueError, match="1 to 5 of 4 samples are right"):
+    with pytest.raises(ValueError, match="1 to 5 of 4 samples are correct"):
         pass_at_k([1, 5], 4, 2)
-    with pytest.raises(ValueError, match="-1 to 1 of 4 samples are right"):
+    with pytest.raises(ValueError, match="-1 to 1 of 4 samples are correct"):
         pass_at_k([-1, 1], 4, 2)
     with pytest.raises(ValueError, match="not a share"):
         pass_at_k([0.25, 1.0], 4, 2)
@@ -81,13 +83,13 @@ def test_mean_at_k_takes_problems_by_samples():
             mean_at_k(bad)
 
 
-def majority(right_class):
+def majority(correct_class):
     """What a vote of some samples scores: 1 over the number of most frequent answers."""
 
     def score(subset):
         counts = Counter(one for one in subset if one is not None)
         first = [one for one, count in counts.items() if count == max(counts.values())]
-        return Fraction(1, len(first)) if right_class in first else Fraction(0)
+        return Fraction(1, len(first)) if correct_class in first else Fraction(0)
 
     return score
 
@@ -95,25 +97,25 @@ def majority(right_class):
 @settings(deadline=None, max_examples=400)
 @given(votes())
 def test_maj_at_k_is_the_mean_vote_of_all_subsets(vote):
-    classes, right_class, k = vote
-    expected = share_of_subsets(classes, k, majority(right_class))
-    assert maj_at_k(classes, right_class, k) == pytest.approx(expected, rel=1e-12)
+    classes, correct_class, k = vote
+    expected = share_of_subsets(classes, k, majority(correct_class))
+    assert maj_at_k(classes, correct_class, k) == pytest.approx(expected, rel=1e-12)
 
 
 @given(votes())
 def test_maj_at_1_is_the_share_of_right_samples(vote):
-    classes, right_class, _ = vote
-    expected = sum(one is not None and one == right_class for one in classes) / len(classes)
-    assert maj_at_k(classes, right_class, 1) == pytest.approx(expected)
+    classes, correct_class, _ = vote
+    expected = sum(one is not None and one == correct_class for one in classes) / len(classes)
+    assert maj_at_k(classes, correct_class, 1) == pytest.approx(expected)
 
 
 @given(votes(), st.randoms())
 def test_maj_at_k_depends_on_no_order_and_no_names(vote, random):
-    classes, right_class, k = vote
+    classes, correct_class, k = vote
     named = [None if one is None else f"class {one}" for one in classes]
     random.shuffle(named)
-    renamed = None if right_class is None else f"class {right_class}"
-    assert maj_at_k(named, renamed, k) == pytest.approx(maj_at_k(classes, right_class, k))
+    renamed = None if correct_class is None else f"class {correct_class}"
+    assert maj_at_k(named, renamed, k) == pytest.approx(maj_at_k(classes, correct_class, k))
 
 
 def test_nothing_is_right_if_nobody_votes_or_nobody_for_it():

@@ -130,8 +130,10 @@ def test_the_interval_is_the_mixture_that_its_docstring_defines(num_seeds, num_p
     parts = [part / first.size for part in mean_squares(first - second)]
     check_mixture(
         lambda level: paired_interval(first, second, level=level),
-        (parts[0], num_seeds - 1), (parts[1], num_problems - 1), parts[2],
-    )  # fmt: skip
+        (parts[0], num_seeds - 1),
+        (parts[1], num_problems - 1),
+        parts[2],
+    )
 
 
 def test_a_variance_is_at_least_half_of_what_the_rest_alone_makes_it():
@@ -156,8 +158,10 @@ def test_of_several_tasks_a_seed_has_one_mean_and_the_other_variances_add_up():
     problem = added([(part[1], task.shape[1] - 1) for part, task in zip(parts, tasks, strict=True)])
     check_mixture(
         lambda level: mean_interval(tasks, level),
-        (stats.sem(mean_S) ** 2, 2), problem, sum(part[2] for part in parts),
-    )  # fmt: skip
+        (stats.sem(mean_S) ** 2, 2),
+        problem,
+        sum(part[2] for part in parts),
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
@@ -168,8 +172,10 @@ def test_of_independent_seeds_the_variances_of_both_rules_add_up(spread):
     problem = stats.sem(both[0].mean(0) - both[1].mean(0)) ** 2, 29
     check_mixture(
         lambda level: paired_interval(*both, "independent", level),
-        seed, problem, parts[0][2] + parts[1][2],
-    )  # fmt: skip
+        seed,
+        problem,
+        parts[0][2] + parts[1][2],
+    )
 
 
 def test_the_estimate_is_the_mean_of_differences_and_of_tasks():

@@ -9,10 +9,15 @@ ROOT = Path(__file__).parents[2]
 # Two epochs of three steps, saved where an epoch ends.
 STEPS = 6
 SETTINGS = (
-    "data.train_max_samples=24", "trainer.total_epochs=2", f"trainer.total_training_steps={STEPS}",
-    "trainer.test_freq=3", "trainer.save_freq=3", "aggregation=lambda", "advantage=ha_dw",
+    "data.train_max_samples=24",
+    "trainer.total_epochs=2",
+    f"trainer.total_training_steps={STEPS}",
+    "trainer.test_freq=3",
+    "trainer.save_freq=3",
+    "aggregation=lambda",
+    "advantage=ha_dw",
     "trainer.logger=[console,file,wandb]",
-)  # fmt: skip
+)
 
 
 def start(outputs: Path, *overrides: str) -> subprocess.Popen:
@@ -20,10 +25,13 @@ def start(outputs: Path, *overrides: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
     command += [f"output_root={outputs}", f"trainer.validation_data_dir={outputs}/validation"]
     return subprocess.Popen(
-        [*command, *overrides], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*command, *overrides],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=environment | {"WANDB_MODE": "offline"},
-    )  # fmt: skip
+    )
 
 
 def finish(outputs: Path, *overrides: str) -> str:

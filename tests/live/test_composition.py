@@ -25,8 +25,12 @@ def folder(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     run = subprocess.run(
         [sys.executable, "tests/variants.py", str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=590,
+    )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     return folder
 
@@ -55,9 +59,11 @@ def test_every_variant_trains(name, steps):
 
 
 # Those whose token loss is -A at ratio 1, in one update.
-RATIO = set(VARIANTS) - {
-    "dppo_tv", "dppo_kl", "gpg", "cispo", "two_epochs", "two_mini_batches"
-} - {name for name in VARIANTS if name.startswith("disco") or name.endswith("several")}  # fmt: skip
+RATIO = (
+    set(VARIANTS)
+    - {"dppo_tv", "dppo_kl", "gpg", "cispo", "two_epochs", "two_mini_batches"}
+    - {name for name in VARIANTS if name.startswith("disco") or name.endswith("several")}
+)
 
 
 # Those whose ratio is of the trainer's to the rollout's probabilities: 1 to their rounding.
@@ -93,8 +99,8 @@ def test_later_epochs_and_mini_batches_are_off_policy_by_a_little(steps):
 
 def test_the_slope_by_the_learned_scalar_is_measured(steps):
     for name in ("lambda", "cispo", "two_mini_batches"):
-        assert steps[name]["actor/scalar_slope"] != 0
-    assert "actor/scalar_slope" not in steps["vanilla"]
+        assert steps[name]["actor/lambda_scalar_gradient"] != 0
+    assert "actor/lambda_scalar_gradient" not in steps["vanilla"]
 
 
 def test_metrics_of_several_updates_are_means(steps):
@@ -170,7 +176,7 @@ def test_gdpo_tells_groups_apart_by_every_reward(name, steps):
     data = steps[AGAIN.format(name)]
     for reward in ("correctness", "format", "length"):
         assert 0 < data[f"advantage/reward_{reward}"] <= 1
-    assert data["advantage/reward_correctness"] == pytest.approx(data["reward/right"])
+    assert data["advantage/reward_correctness"] == pytest.approx(data["reward/correct"])
     assert any(steps[one.format(name)]["advantage/groups_by_length"] > 0 for one in (SAVED, AGAIN))
     # Of a mean of 0 and a variance of 1 the extremes have a product of -1 at most.
     assert -data["critic/advantages/max"] * data["critic/advantages/min"] > 0.95
@@ -181,7 +187,7 @@ def test_disco_is_constrained_and_separates_right_from_wrong(steps):
         if name.startswith("disco"):
             data = steps[AGAIN.format(name)]
             assert data["actor/pg_loss"] == pytest.approx(-data["actor/disco_objective"])
-            assert "aggregation/share_negative" not in data
+            assert "aggregation/objective_share_negative" not in data
     # With one update a step there is nothing yet between the policies; with more there is.
     assert steps["disco_logl, again"]["actor/disco_kl"] == pytest.approx(0, abs=1e-6)
     assert steps["discob_lratio, again"]["actor/disco_objective"] == pytest.approx(0, abs=1e-6)
@@ -194,17 +200,29 @@ def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, rec
     """Up to the tokens that its text does not show: the end token, dropped when decoding."""
     subprocess.run(
         [
-            sys.executable, "-m", "recipe.analyze", str(folder / "rollouts"),
-            "--tokenizer", str(MODEL), "--out", str(tmp_path),
+            sys.executable,
+            "-m",
+            "recipe.analyze",
+            str(folder / "rollouts"),
+            "--tokenizer",
+            str(MODEL),
+            "--out",
+            str(tmp_path),
         ],
-        cwd=ROOT, check=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        timeout=120,
+    )
     found = json.loads((tmp_path / "analysis.json").read_text())["steps"]
     assert len(found) == len(VARIANTS) - len(METHODS)
     for name, record in records.items():
         # These train on other responses, tokens or advantages than the dump shows.
         if name not in ("mask_truncated", "rejection") and not name.startswith(("ha_dw", "gdpo")):
-            for key in ("share_negative/token", "share_negative/token_batch", "length_gap"):
+            for key in (
+                "objective_share_negative/token",
+                "objective_share_negative/token_batch",
+                "length_gap",
+            ):
                 measured = record["data"][f"aggregation/{key}"]
                 value = found[str(record["step"])][key]["value"]
                 assert value == pytest.approx(measured, abs=0.05), (name, key)

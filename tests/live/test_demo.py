@@ -58,12 +58,16 @@ def start(outputs: Path, rule: str, *overrides: str) -> subprocess.Popen:
     command = [*readme_command(rule, 0), f"output_root={outputs}", *overrides]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, start_new_session=True,
+        command,
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
         # A suite run in the background inherits an ignored Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=environment | {"WANDB_MODE": "offline"},
-    )  # fmt: skip
+    )
 
 
 def records(outputs: Path) -> list[dict]:
@@ -77,9 +81,12 @@ def finished(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("outputs")
     before = traces()
     run = start(
-        outputs, "balanced", "trainer.total_training_steps=3", "trainer.test_freq=3",
+        outputs,
+        "balanced",
+        "trainer.total_training_steps=3",
+        "trainer.test_freq=3",
         "trainer.logger=[console,file,wandb]",
-    )  # fmt: skip
+    )
     said = run.communicate(timeout=400)[0]
     assert run.returncode == 0, said
     return outputs, said, before
@@ -142,7 +149,7 @@ def test_the_weights_reach_the_actor(finished):
     """Under balanced the loss at ratio 1 is 0 and the sides share the objective equally."""
     for data in records(finished[0])[1:]:
         assert abs(data["actor/pg_loss"]) < 1e-5
-        assert data["aggregation/share_positive"] == pytest.approx(0.5, abs=1e-6)
+        assert data["aggregation/objective_share_positive"] == pytest.approx(0.5, abs=1e-6)
         assert data["actor/grad_norm"] > 0
         assert data["actor/update_norm"] > 0
 
@@ -188,18 +195,21 @@ def test_the_first_responses_depend_on_the_seed_alone(finished, interrupted):
         "critic/score/mean",
         "response_length/mean",
         "prompt_length/mean",
-        "reward/length_right",
+        "reward/length_correct",
     ):
         assert one[key] == two[key], key
     for rule in ("sequence", "token", "balanced"):
-        key = f"aggregation/share_negative/{rule}"
+        key = f"aggregation/objective_share_negative/{rule}"
         assert one[key] == pytest.approx(two[key], abs=1e-6)
 
 
 def test_token_aggregation_shows_the_length_gap_in_its_loss(finished, interrupted):
     """At ratio 1 its loss is minus the coupling of sign and length; under balanced it is 0."""
     data = records(interrupted[0])[1]
-    coupling = data["aggregation/share_positive/token"] - data["aggregation/share_negative/token"]
+    coupling = (
+        data["aggregation/objective_share_positive/token"]
+        - data["aggregation/objective_share_negative/token"]
+    )
     assert data["actor/pg_loss"] * coupling < 0
 
 

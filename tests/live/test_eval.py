@@ -57,9 +57,13 @@ def start(run: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "eval.run", str(run), "--tasks", TASK.name, *words]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def test_a_killed_evaluation_loses_no_sample_and_leaves_nothing(run):

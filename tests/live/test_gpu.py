@@ -28,8 +28,11 @@ def test_patches_for_a_cpu_are_inactive_on_a_cuda_machine():
 # weights from the trainer alone.
 FLOAT32 = ["+experiment=gpu_smoke"]
 AS_THE_PAPERS = [
-    "+experiment=cpu_demo", "cluster=gpu1", "trainer.total_training_steps=2", "trainer.test_freq=2"
-]  # fmt: skip
+    "+experiment=cpu_demo",
+    "cluster=gpu1",
+    "trainer.total_training_steps=2",
+    "trainer.test_freq=2",
+]
 
 
 @pytest.mark.timeout(960)

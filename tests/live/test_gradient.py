@@ -20,7 +20,7 @@ from verl.utils import tensordict_utils as tu
 
 from recipe.maths.disco import DiscoSettings
 from recipe.maths.rules import RULES, over_all_rows, value_and_slope
-from recipe.objectives.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN, DiscoLoss
+from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
 from recipe.objectives.weightable import default_config, losses, refusal
 from recipe.objectives.weighted_loss import SLOPE_METRIC
 
@@ -130,14 +130,14 @@ def reference_slope(batch, exponent=-1.5):
 def disco_columns(batch):
     """Groups and verdicts, aborted rows in none."""
     _, (_, advantage_N, group_N, counted_N), _, _ = batch
-    right_N = (advantage_N > 0).float()
-    return {GROUP_COLUMN: group_N.where(counted_N, -1), RIGHT_COLUMN: right_N}
+    correct_N = (advantage_N > 0).float()
+    return {GROUP_COLUMN: group_N.where(counted_N, -1), CORRECT_COLUMN: correct_N}
 
 
 def disco_reference(batch, settings):
     """The minimised loss of DisCO as the paper writes it, on the model by itself, with gradient."""
     _, (_, advantage_N, group_N, counted_N), rows, model = batch
-    right_N = advantage_N > 0
+    correct_N = advantage_N > 0
     score_N, kl_terms = [], []
     for row in rows:
         log_prob, old = response_log_prob(model, row).double(), row["old_log_probs"].double()
@@ -148,15 +148,16 @@ def disco_reference(batch, settings):
     objective = torch.zeros((), dtype=torch.double)
     for group in range(NUM_PROMPTS):
         members = [i for i in range(ROWS) if group_N[i] == group and counted_N[i]]
-        right = torch.stack([score_N[i] for i in members if right_N[i]] or [objective])
-        wrong = [score_N[i] for i in members if not right_N[i]]
-        if wrong and len(wrong) < len(members):
-            wrong, tau = torch.stack(wrong), settings.tau
+        correct = torch.stack([score_N[i] for i in members if correct_N[i]] or [objective])
+        incorrect = [score_N[i] for i in members if not correct_N[i]]
+        if incorrect and len(incorrect) < len(members):
+            incorrect, tau = torch.stack(incorrect), settings.tau
             against = (
-                wrong.mean() if math.isinf(tau)
-                else tau * ((wrong / tau).exp().mean()).log()
-            )  # fmt: skip
-            objective = objective + (right.mean() - against) / NUM_PROMPTS
+                incorrect.mean()
+                if math.isinf(tau)
+                else tau * ((incorrect / tau).exp().mean()).log()
+            )
+            objective = objective + (correct.mean() - against) / NUM_PROMPTS
     kl = torch.cat(kl_terms).mean()
     penalty = settings.kl_penalty / 2 * (kl - settings.kl_limit).clamp(min=0) ** 2
     return penalty - objective, objective.item(), kl.item()
@@ -242,9 +243,9 @@ def test_the_update_norm_is_that_of_the_parameter_change(ranks, workers, batch):
     small = (group.take_gradient()[0].abs() < 10 * 1e-8).double().mean().item()
     change = (group.take_parameters()[0] - before).norm().item()
     assert metrics["update_norm"] == pytest.approx([change], rel=1e-3)
-    assert metrics["clip_hit"] == [0.0]
+    assert metrics["grad_clipped"] == [0.0]
     assert 0 < small < 1
-    assert metrics["eps_felt"] == pytest.approx([small], rel=1e-3)
+    assert metrics["adamw_scale_sensitive_share"] == pytest.approx([small], rel=1e-3)
 
 
 def test_disco_looks_at_each_mini_batch_under_the_parameters_it_meets(workers, batch):

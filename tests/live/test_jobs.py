@@ -47,10 +47,13 @@ def cluster():
                 )
 
             start(
-                "--head", f"--port={port}", "--dashboard-host=127.0.0.1",
-                f"--dashboard-port={dashboard}", f"--temp-dir={temporary}/ray",
+                "--head",
+                f"--port={port}",
+                "--dashboard-host=127.0.0.1",
+                f"--dashboard-port={dashboard}",
+                f"--temp-dir={temporary}/ray",
                 "--node-ip-address=127.0.0.1",
-            )  # fmt: skip
+            )
             address = f"http://127.0.0.1:{dashboard}"
             wait_for(lambda: answers(dashboard), 60)
             start(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1")
@@ -72,13 +75,23 @@ def wait_for(condition, seconds: float):
 
 def submit(environment: dict[str, str], outputs: Path, *arguments: str) -> subprocess.Popen:
     command = [
-        sys.executable, "-m", "scripts.submit", *arguments, "--output-root", str(outputs),
-        "--python", sys.executable,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "scripts.submit",
+        *arguments,
+        "--output-root",
+        str(outputs),
+        "--python",
+        sys.executable,
+    ]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def driver_of(rule: str) -> psutil.Process | None:
@@ -175,10 +188,17 @@ def test_a_job_that_is_stopped_is_not_tried_again(cluster, tmp_path):
 
 def test_a_run_trains_over_two_nodes(cluster, tmp_path):
     run = submit(
-        cluster, tmp_path, "cpu_demo", "trainer.nnodes=2", "trainer.total_training_steps=2",
-        "trainer.test_freq=-1", "trainer.save_freq=2", "trainer.val_before_train=false",
-        "--retries", "0",
-    )  # fmt: skip
+        cluster,
+        tmp_path,
+        "cpu_demo",
+        "trainer.nnodes=2",
+        "trainer.total_training_steps=2",
+        "trainer.test_freq=-1",
+        "trainer.save_freq=2",
+        "trainer.val_before_train=false",
+        "--retries",
+        "0",
+    )
     said = run.communicate(timeout=500)[0]
     assert run.returncode == 0, said
     [folder] = tmp_path.glob("cpu_demo/balanced-*")

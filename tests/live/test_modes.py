@@ -17,12 +17,22 @@ def run(outputs: Path, *overrides: str) -> tuple[Path, dict[int, dict[str, float
     """A run of the rule `lambda`; its folder, and its metrics by step."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", "aggregation=lambda",
-            f"output_root={outputs}", "trainer.test_freq=-1", "trainer.val_before_train=false",
-            "aggregation.scalar.optimizer=adamw", *overrides,
+            sys.executable,
+            "-m",
+            "recipe.main",
+            "+experiment=cpu_demo",
+            "aggregation=lambda",
+            f"output_root={outputs}",
+            "trainer.test_freq=-1",
+            "trainer.val_before_train=false",
+            "aggregation.scalar.optimizer=adamw",
+            *overrides,
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = outputs.glob("cpu_demo/*/metrics.jsonl")
     records = map(json.loads, metrics.read_text().splitlines())
@@ -74,10 +84,10 @@ def test_group_filtering_leaves_no_group_without_variance(colocated):
 def test_the_scalar_moves_against_its_slope(colocated):
     """AdamW's first step is its learning rate long."""
     steps = colocated[1]
-    assert steps[1]["aggregation/scalar"] == 0
-    sign = -1 if steps[1]["actor/scalar_slope"] > 0 else 1
-    assert steps[2]["aggregation/scalar"] == pytest.approx(0.1 * sign, rel=1e-4)
-    assert steps[3]["aggregation/scalar"] != steps[2]["aggregation/scalar"]
+    assert steps[1]["aggregation/lambda_scalar"] == 0
+    sign = -1 if steps[1]["actor/lambda_scalar_gradient"] > 0 else 1
+    assert steps[2]["aggregation/lambda_scalar"] == pytest.approx(0.1 * sign, rel=1e-4)
+    assert steps[3]["aggregation/lambda_scalar"] != steps[2]["aggregation/lambda_scalar"]
 
 
 def test_separate_async_training_goes_on_from_the_checkpoint(separate):
@@ -88,7 +98,7 @@ def test_separate_async_training_goes_on_from_the_checkpoint(separate):
 
 def test_the_scalar_goes_on_where_the_checkpoint_left_it(colocated, separate):
     before, after = colocated[1][SAVED + 1], separate[1][SAVED + 1]
-    assert after["aggregation/scalar"] == before["aggregation/scalar"]
+    assert after["aggregation/lambda_scalar"] == before["aggregation/lambda_scalar"]
 
 
 def test_weights_reach_the_separate_server(separate):

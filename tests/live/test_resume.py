@@ -20,8 +20,13 @@ pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
 # Of what a step sampled and learned; the rest is times, memory and rounding.
 COMPARED = (
-    "critic/", "response_length/", "advantage/", "aggregation/", "val-core/", "actor/grad_norm"
-)  # fmt: skip
+    "critic/",
+    "response_length/",
+    "advantage/",
+    "aggregation/",
+    "val-core/",
+    "actor/grad_norm",
+)
 
 
 def records(outputs: Path) -> dict[int, dict[str, float]]:
@@ -64,7 +69,7 @@ def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(wh
         for key in (key for key in data if key.startswith(COMPARED)):
             assert found[step][key] == pytest.approx(data[key], rel=1e-4, abs=1e-6), (step, key)
     # What the driver remembers was not begun anew either.
-    for key in ("aggregation/scalar", "advantage/anchor"):
+    for key in ("aggregation/lambda_scalar", "advantage/anchor"):
         assert expected[4][key] != expected[3][key] != 0
 
     [folder] = tmp_path.glob("cpu_demo/lambda+ha_dw-*")
@@ -105,8 +110,11 @@ def test_its_checkpoint_becomes_a_folder_that_transformers_and_vllm_load(whole, 
     on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     loaded = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "model")],
-        env=os.environ | on_cpu, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env=os.environ | on_cpu,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert "SAMPLED 8" in loaded.stdout, loaded.stdout + loaded.stderr
 
 

@@ -76,23 +76,23 @@ def test_responses_whose_comparison_hangs_are_timeouts_and_the_run_goes_on(hangi
         rows = dump(outputs, record["step"])
         assert len(rows) == PROMPTS * RESPONSES
         assert sum(row["gts"] == HANGS for row in rows) == len(rows) // 20
-        found = dict.fromkeys(("right", "wrong", "no_answer", "timeout"), 0)
+        found = dict.fromkeys(("correct", "incorrect", "no_answer", "timeout"), 0)
         for row in rows:
             answer = extract(row["output"], DAPO.forms)
             decided = None if answer is None else same(answer, row["gts"])
             if answer is None:
                 found["no_answer"] += 1
             elif decided is None:
-                found["timeout" if row["gts"] == HANGS else "wrong"] += 1
+                found["timeout" if row["gts"] == HANGS else "incorrect"] += 1
             else:
-                found["right" if decided else "wrong"] += 1
+                found["correct" if decided else "incorrect"] += 1
         assert found["timeout"] > 0
         data = record["data"]
         unread = data["reward/parse_error"] * len(rows)
         assert data["reward/timeout"] * len(rows) == pytest.approx(found["timeout"])
         assert data["reward/no_answer"] * len(rows) == pytest.approx(found["no_answer"])
-        assert data["reward/right"] * len(rows) == pytest.approx(found["right"])
-        assert data["reward/wrong"] * len(rows) + unread == pytest.approx(found["wrong"])
+        assert data["reward/correct"] * len(rows) == pytest.approx(found["correct"])
+        assert data["reward/incorrect"] * len(rows) + unread == pytest.approx(found["incorrect"])
         assert data["reward/seconds"] > found["timeout"] / len(rows)
         assert data["actor/grad_norm"] > 0
     assert "timed out" in said

@@ -50,7 +50,7 @@ def test_the_command_answers_in_words_a_table_pictures_and_numbers(dump, tmp_pat
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["analysis.json", "analysis.md", "length.png", "share.png"]
     found = json.loads((tmp_path / "out/analysis.json").read_text())
-    assert found["run"]["coupling/token"]["value"] == pytest.approx(-0.6931, abs=1e-4)
+    assert found["run"]["sign_length_coupling/token"]["value"] == pytest.approx(-0.6931, abs=1e-4)
     assert found["steps"]["2"]["length_gap"]["value"] == pytest.approx(5 / 7.5)
     assert found["command"].startswith("python -m recipe.analyze ")
     assert found["commit"] and found["versions"]["numpy"] and found["seed"] == 0
@@ -67,10 +67,16 @@ def test_the_command_answers_in_words_a_table_pictures_and_numbers(dump, tmp_pat
         ([row(0, response_length=0)], [], "every response has length 0"),
         ([row(0)], ["--length-column", "tokens"], "no column 'tokens'"),
         ([row(0)], ["--rule", "lambda"], "--exponent"),
-        ([row(0, uid=f"p_{number}_0", response_length=10 - 9 * (number == 0))
-          for number in range(200)], ["--exponent", "1"], "groups this large"),
+        (
+            [
+                row(0, uid=f"p_{number}_0", response_length=10 - 9 * (number == 0))
+                for number in range(200)
+            ],
+            ["--exponent", "1"],
+            "groups this large",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_ends_in_one_paragraph(lines, arguments, said, tmp_path, analyzed):
     path = write(tmp_path / "1.jsonl", lines)
     with pytest.raises(SystemExit) as stop:
@@ -112,7 +118,7 @@ def test_equal_scores_leave_nothing_to_share(tmp_path, analyzed):
     rows = [row(number, score=0.1) for number in range(8)]
     printed, _, found = analyzed(write(tmp_path / "1.jsonl", rows))
     assert printed.startswith("No rule would have changed this run")
-    assert found["run"]["share_negative/token"]["value"] is None
+    assert found["run"]["objective_share_negative/token"]["value"] is None
 
 
 def test_the_estimator_and_the_rule_are_stated(dump, analyzed):
@@ -120,7 +126,7 @@ def test_the_estimator_and_the_rule_are_stated(dump, analyzed):
         dump, "--advantage", "dr_grpo", "--rule", "balanced", "--exponent", "-1"
     )
     assert "the rule `balanced` (--rule) and the advantage `dr_grpo`" in printed
-    assert found["run"]["share_negative/lambda"]["value"] < 2 / 3
+    assert found["run"]["objective_share_negative/lambda"]["value"] < 2 / 3
 
 
 def test_the_learned_rule_needs_its_exponent():

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-WRONG = {
+INCORRECT = {
     "+experiment=nope": "there is no config experiment/nope; known ones are cpu_demo",
     "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, constant",
     "+experiment=cpu_demo trainer.nodes=1": "no key trainer.nodes to override; the nearest known: "
@@ -24,23 +24,26 @@ def refused(tmp_path_factory):
     running = {
         overrides: subprocess.Popen(
             [sys.executable, "-m", "recipe.main", *overrides.split()],
-            cwd=folder, env={"PYTHONPATH": str(ROOT)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        for overrides in WRONG
-    }  # fmt: skip
+        for overrides in INCORRECT
+    }
     said = {overrides: run.communicate()[1] for overrides, run in running.items()}
     return folder, said, {overrides: run.returncode for overrides, run in running.items()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", WRONG)
+@pytest.mark.parametrize("overrides", INCORRECT)
 def test_a_wrong_override_is_answered_in_one_paragraph(overrides, refused):
     folder, said, code = refused
     [line] = said[overrides].splitlines()
     assert code[overrides] == 1
     assert line.startswith("error: ")
-    assert WRONG[overrides] in line
+    assert INCORRECT[overrides] in line
     assert list(folder.iterdir()) == []
 
 
@@ -94,7 +97,9 @@ def test_a_loss_of_ones_own_is_taken_if_its_module_is_named(modules, tmp_path):
     mode = "actor_rollout_ref.actor.policy_loss.loss_mode=mine"
     done = subprocess.run(
         [sys.executable, "-c", PREPARE, mode, named],
-        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode == 0) is ("my_losses" in modules), done.stderr
     assert ("mine" in done.stderr) is (done.returncode != 0)

@@ -21,15 +21,15 @@ ROWS = [
     {"input": "?", "output": "The answer is \u00bd.", "gts": "0.5", "step": 3},
 ]
 OUTCOMES = [
-    "right",
-    "right",
-    "wrong",
+    "correct",
+    "correct",
+    "incorrect",
     "no_answer",
     "timeout",
     "parse_error",
-    "right",
-    "right",
-    "right",
+    "correct",
+    "correct",
+    "correct",
 ]
 SCORES = [1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
 
@@ -50,7 +50,7 @@ def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
     assert "not decided after 1 s" in graded[4]["error"]
     assert all(row["seconds"] > 0 for row in graded)
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
-    assert (summary["rows"], summary["right"], summary["timeout"]) == (9, 5, 1)
+    assert (summary["rows"], summary["correct"], summary["timeout"]) == (9, 5, 1)
     assert {"commit", "command", "versions", "seconds"} <= set(summary)
     printed = capsys.readouterr().out
     assert "| right       |    5 | 55.6% |" in printed
@@ -81,12 +81,12 @@ def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
 )
 def test_a_row_that_cannot_be_read_keeps_its_place_and_has_no_score(tmp_path, capsys, line, said):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    right = json.dumps(ROWS[0])
-    rows.write_text(f"{right}\n{line}\n\n{right}\n{line}\n")
+    correct = json.dumps(ROWS[0])
+    rows.write_text(f"{correct}\n{line}\n\n{correct}\n{line}\n")
     assert grade.main([str(rows), "--out", str(out)]) == 1
     graded = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["score"] for row in graded] == [1.0, None, 1.0, None]
-    assert [row["outcome"] for row in graded] == ["right", "invalid_row"] * 2
+    assert [row["outcome"] for row in graded] == ["correct", "invalid_row"] * 2
     assert said in graded[1]["error"]
     printed = capsys.readouterr()
     assert "2 rows could not be read and have no score; the first" in printed.err
@@ -125,7 +125,9 @@ def test_the_command_shows_progress(tmp_path):
     rows = write(tmp_path / "in.jsonl", ROWS[:4])
     done = subprocess.run(
         [sys.executable, "-m", "reward.grade", str(rows), "--out", str(tmp_path / "o")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "in.jsonl: 100%" in done.stderr

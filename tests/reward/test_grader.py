@@ -31,7 +31,7 @@ def row(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['category']}: {c['response'][-60:]}")
 def test_a_case_gets_its_expected_outcome(grader, case):
     outcome = grader.grade(row(case)).outcome
-    not_read = {"parse_error": "wrong", "timeout": "wrong"}
+    not_read = {"parse_error": "incorrect", "timeout": "incorrect"}
     assert not_read.get(outcome, outcome) == case["expected"]
 
 
@@ -40,7 +40,7 @@ def test_the_cases_cover_every_outcome_and_kind():
     assert len({case["category"] for case in CASES}) >= 40
     assert all(case["source"] == "ours" or "://" in case["source"] for case in CASES)
     counts = Counter(case["expected"] for case in CASES)
-    assert min(counts["right"], counts["wrong"]) > 200
+    assert min(counts["correct"], counts["incorrect"]) > 200
     assert counts["no_answer"] > 50
 
 
@@ -72,7 +72,7 @@ def test_rows_that_hang_hold_up_nobody_else(grader, monkeypatch):
     verdicts = list(grader.grade_many(rows))
     outcomes = [verdict.outcome for verdict in verdicts]
     assert [i for i, outcome in enumerate(outcomes) if outcome == "timeout"] == [0, 10, 20, 30]
-    assert outcomes[1:4] == ["right", "wrong", "right"]
+    assert outcomes[1:4] == ["correct", "incorrect", "correct"]
     assert "not decided after 2 s" in verdicts[0].error
     assert finished.index(HANGS) >= 9
 
@@ -91,7 +91,7 @@ def test_a_grader_does_not_read_far_ahead_of_a_row_that_is_open():
     verdicts = grader.grade_many(rows())
     assert next(verdicts).outcome == "timeout"
     assert taken <= ROWS_AHEAD + 1
-    assert sum(verdict.outcome == "right" for verdict in verdicts) == 3 * ROWS_AHEAD
+    assert sum(verdict.outcome == "correct" for verdict in verdicts) == 3 * ROWS_AHEAD
     grader.close()
 
 
@@ -104,7 +104,7 @@ def test_threads_share_a_grader(grader):
 
 
 @pytest.mark.parametrize(
-    ("thinking", "outcome"), [("after", "right"), ("require", "no_answer"), ("ignore", "right")]
+    ("thinking", "outcome"), [("after", "correct"), ("require", "no_answer"), ("ignore", "correct")]
 )
 def test_a_response_without_thinking_is_read_unless_thinking_is_required(thinking, outcome):
     grader = Grader(RewardSettings(thinking=thinking))
@@ -112,10 +112,10 @@ def test_a_response_without_thinking_is_read_unless_thinking_is_required(thinkin
 
 
 def test_code_is_graded_on_its_tests(grader):
-    assert grader.grade(Row(PROGRAM, TESTS, CODE)).outcome == "right"
-    wrong = grader.grade(Row(PROGRAM.replace("sum", "max"), TESTS, CODE))
-    assert (wrong.outcome, wrong.score) == ("wrong", 0.0)
-    assert wrong.error
+    assert grader.grade(Row(PROGRAM, TESTS, CODE)).outcome == "correct"
+    incorrect = grader.grade(Row(PROGRAM.replace("sum", "max"), TESTS, CODE))
+    assert (incorrect.outcome, incorrect.score) == ("incorrect", 0.0)
+    assert incorrect.error
     assert grader.grade(Row("It is 5.", TESTS, CODE)).outcome == "no_answer"
 
 
@@ -124,8 +124,8 @@ def test_a_scorer_of_ones_own_is_called_with_the_row(grader):
         return {"score": 0.5, "style": len(response) + extra["k"]}
 
     verdict = grader.grade(Row("abc", "x", half, {"k": 1}))
-    assert (verdict.outcome, verdict.score, verdict.extra) == ("right", 0.5, {"style": 4})
-    assert grader.grade(Row("abc", "x", lambda *_: -1)).outcome == "wrong"
+    assert (verdict.outcome, verdict.score, verdict.extra) == ("correct", 0.5, {"style": 4})
+    assert grader.grade(Row("abc", "x", lambda *_: -1)).outcome == "incorrect"
 
 
 @pytest.mark.parametrize("truth", ["", " ", "$$", ".", "\\text{}", "\u200b", None, 34])
@@ -141,6 +141,6 @@ def test_tests_that_are_no_tests_are_refused(truth):
 
 
 def test_the_score_of_a_source_is_on_its_published_scale(grader):
-    dapo = Source(("answer_line",), not_right=-1.0)
+    dapo = Source(("answer_line",), not_correct=-1.0)
     scores = [grader.grade(Row(text, "34", dapo)).score for text in ("Answer: 34", "Answer: 3", "")]
     assert scores == [1.0, -1.0, -1.0]

@@ -8,7 +8,7 @@ import pytest
 from reward import grader
 from reward.score import COUNTED, MAX_PRED_CHARS, compute_score
 
-RIGHT, WRONG, NOTHING = "Answer: 34", "Answer: 35", "I do not know."
+CORRECT, INCORRECT, NOTHING = "Answer: 34", "Answer: 35", "I do not know."
 
 
 @pytest.mark.parametrize(
@@ -16,26 +16,26 @@ RIGHT, WRONG, NOTHING = "Answer: 34", "Answer: 35", "I do not know."
     [("math_dapo", -1.0), ("aime24", -1.0), ("aime_2025", -1.0), ("polaris", 0.0)],
 )
 def test_scores_are_on_the_published_scale_of_the_source(source, otherwise):
-    assert compute_score(source, RIGHT, "34")["score"] == 1.0
-    assert compute_score(source, WRONG, "34")["score"] == otherwise
+    assert compute_score(source, CORRECT, "34")["score"] == 1.0
+    assert compute_score(source, INCORRECT, "34")["score"] == otherwise
     assert compute_score(source, NOTHING, "34")["score"] == otherwise
 
 
 @pytest.mark.parametrize("source", ["math_dapo", "aime24", "polaris", "math500"])
 def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source):
     answers = {
-        "right": RIGHT,
-        "wrong": WRONG,
+        "correct": CORRECT,
+        "incorrect": INCORRECT,
         "no_answer": NOTHING,
         "parse_error": "Answer: \\foo{",
     }
     rows = {outcome: compute_score(source, text, "34") for outcome, text in answers.items()}
     for outcome, row in rows.items():
-        assert row["acc"] == (outcome == "right")
-        assert [name for name in COUNTED if row[name]] == [outcome] * (outcome != "right")
+        assert row["acc"] == (outcome == "correct")
+        assert [name for name in COUNTED if row[name]] == [outcome] * (outcome != "correct")
         assert row["seconds"] > 0
         assert math.isfinite(row["score"])
-    assert [rows[o]["pred"] for o in ("right", "wrong", "no_answer")] == ["34", "35", ""]
+    assert [rows[o]["pred"] for o in ("correct", "incorrect", "no_answer")] == ["34", "35", ""]
     assert len({tuple(row) for row in rows.values()}) == 1
 
 
@@ -63,8 +63,8 @@ def test_format_is_the_form_that_the_source_asks_for_whatever_the_verdict(
 
 def test_a_scorer_of_ones_own_has_the_format_that_it_returns():
     settings = {"sources": {"other": f"{__name__}:own_scorer", "formal": f"{__name__}:formal"}}
-    assert "format" not in compute_score("other", RIGHT, "34", {"index": 7}, **settings)
-    assert compute_score("formal", RIGHT, "34", {}, **settings)["format"] == 0.5
+    assert "format" not in compute_score("other", CORRECT, "34", {"index": 7}, **settings)
+    assert compute_score("formal", CORRECT, "34", {}, **settings)["format"] == 0.5
 
 
 def formal(response, ground_truth, extra_info):
@@ -79,28 +79,28 @@ def test_equal_answers_vote_together():
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        (("gsm8k", RIGHT, "34"), {}, "data_source is 'gsm8k'; known ones are math_dapo, aime"),
-        (("AIME24", RIGHT, "34"), {}, "data_source is 'AIME24'"),
-        (("math_dapo", RIGHT, ""), {}, "ground truth is ''"),
+        (("gsm8k", CORRECT, "34"), {}, "data_source is 'gsm8k'; known ones are math_dapo, aime"),
+        (("AIME24", CORRECT, "34"), {}, "data_source is 'AIME24'"),
+        (("math_dapo", CORRECT, ""), {}, "ground truth is ''"),
         (("math_dapo", NOTHING, None), {}, "ground truth is None"),
         (("livecodebench", "```\n1\n```", "34"), {}, "`tests` is a int"),
         (
-            ("math_dapo", RIGHT, "34"),
+            ("math_dapo", CORRECT, "34"),
             {"deadlin": 1},
             "'deadlin' does not exist; there are thinking",
         ),
-        (("math_dapo", RIGHT, "34"), {"thinking": "x"}, "thinking is 'x'; it may be after"),
-        (("math_dapo", RIGHT, "34"), {"workers": 0}, "workers is 0; it must be positive"),
-        (("mine", RIGHT, "34"), {"sources": {"mine": "no.such:thing"}}, "cannot be imported"),
-        (("mine", RIGHT, "34"), {"sources": {"mine": "math:pi"}}, "not a function"),
-        (("mine", RIGHT, "x"), {"sources": {"mine": "builtins:int"}}, "TypeError"),
+        (("math_dapo", CORRECT, "34"), {"thinking": "x"}, "thinking is 'x'; it may be after"),
+        (("math_dapo", CORRECT, "34"), {"workers": 0}, "workers is 0; it must be positive"),
+        (("mine", CORRECT, "34"), {"sources": {"mine": "no.such:thing"}}, "cannot be imported"),
+        (("mine", CORRECT, "34"), {"sources": {"mine": "math:pi"}}, "not a function"),
+        (("mine", CORRECT, "x"), {"sources": {"mine": "builtins:int"}}, "TypeError"),
     ],
 )
 def test_a_fault_that_is_not_the_responses_is_nan_with_the_reason(arguments, settings, said):
     row = compute_score(*arguments, **settings)
     assert math.isnan(row["score"])
     assert said in row["error"]
-    assert set(row) == set(compute_score("math_dapo", RIGHT, "34"))
+    assert set(row) == set(compute_score("math_dapo", CORRECT, "34"))
 
 
 def test_broken_machinery_is_nan_never_a_score(monkeypatch):
@@ -137,7 +137,7 @@ def test_code_is_scored_by_its_tests():
     tests = json.dumps({"inputs": ["2"], "outputs": ["4"]})
     program = "```python\nprint(2 * int(input()))\n```"
     assert compute_score("livecodebench", program, tests)["score"] == 1.0
-    assert compute_score("livecodebench_v6", program.replace("2", "3"), tests)["wrong"] == 1.0
+    assert compute_score("livecodebench_v6", program.replace("2", "3"), tests)["incorrect"] == 1.0
 
 
 def test_a_long_answer_cannot_widen_verls_column_of_predictions():

@@ -46,7 +46,7 @@ def test_worked_solutions_without_slips_end_in_the_true_answer(splits):
         for checked in (False, True):
             solution = arithmetic.worked_solution(expression, checked=checked)
             assert solution.splitlines()[-1] == f"Answer: {value(expression)}"
-            assert arithmetic.is_right(solution, expression)
+            assert arithmetic.is_correct(solution, expression)
 
 
 @given(st.data())
@@ -64,7 +64,7 @@ def test_the_project_reward_agrees_with_the_check_of_the_warm_start(task, splits
     for expression in splits["val"]:
         solution = arithmetic.draw_solution(arithmetic.TASKS[task], expression, random)
         score = compute_score("math_dapo", solution, str(value(expression)))
-        assert bool(score["acc"]) == arithmetic.is_right(solution, expression)
+        assert bool(score["acc"]) == arithmetic.is_correct(solution, expression)
         verdicts.add(score["acc"])
     assert verdicts == {0.0, 1.0}
 
@@ -78,18 +78,18 @@ def lengths_by_verdict(task):
         # Lines per step: expressions of all sizes slip, longer ones more often.
         num_steps = len(arithmetic.results(expression))
         lines = len(solution.splitlines()) / num_steps
-        found[arithmetic.is_right(solution, expression)].append(lines)
+        found[arithmetic.is_correct(solution, expression)].append(lines)
     return [sum(found[verdict]) / len(found[verdict]) for verdict in (False, True)]
 
 
 def test_in_the_solutions_of_length_gap_wrong_ones_are_longer():
-    wrong, right = lengths_by_verdict("length_gap")
-    assert wrong > 1.2 * right
+    incorrect, right = lengths_by_verdict("length_gap")
+    assert incorrect > 1.2 * right
 
 
 def test_in_the_solutions_of_length_spread_length_says_little_about_right_and_wrong():
-    wrong, right = lengths_by_verdict("length_spread")
-    assert wrong == pytest.approx(right, rel=0.15)
+    incorrect, right = lengths_by_verdict("length_spread")
+    assert incorrect == pytest.approx(right, rel=0.15)
 
 
 def test_rows_are_in_the_schema_of_dapo_math_17k(tmp_path):

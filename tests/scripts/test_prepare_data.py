@@ -291,7 +291,7 @@ def response(status):
         (httpx.ConnectError("Name or service not known"), "hub cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
     ],
-)  # fmt: skip
+)
 def test_an_error_of_the_hub_is_one_paragraph(tmp_path, capsys, monkeypatch, error, found):
     def dataset_info(*_, **__):
         raise error

@@ -81,7 +81,7 @@ AIME_LAYOUTS = {
     "Maxwell-Jia": {"ID": "2024-I-1", "Problem": "A", "Solution": "", "Answer": 204},
     "math-ai": {"problem": "A", "answer": "204", "id": "0"},
     "opencompass": {"question": "A", "answer": "204"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ["aime24", "aime25"])
@@ -103,7 +103,7 @@ def test_dapos_aime_file_of_32_copies_becomes_30_problems(tmp_path):
 def test_a_degree_sign_in_an_answer_stays_and_is_graded(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", [{"question": "A", "answer": "336^\\circ"}])
     found = prepare(tmp_path, "aime25", source)
-    assert outcome("336", found.truths[0]) == "right"
+    assert outcome("336", found.truths[0]) == "correct"
 
 
 def test_several_answers_become_a_list_that_the_grader_accepts_in_any_order(tmp_path):
@@ -114,16 +114,14 @@ def test_several_answers_become_a_list_that_the_grader_accepts_in_any_order(tmp_
         {"final_answer": ["120,240"], "is_multiple_answer": False},
     )
     assert found.truths == ["$2$, $\\frac{1}{2}$", "120, 240", "120,240"]
-    assert outcome("0.5, 2", found.truths[0]) == outcome("240, 120", found.truths[1]) == "right"
-    assert outcome("2", found.truths[0]) == outcome("120240", found.truths[1]) == "wrong"
-    assert outcome("120240", found.truths[2]) == "right"
+    assert outcome("0.5, 2", found.truths[0]) == outcome("240, 120", found.truths[1]) == "correct"
+    assert outcome("2", found.truths[0]) == outcome("120240", found.truths[1]) == "incorrect"
+    assert outcome("120240", found.truths[2]) == "correct"
     assert [x["is_multiple_answer"] for x in found.info] == [True, True, False]
 
 
 def test_olympiadbench_keeps_unit_context_and_tolerance_and_says_so(tmp_path):
-    found = olympiad(
-        tmp_path, {"unit": "cm"}, {"context": "Let $f(x)=x$."}, {"error": "1e-1"}
-    )  # fmt: skip
+    found = olympiad(tmp_path, {"unit": "cm"}, {"context": "Let $f(x)=x$."}, {"error": "1e-1"})
     assert found.prompts[1] == f"Let $f(x)=x$.\n\nQ1{SUFFIX}"
     assert [x["unit"] for x in found.info] == ["cm", None, None]
     assert [x["tolerance"] for x in found.info] == [None, None, "1e-1"]

@@ -137,6 +137,6 @@ def test_a_file_without_prompts_is_refused(tmp_path, capsys):
     assert "is not a file" in refused(capsys, *arguments, tmp_path / "no.parquet")
     plain = write_parquet(tmp_path / "plain.parquet", [{"problem": "A"}])
     assert "has no column prompt; found problem" in refused(capsys, *arguments, plain)
-    wrong = write_parquet(tmp_path / "wrong.parquet", [{"prompt": [{"role": "system"}]}])
-    assert "row 0, has no prompt" in refused(capsys, *arguments, wrong)
+    incorrect = write_parquet(tmp_path / "wrong.parquet", [{"prompt": [{"role": "system"}]}])
+    assert "row 0, has no prompt" in refused(capsys, *arguments, incorrect)
     assert not (tmp_path / "out").exists()

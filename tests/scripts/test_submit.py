@@ -36,9 +36,14 @@ class Cluster:
     def submit_job(self, submission_id, entrypoint, runtime_env, metadata):
         assert submission_id not in self.jobs, "Ray refuses an id twice"
         self.jobs[submission_id] = SimpleNamespace(
-            submission_id=submission_id, metadata=metadata, status=JobStatus.PENDING,
-            message="", entrypoint=entrypoint, runtime_env=runtime_env, looks=0,
-        )  # fmt: skip
+            submission_id=submission_id,
+            metadata=metadata,
+            status=JobStatus.PENDING,
+            message="",
+            entrypoint=entrypoint,
+            runtime_env=runtime_env,
+            looks=0,
+        )
 
     def list_jobs(self):
         alive = [job for job in self.jobs.values() if job.status in jobs.ALIVE]

@@ -14,8 +14,11 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     base = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT, env=base | environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=base | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 STATE = """

@@ -40,9 +40,11 @@ def test_two_jobs_on_one_cluster_have_a_queue_each(tmp_path):
         address = ray.get_runtime_context().gcs_address
         for name in ("one", "other"):
             job = subprocess.Popen(
-                [sys.executable, "-c", JOB, address, name], text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
+                [sys.executable, "-c", JOB, address, name],
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
             jobs.append(job)
             said = [next(job.stdout).strip() for _ in range(2)]
             assert said == ["JOINED {}", f"HAS ['{name}']"]

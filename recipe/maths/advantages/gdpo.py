@@ -132,7 +132,7 @@ class Gdpo:
             ValueError: the reward has not returned one of the components, or one that is there.
         """
         given = {
-            "correctness": rows.right_N.double(),
+            "correctness": rows.correct_N.double(),
             "length": (rows.num_tokens_N <= self.settings.length_limit).double(),
         }
         columns = {name: [i.get(name) for i in rows.info_N] for name in self.settings.rewards}

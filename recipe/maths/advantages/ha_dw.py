@@ -25,7 +25,7 @@ from recipe.maths.rules import mean_within
 
 FILE = "ha_dw.json"
 ANCHORS = ("adaptive", "window", "window_with_current")
-REWARDS = ("right", "score")
+REWARDS = ("correct", "score")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class HaDw:
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
         """The weighted advantages of a batch and its metrics; takes the batch into the anchor."""
-        reward_N = rows.right_N if self.settings.reward == "right" else rows.score_N
+        reward_N = rows.correct_N if self.settings.reward == "correct" else rows.score_N
         y = reward_N.double().mean().item()
         before = self.memory.before(y)
         success_N = mean_within(reward_N, rows.group_N)

@@ -13,7 +13,7 @@ class Scored(NamedTuple):
     """GRPO's, of verl; exactly 0 where the group's scores are equal."""
     score_N: Tensor
     """What the reward gave."""
-    right_N: Tensor
+    correct_N: Tensor
     """Whether the verdict is right, bool."""
     length_N: Tensor
     """Trained tokens; 0 where all were rejected."""

@@ -39,8 +39,10 @@ def run(tmp_path):
             seal(actor.parent, "")
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     command = "python -m recipe.main +experiment=cell aggregation=balanced seed=3 a.b=1"
-    starts = [{"after_step": 0, "commit": "aaa", "command": command},
-              {"after_step": 10, "commit": "bbb", "command": command}]  # fmt: skip
+    starts = [
+        {"after_step": 0, "commit": "aaa", "command": command},
+        {"after_step": 10, "commit": "bbb", "command": command},
+    ]
     (folder / "starts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in starts))
     records = [
         {"step": step, "data": {"aggregation/length_gap": 0.1 * step} if step else {}}
@@ -53,10 +55,15 @@ def run(tmp_path):
 def test_a_run_is_described_as_tables_need_it(run):
     [model] = find_models(str(run), ["last"], OUT)
     assert model.run == {
-        "experiment": "cell", "rule": "balanced", "seed": 3, "overrides": ["a.b=1"], "step": 20,
-        "commit": "aaa, bbb", "length_variation": None,
+        "experiment": "cell",
+        "rule": "balanced",
+        "seed": 3,
+        "overrides": ["a.b=1"],
+        "step": 20,
+        "commit": "aaa, bbb",
+        "length_variation": None,
         "length_gap": pytest.approx(0.1 * sum(range(1, 21)) / 20),
-    }  # fmt: skip
+    }
     assert model.folder == run / "exported" / "global_step_20"
     assert model.results == run / "eval" / "global_step_20"
     assert model.max_tokens == 77

@@ -16,9 +16,9 @@ def average(folder, tasks=()):
 
 def test_a_cell_holds_the_mean_over_tasks_seeds_and_problems(tmp_path):
     # Means by hand: tasks (4 + 0 + 3 + 1 + 4 + 4 + 4 + 4) / 32 = 0.75 and (2 + 0 + 0 + 2) / 16.
-    for seed, right, short in ((0, [4, 0, 3, 1], [2, 0]), (1, [4, 4, 4, 4], [0, 2])):
-        write(tmp_path, right=right, seed=seed)
-        write(tmp_path, right=short, seed=seed, task="aime24")
+    for seed, correct, short in ((0, [4, 0, 3, 1], [2, 0]), (1, [4, 4, 4, 4], [0, 2])):
+        write(tmp_path, correct=correct, seed=seed)
+        write(tmp_path, correct=short, seed=seed, task="aime24")
     made = average(tmp_path)
     assert cells(made)["balanced"].startswith("50.0 [")
     assert cells(made)["balanced"].endswith("] (2)")
@@ -36,8 +36,12 @@ def test_rows_are_experiments_with_their_overrides_and_columns_are_rules_in_orde
     write(tmp_path / "other", experiment="cpu_demo", run__overrides=["lr=1"], model__sha256="x")
     made = average(tmp_path)
     assert [cell.text for cell in made.head] == [
-        "experiment", "step", "token", "balanced", "my_rule",
-    ]  # fmt: skip
+        "experiment",
+        "step",
+        "token",
+        "balanced",
+        "my_rule",
+    ]
     assert [line[0].text for line in made.rows] == ["cpu_demo", "cpu_demo lr=1"]
     assert cells(made, 1)["token"] == "-"
     assert notes(made, "token", 1) == "no results of cpu_demo lr=1, token"
@@ -47,12 +51,14 @@ def test_differences_are_those_of_the_statistics_and_holms_p_counts_all_of_them(
     scores = {}
     for rule, gain in (("sequence", 0.02), ("token", 0.0), ("balanced", 0.1)):
         for seed in range(3):
-            right = draw(0.5 + gain, 40, len(rule), seed)
-            scores.setdefault(rule, []).append(np.array(right) / 4)
-            write(tmp_path, right=right, rule=rule, seed=seed)
+            correct = draw(0.5 + gain, 40, len(rule), seed)
+            scores.setdefault(rule, []).append(np.array(correct) / 4)
+            write(tmp_path, correct=correct, rule=rule, seed=seed)
     made = difference_table(rows_of(tmp_path), "token")
-    found = [paired_interval(np.array(scores[rule]), np.array(scores["token"]))
-             for rule in ("sequence", "balanced")]  # fmt: skip
+    found = [
+        paired_interval(np.array(scores[rule]), np.array(scores["token"]))
+        for rule in ("sequence", "balanced")
+    ]
     adjusted = holm([interval.p_value for interval in found])
     for number, interval in enumerate(found):
         name = ("sequence - token", "balanced - token")[number]
@@ -70,10 +76,12 @@ def test_differences_are_those_of_the_statistics_and_holms_p_counts_all_of_them(
 def test_rules_with_other_seeds_are_compared_over_the_common_ones(tmp_path):
     for rule, seeds in (("token", (0, 1, 2)), ("balanced", (1, 2, 3))):
         for seed in seeds:
-            write(tmp_path, right=draw(0.5, 20, len(rule), seed), rule=rule, seed=seed)
+            write(tmp_path, correct=draw(0.5, 20, len(rule), seed), rule=rule, seed=seed)
     made = difference_table(rows_of(tmp_path), "token")
-    first, second = (np.array([draw(0.5, 20, len(rule), seed) for seed in (1, 2)]) / 4
-                     for rule in ("balanced", "token"))  # fmt: skip
+    first, second = (
+        np.array([draw(0.5, 20, len(rule), seed) for seed in (1, 2)]) / 4
+        for rule in ("balanced", "token")
+    )
     expected = paired_interval(first, second)
     assert estimates(made, "difference, points")["balanced - token"] == pytest.approx(
         [100 * x for x in expected[:3]]
@@ -87,9 +95,9 @@ def test_rules_without_a_common_seed_are_independent(tmp_path):
     scores = {}
     for rule, seeds in (("token", (0, 1, 2)), ("balanced", (7, 8))):
         for seed in seeds:
-            right = draw(0.5, 20, len(rule), seed)
-            scores.setdefault(rule, []).append(np.array(right) / 4)
-            write(tmp_path, right=right, rule=rule, seed=seed)
+            correct = draw(0.5, 20, len(rule), seed)
+            scores.setdefault(rule, []).append(np.array(correct) / 4)
+            write(tmp_path, correct=correct, rule=rule, seed=seed)
     made = difference_table(rows_of(tmp_path), "token")
     expected = paired_interval(
         np.array(scores["balanced"]), np.array(scores["token"]), "independent"
@@ -109,8 +117,9 @@ def test_rules_without_a_common_seed_are_independent(tmp_path):
 )
 def test_a_cell_that_lacks_results_is_no_number_and_says_which(lacks, said, tmp_path):
     for rule in ("token", "balanced"):
-        for place in [(s, step, t) for s in (0, 1, 2) for step in (200, 400)
-                      for t in ("math500", "aime24")]:  # fmt: skip
+        for place in [
+            (s, step, t) for s in (0, 1, 2) for step in (200, 400) for t in ("math500", "aime24")
+        ]:
             seed, step, task = place
             found = {"seed": seed, "task": task} | lacks == {"seed": seed, "task": task}
             if not (rule == "balanced" and step == 400 and found):
@@ -143,7 +152,7 @@ def test_a_rule_that_was_evaluated_at_earlier_steps_alone_is_not_set_beside_late
 
 
 def test_one_seed_is_marked(tmp_path):
-    write(tmp_path, right=[4, 0, 3, 1])
+    write(tmp_path, correct=[4, 0, 3, 1])
     made = average(tmp_path)
     assert notes(made, "balanced") == ONE_SEED
     found = mean_interval([[1, 0, 0.75, 0.25]])
@@ -168,11 +177,13 @@ def test_results_of_different_or_uncommitted_code_are_marked(tmp_path):
 
 
 def test_best_and_last_step_are_of_each_seed(tmp_path):
-    by_seed = {0: {10: [4, 4, 0, 0], 20: [4, 4, 4, 0], 30: [4, 4, 2, 0]},
-               1: {10: [4, 4, 4, 4], 20: [0, 0, 0, 0], 30: [4, 4, 0, 0]}}  # fmt: skip
+    by_seed = {
+        0: {10: [4, 4, 0, 0], 20: [4, 4, 4, 0], 30: [4, 4, 2, 0]},
+        1: {10: [4, 4, 4, 4], 20: [0, 0, 0, 0], 30: [4, 4, 0, 0]},
+    }
     for seed, by_step in by_seed.items():
-        for step, right in by_step.items():
-            write(tmp_path, right=right, seed=seed, step=step)
+        for step, correct in by_step.items():
+            write(tmp_path, correct=correct, seed=seed, step=step)
     made = stability_table(rows_of(tmp_path))
     line = cells(made)
     assert (line["steps"], line["best step, by seed"]) == ("3", "20 10")
@@ -185,8 +196,11 @@ def test_best_and_last_step_are_of_each_seed(tmp_path):
 
 def test_the_crossed_drop_judges_a_step_by_other_problems_than_it_was_chosen_by():
     # Without problem 0 or 3 the second step is best, without 1 or 2 the first.
-    steps = [[np.array([[0.9, 0, 0, 0]])], [np.array([[0, 0.5, 0.5, 0.1]])],
-             [np.array([[0.25, 0.25, 0.25, 0.25]])]]  # fmt: skip
+    steps = [
+        [np.array([[0.9, 0, 0, 0]])],
+        [np.array([[0, 0.5, 0.5, 0.1]])],
+        [np.array([[0.25, 0.25, 0.25, 0.25]])],
+    ]
     (drop_SP,) = crossed_drops(steps)
     np.testing.assert_allclose(drop_SP, [[0 - 0.25, 0 - 0.25, 0 - 0.25, 0.1 - 0.25]])
 
@@ -195,8 +209,11 @@ def test_a_step_is_chosen_by_the_average_of_tasks_of_each_seed():
     better, worse = np.full((2, 30), 0.5), np.full((2, 12), 0.5)
     better[0] += 0.2
     worse[1] += 0.1
-    steps = [[better, np.full((2, 12), 0.5)], [np.full((2, 30), 0.5), worse],
-             [np.zeros((2, 30)), np.zeros((2, 12))]]  # fmt: skip
+    steps = [
+        [better, np.full((2, 12), 0.5)],
+        [np.full((2, 30), 0.5), worse],
+        [np.zeros((2, 30)), np.zeros((2, 12))],
+    ]
     first, second = crossed_drops(steps)
     np.testing.assert_allclose(first, np.repeat([[0.7], [0.5]], 30, axis=1))
     np.testing.assert_allclose(second, np.repeat([[0.5], [0.6]], 12, axis=1))
@@ -216,8 +233,8 @@ def test_noise_alone_makes_no_crossed_drop():
 
 
 def test_a_last_step_that_is_always_best_has_no_interval_of_width_0(tmp_path):
-    for step, right in ((1, [0, 0, 0, 0]), (2, [4, 4, 4, 0])):
-        write(tmp_path, right=right, step=step)
+    for step, correct in ((1, [0, 0, 0, 0]), (2, [4, 4, 4, 0])):
+        write(tmp_path, correct=correct, step=step)
     made = stability_table(rows_of(tmp_path))
     assert cells(made)["crossed [95 % interval]"] == "+0.0"
     assert "no step but the last was chosen" in notes(made, "crossed [95 % interval]")
@@ -233,9 +250,9 @@ def test_runs_of_one_step_have_no_drop(tmp_path):
 
 
 def test_values_that_are_all_alike_have_no_interval_and_no_probability(tmp_path):
-    for rule, right in (("token", [0, 0, 0]), ("balanced", [2, 2, 2])):
+    for rule, correct in (("token", [0, 0, 0]), ("balanced", [2, 2, 2])):
         for seed in (0, 1):
-            write(tmp_path, right=right, rule=rule, seed=seed, experiment="cpu_demo")
+            write(tmp_path, correct=correct, rule=rule, seed=seed, experiment="cpu_demo")
     made = average(tmp_path)
     assert cells(made)["token"] == "0.0 (2)"
     assert notes(made, "token") == UNVARIED

@@ -9,13 +9,19 @@ from recipe.tasks.at_k import pass_at_k
 
 def test_a_task_has_what_k_samples_reach_and_how_responses_end(tmp_path):
     rights = {0: [4, 0, 3, 1], 1: [0, 0, 4, 1]}
-    for seed, right in rights.items():
-        write(tmp_path, right=right, seed=seed, rates__truncated=0.1 * seed,
-              length__wrong=1000.0 + seed * 100, length__right=None if seed else 700.0)  # fmt: skip
-    write(tmp_path, rule=None, right=[1, 0, 0, 0])
+    for seed, correct in rights.items():
+        write(
+            tmp_path,
+            correct=correct,
+            seed=seed,
+            rates__truncated=0.1 * seed,
+            length__incorrect=1000.0 + seed * 100,
+            length__correct=None if seed else 700.0,
+        )
+    write(tmp_path, rule=None, correct=[1, 0, 0, 0])
     made = task_table(rows_of(tmp_path), "math500")
     line = cells(made)
-    found = mean_interval([pass_at_k(right, 4, 4) for right in rights.values()])
+    found = mean_interval([pass_at_k(correct, 4, 4) for correct in rights.values()])
     assert line["pass@k"] == "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in found[:3]))
     assert line["pass@k"].startswith("62.5 [")
     assert (line["k"], line["maj@k"]) == ("4", "75.0")
@@ -23,8 +29,10 @@ def test_a_task_has_what_k_samples_reach_and_how_responses_end(tmp_path):
     assert (line["right, tokens"], line["wrong, tokens"]) == ("-", "1050")
     model = cells(made, 1)
     assert [model[key] for key in ("experiment or model", "rule", "step")] == [
-        "some/base-model", "-", "-",
-    ]  # fmt: skip
+        "some/base-model",
+        "-",
+        "-",
+    ]
     assert re.fullmatch(r"6\.2 \[.*\]", model["mean@k"])
     records = [record for record in made.records if record.experiment == "some/base-model"]
     assert {(record.step, record.seeds) for record in records} == {(None, None)}

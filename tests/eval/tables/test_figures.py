@@ -17,8 +17,15 @@ def two_rules(folder, **changed):
         for seed in (0, 1):
             for step in (1, 2):
                 for task in ("math500", "aime24"):
-                    write(folder, right=draw(0.5, 20, r, seed, step), rule=rule, seed=seed,
-                          step=step, task=task, **changed)  # fmt: skip
+                    write(
+                        folder,
+                        correct=draw(0.5, 20, r, seed, step),
+                        rule=rule,
+                        seed=seed,
+                        step=step,
+                        task=task,
+                        **changed,
+                    )
     return folder
 
 
@@ -44,9 +51,9 @@ def test_several_tasks_have_panels(tmp_path):
 
 
 def test_gains_are_paired_by_seed_and_know_the_baselines_lengths(tmp_path):
-    write(tmp_path, right=[4, 0, 0, 0], rule="token", run__length_gap=0.5)
-    write(tmp_path, right=[4, 4, 0, 0], run__length_gap=0.1)
-    write(tmp_path, right=[4, 4, 4, 0], seed=1)
+    write(tmp_path, correct=[4, 0, 0, 0], rule="token", run__length_gap=0.5)
+    write(tmp_path, correct=[4, 4, 0, 0], run__length_gap=0.1)
+    write(tmp_path, correct=[4, 4, 4, 0], seed=1)
     (point,), left_out = points(rows_of(tmp_path), "token")
     assert (point.rule, point.seed, point.gain) == ("balanced", 0, 25.0)
     assert point.baseline.length_gap == 0.5
@@ -77,8 +84,10 @@ def test_one_step_has_no_picture_over_steps(tmp_path):
     write(tmp_path)
     pictures, left_out = write_figures(tmp_path, rows_of(tmp_path), "token")
     assert names(pictures) == {"gain.png"}
-    assert left_out == ["steps_qwen3_1_7b_polaris.png: left out, as qwen3_1_7b_polaris was "
-                        "evaluated at one step alone"]  # fmt: skip
+    assert left_out == [
+        "steps_qwen3_1_7b_polaris.png: left out, as qwen3_1_7b_polaris was "
+        "evaluated at one step alone"
+    ]
 
 
 @pytest.mark.parametrize("figure", ["steps_qwen3_1_7b_polaris.png", "gain.png"])

@@ -74,8 +74,19 @@ def test_the_csv_has_the_same_numbers_for_csv_and_pandas(on_a_laptop):
     text = as_csv(made)
     lines = list(csv.DictReader(io.StringIO(text)))
     frame = pandas.read_csv(io.StringIO(text))
-    assert list(frame.columns) == ["table", "quantity", "experiment", "rule", "task", "step",
-                                   "estimate", "low", "high", "seeds", "note"]  # fmt: skip
+    assert list(frame.columns) == [
+        "table",
+        "quantity",
+        "experiment",
+        "rule",
+        "task",
+        "step",
+        "estimate",
+        "low",
+        "high",
+        "seeds",
+        "note",
+    ]
     assert len(lines) == len(frame) == sum(len(one.records) for one in made)
     numbers = [float(line["estimate"]) for line in lines]
     np.testing.assert_array_equal(numbers, frame["estimate"])

@@ -9,7 +9,7 @@ from eval.tables.results import read_results
 
 
 def test_a_result_is_read_with_its_run_and_the_values_of_its_problems(tmp_path):
-    path = write(tmp_path, right=[4, 0, 3, 1], run__overrides=["b=2", "a=1"])
+    path = write(tmp_path, correct=[4, 0, 3, 1], run__overrides=["b=2", "a=1"])
     (result,) = read_results([tmp_path])
     assert result.file == path
     assert (result.task, result.num_samples) == ("math500", 4)
@@ -45,10 +45,14 @@ def test_a_file_that_was_cut_off_is_named(text, tmp_path):
 
 KEYS = [
     *(key for key in content() if key != "kind"),
-    *(f"{above}.{key}" for above in ("sampling", "data", "model", "run", "rates", "length")
-      for key in content()[above]),
-    "template.name", "template.version",
-]  # fmt: skip
+    *(
+        f"{above}.{key}"
+        for above in ("sampling", "data", "model", "run", "rates", "length")
+        for key in content()[above]
+    ),
+    "template.name",
+    "template.version",
+]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -80,11 +84,11 @@ def test_a_missing_key_is_named(key, tmp_path):
         ({"metrics__maj@4": "high"}, "metrics.maj@4 is high, but must be a number or null"),
         ({"metrics__mean@4": 0.9}, "metrics.mean@4 is 0.9, but must be 0.5000, the mean of right"),
         ({"data__problems": 5}, "right is a list of 4, but must be one number for each of the 5"),
-        ({"right": [4, 0, 5, 1]}, r"right\[2\] is 5, but must be a whole number from 0 to 4"),
-        ({"right": [4, -1, 3, 1]}, r"right\[1\] is -1, but must be"),
-        ({"right": [4, 0.5, 3, 1]}, r"right\[1\] is 0.5, but must be"),
-        ({"__right": [4, None, 3, 1]}, r"right\[1\] is null, but must be"),
-        ({"right": [2], "data__problems": 1}, "right is a list of 1, .*two at least"),
+        ({"correct": [4, 0, 5, 1]}, r"right\[2\] is 5, but must be a whole number from 0 to 4"),
+        ({"correct": [4, -1, 3, 1]}, r"right\[1\] is -1, but must be"),
+        ({"correct": [4, 0.5, 3, 1]}, r"right\[1\] is 0.5, but must be"),
+        ({"__correct": [4, None, 3, 1]}, r"right\[1\] is null, but must be"),
+        ({"correct": [2], "data__problems": 1}, "right is a list of 1, .*two at least"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(changed, said, tmp_path):
@@ -96,9 +100,15 @@ def test_a_value_that_cannot_be_is_named(changed, said, tmp_path):
 
 def test_values_that_may_be_unknown_are_taken(tmp_path):
     write(
-        tmp_path, template=None, commit=None, run__commit=None, run__length_gap=None,
-        run__length_variation=None, length__right=None, **{"metrics__maj@4": None},
-    )  # fmt: skip
+        tmp_path,
+        template=None,
+        commit=None,
+        run__commit=None,
+        run__length_gap=None,
+        run__length_variation=None,
+        length__correct=None,
+        **{"metrics__maj@4": None},
+    )
     assert read_results([tmp_path])[0].run.length_gap is None
 
 
@@ -152,8 +162,9 @@ def test_rows_may_differ_in_settings_but_not_in_task_versions(tmp_path):
     other = {"rule": "token", "experiment": "cpu_demo"}
     path = write(tmp_path, sampling__max_tokens=9, **other)
     assert [row.name for row in arrange(read_results([tmp_path]))] == [
-        "cpu_demo", "qwen3_1_7b_polaris",
-    ]  # fmt: skip
+        "cpu_demo",
+        "qwen3_1_7b_polaris",
+    ]
     path.write_text(json.dumps(content(task_version=2, **other)))
     with pytest.raises(ValueError, match="task_version of math500 is 2 in the first and 1 in"):
         arrange(read_results([tmp_path]))
@@ -215,10 +226,12 @@ def test_rows_may_differ_in_what_belongs_to_a_model_and_it_is_said(tmp_path):
         ({"run__commit": "aaa-dirty, bbb"}, "trained by different commits: aaa-dirty, bbb"),
         ({"run__commit": "aaa-dirty"}, "trained by code that no commit holds: aaa-dirty"),
         ({"run__commit": None}, "trained by code that no commit holds: unknown"),
-        ({"sampled": [{"commit": "old", "versions": {}}, {"commit": "new", "versions": {}}]},
-         "sampled by different commits: new, old"),
+        (
+            {"sampled": [{"commit": "old", "versions": {}}, {"commit": "new", "versions": {}}]},
+            "sampled by different commits: new, old",
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_commit_that_made_a_result_counts(changed, note, tmp_path):
     write_content(tmp_path, content(**changed))
     assert note in commit_notes(read_results([tmp_path]))
@@ -226,8 +239,11 @@ def test_every_commit_that_made_a_result_counts(changed, note, tmp_path):
 
 def test_folders_of_models_and_of_runs_moved_aside_are_not_looked_into(tmp_path):
     write(tmp_path)
-    for folder in ("run~1/eval", "run/exported/global_step_3",
-                   "run/checkpoints/global_step_3/actor/huggingface"):  # fmt: skip
+    for folder in (
+        "run~1/eval",
+        "run/exported/global_step_3",
+        "run/checkpoints/global_step_3/actor/huggingface",
+    ):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "tokenizer.json").write_text("no JSON")
     assert len(read_results([tmp_path])) == 1

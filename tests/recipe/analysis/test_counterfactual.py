@@ -52,14 +52,14 @@ def test_the_values_of_a_step_are_those_that_the_trainer_logs(batch):
     logged = diagnose(*batch, weights, "token")
     found = analysed(batch).steps[1]
     for name in RULES:
-        for key in ("share_negative", "coupling"):
+        for key in ("objective_share_negative", "sign_length_coupling"):
             expected = logged.get(f"aggregation/{key}/{name}", math.nan)
             value = found[f"{key}/{name}"].value
             if not math.isnan(expected):
                 assert value == pytest.approx(expected, abs=1e-9), key
             else:
                 assert not math.isfinite(value)
-        effective = logged.get(f"aggregation/effective_responses/{name}", math.nan)
+        effective = logged.get(f"aggregation/effective_num_responses/{name}", math.nan)
         value = found[f"effective/{name}"].value * len(batch.length_N)
         assert value == pytest.approx(effective, nan_ok=True)
     for key in ("length_gap", "length_variation"):
@@ -117,10 +117,10 @@ def test_a_run_is_the_mean_of_its_steps_whatever_their_lengths():
     long = short._replace(length_N=100 * short.length_N.flip(0))
     found = analysed(short, long)
     for name in RULES:
-        steps = [found.steps[step][f"share_negative/{name}"].value for step in (1, 2)]
-        assert found.run[f"share_negative/{name}"].value == pytest.approx(np.mean(steps))
-        assert found.deviation[f"share_negative/{name}"] == pytest.approx(np.std(steps))
-    for key in ("share_negative", "coupling", "effective"):
+        steps = [found.steps[step][f"objective_share_negative/{name}"].value for step in (1, 2)]
+        assert found.run[f"objective_share_negative/{name}"].value == pytest.approx(np.mean(steps))
+        assert found.deviation[f"objective_share_negative/{name}"] == pytest.approx(np.std(steps))
+    for key in ("objective_share_negative", "sign_length_coupling", "effective"):
         assert found.run[f"{key}/constant"] == pytest.approx(found.run[f"{key}/token_batch"])
 
 
@@ -135,7 +135,7 @@ def test_empty_responses_are_in_no_objective():
 def test_a_run_without_advantages_has_shares_of_nothing():
     batch = fixed_batch()
     run = analysed(batch._replace(advantage_N=0 * batch.advantage_N)).run
-    assert math.isnan(run["share_negative/token"].value)
+    assert math.isnan(run["objective_share_negative/token"].value)
     assert run["length_variation"].value > 0
 
 
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_intervals_and_one_group_has_none():
     advantage_N = torch.where(torch.arange(80) % 4 == 0, 1.5, -0.5).double()
     batch = Batch(1 + torch.arange(80) * 7 % 31, advantage_N, group_N)
     one, again, other = (analysed(batch, seed=seed).run for seed in (0, 0, 1))
-    key = "share_negative/token_batch"
+    key = "objective_share_negative/token_batch"
     assert one[key] == again[key] != other[key]
     single = Batch(*(column[:4] for column in fixed_batch()))
     found = analysed(single).run[key]
@@ -176,8 +176,14 @@ def test_intervals_cover_what_a_run_without_end_would_give():
     random = np.random.default_rng(0)
     num_groups, size, trials = 48, 6, 200
     truth = simulated(random, 40_000, size)
-    keys = ("share_negative/token", "excess/balanced", "length_gap", "gap_over_variation",
-            "moved/sequence", "effective/token")  # fmt: skip
+    keys = (
+        "objective_share_negative/token",
+        "excess/balanced",
+        "length_gap",
+        "gap_over_variation",
+        "moved/sequence",
+        "effective/token",
+    )
     expected = point_values(truth)
     covered = dict.fromkeys(keys, 0)
     for _ in range(trials):

@@ -68,10 +68,8 @@ def dump_of_verl(tmp_path, monkeypatch):
     batch = padding_utils.upsample_batch_to_divisible_size(batch, 8, tokenizer.eos_token_id)
     trainer = SimpleNamespace(
         tokenizer=tokenizer,
-        _dump_generations=partial(
-            trainer_base.PPOTrainer._write_generations, global_steps=7
-        ),
-    )  # fmt: skip
+        _dump_generations=partial(trainer_base.PPOTrainer._write_generations, global_steps=7),
+    )
     trainer_base.PPOTrainer._log_rollout_data(trainer, batch, {}, str(tmp_path))
     return tmp_path / "7.jsonl"
 

@@ -8,8 +8,8 @@ from recipe.maths.rules import RULES
 
 ZERO = Estimate(0.0, 0.0, 0.0)
 RUN = {
-    "share_negative/token_batch": Estimate(0.63, 0.61, 0.65),
-    "share_negative/balanced": Estimate(0.5, 0.5, 0.5),
+    "objective_share_negative/token_batch": Estimate(0.63, 0.61, 0.65),
+    "objective_share_negative/balanced": Estimate(0.5, 0.5, 0.5),
     "excess/balanced": Estimate(0.13, 0.11, 0.15),
     "moved/balanced": Estimate(0.2, 0.19, 0.21),
     "moved/sequence": Estimate(0.3, 0.29, 0.31),
@@ -57,7 +57,7 @@ def test_one_step_has_no_largest():
 def test_a_run_that_no_rule_would_have_changed_is_said_to_be_one():
     changed = {f"moved/{name}": ZERO for name in RULES}
     assert said(**changed)[1].startswith("No other rule would have changed this run")
-    nothing = said(**{"share_negative/token_batch": Estimate(nan, nan, nan)})
+    nothing = said(**{"objective_share_negative/token_batch": Estimate(nan, nan, nan)})
     assert len(nothing) == 1 and "every advantage is 0" in nothing[0]
 
 

@@ -10,9 +10,12 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 OLD, NEW = (f"{ACTOR}.{section}ulysses_sequence_parallel_size" for section in ("", "fsdp_config."))
 # 12 prompts of 8 responses: 96 rows, of at most 1024 tokens.
 SIZES = [
-    "cluster=gpu8", "data.train_batch_size=24", f"{ACTOR}.ppo_mini_batch_size=12",
-    "data.max_prompt_length=256", "data.max_response_length=768",
-]  # fmt: skip
+    "cluster=gpu8",
+    "data.train_batch_size=24",
+    f"{ACTOR}.ppo_mini_batch_size=12",
+    "data.max_prompt_length=256",
+    "data.max_response_length=768",
+]
 STATIC = [f"{ACTOR}.use_dynamic_bsz=false"]
 
 
@@ -71,10 +74,14 @@ def test_the_older_key_of_ulysses_goes_first_as_in_verl(composed):
 
 
 SEPARATE = [
-    "cluster=gpu8", "trainer.v1.trainer_mode=separate_async", f"{ACTOR}.ppo_mini_batch_size=4",
-    "trainer.v1.separate_async.parameter_sync_step=2", f"{ROLLOUT}.nnodes=1",
-    f"{ROLLOUT}.n_gpus_per_node=1", f"{ROLLOUT}.checkpoint_engine.backend=nccl",
-]  # fmt: skip
+    "cluster=gpu8",
+    "trainer.v1.trainer_mode=separate_async",
+    f"{ACTOR}.ppo_mini_batch_size=4",
+    "trainer.v1.separate_async.parameter_sync_step=2",
+    f"{ROLLOUT}.nnodes=1",
+    f"{ROLLOUT}.n_gpus_per_node=1",
+    f"{ROLLOUT}.checkpoint_engine.backend=nccl",
+]
 OFFLOAD = f"{ACTOR}.fsdp_config.param_offload=true"
 
 

@@ -94,8 +94,11 @@ def test_each_option_is_what_its_paper_or_code_says(resolved):
         for name in ("disco_logl", "disco_lratio", "discob_logl", "discob_lratio")
     }
     assert taus == {
-        "disco_logl": 10, "disco_lratio": 1, "discob_logl": math.inf, "discob_lratio": math.inf
-    }  # fmt: skip
+        "disco_logl": 10,
+        "disco_lratio": 1,
+        "discob_logl": math.inf,
+        "discob_lratio": math.inf,
+    }
     disco = disco_of(resolved("objective=disco_logl"))
     assert (disco.kl_limit, disco.kl_penalty, disco.kl) == (1e-4, 1e3, "k1")
     assert advantage_of(resolved()) is disco_of(resolved()) is None
@@ -114,8 +117,11 @@ DISCO = "objective=disco_logl"
         ([DISCO, f"{ACTOR}.entropy_coeff=0.1"], "entropy_coeff"),
         ([DISCO, f"{ACTOR}.use_kl_loss=true"], "use_kl_loss"),
         (
-            [DISCO, "algorithm.rollout_correction.rollout_is=token",
-             "actor_rollout_ref.rollout.calculate_log_probs=true"],
+            [
+                DISCO,
+                "algorithm.rollout_correction.rollout_is=token",
+                "actor_rollout_ref.rollout.calculate_log_probs=true",
+            ],
             "rollout_is",
         ),
         ([DISCO, f"{ACTOR}.shuffle=true"], "shuffle .* part the groups"),
@@ -133,8 +139,11 @@ DISCO = "objective=disco_logl"
         (["advantage=gdpo", "advantage.gdpo.rewards=null"], "rewards is None, but must name"),
         (["advantage=gdpo_token", "aggregation.drop_zero_groups=true"], "move groups without"),
         (
-            ["advantage=gdpo", "+advantage.gdpo.rewards.tone=1",
-             "+reward.custom_reward_function.reward_kwargs.sources.mine=polaris"],
+            [
+                "advantage=gdpo",
+                "+advantage.gdpo.rewards.tone=1",
+                "+reward.custom_reward_function.reward_kwargs.sources.mine=polaris",
+            ],
             "tone, .* correctness, format, length",
         ),
         (["advantage=gdpo", "algorithm.use_kl_in_reward=true"], "use_kl_in_reward"),
@@ -147,7 +156,7 @@ DISCO = "objective=disco_logl"
             "which advantage=gdpo does not read",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_would_be_lost_or_mean_nothing_is_refused_with_the_reason(overrides, reason, resolved):
     with pytest.raises(UserError, match=reason):
         check_config(resolved(*overrides))
@@ -157,15 +166,25 @@ def test_what_would_be_lost_or_mean_nothing_is_refused_with_the_reason(overrides
     "overrides",
     [
         [DISCO, f"{ACTOR}.ppo_mini_batch_size=4", f"{ACTOR}.ppo_epochs=2"],
-        [DISCO, "algorithm.rollout_correction.bypass_mode=true",
-         "actor_rollout_ref.rollout.calculate_log_probs=true"],
-        ["advantage=gdpo", "rewards=dapo", "reward.reward_kwargs.overlong_buffer_cfg.len=20",
-         "+advantage.gdpo.rewards.overlong_reward=1"],
-        ["advantage=gdpo", "+advantage.gdpo.rewards.tone=1",
-         "+reward.custom_reward_function.reward_kwargs.sources.mine=my.module:scorer"],
+        [
+            DISCO,
+            "algorithm.rollout_correction.bypass_mode=true",
+            "actor_rollout_ref.rollout.calculate_log_probs=true",
+        ],
+        [
+            "advantage=gdpo",
+            "rewards=dapo",
+            "reward.reward_kwargs.overlong_buffer_cfg.len=20",
+            "+advantage.gdpo.rewards.overlong_reward=1",
+        ],
+        [
+            "advantage=gdpo",
+            "+advantage.gdpo.rewards.tone=1",
+            "+reward.custom_reward_function.reward_kwargs.sources.mine=my.module:scorer",
+        ],
         ["advantage=gdpo", "~advantage.gdpo.rewards.length"],
     ],
-)  # fmt: skip
+)
 def test_what_goes_together_is_not_refused(overrides, resolved):
     check_config(resolved(*overrides))
 

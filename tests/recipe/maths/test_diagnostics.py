@@ -50,22 +50,29 @@ def test_the_sides_share_the_objective_equally_under_sequence_and_balanced(batch
     found = diagnosed(batch)
     if (batch.advantage_N != 0).any():
         for name in ("sequence", "balanced"):
-            assert found[f"aggregation/share_positive/{name}"] == pytest.approx(0.5)
+            assert found[f"aggregation/objective_share_positive/{name}"] == pytest.approx(0.5)
     else:
-        assert not any("share" in key or "coupling" in key for key in found)
+        assert not any("share" in key or "sign_length_coupling" in key for key in found)
 
 
 def test_shares_of_every_rule_sum_to_one_and_the_chosen_one_is_named():
     found = diagnosed(fixed_batch(), chosen="token")
     for name in RULES:
-        sides = [found[f"aggregation/share_{sign}/{name}"] for sign in ("positive", "negative")]
+        sides = [
+            found[f"aggregation/objective_share_{sign}/{name}"] for sign in ("positive", "negative")
+        ]
         assert sum(sides) == pytest.approx(1)
-    assert found["aggregation/share_negative"] == found["aggregation/share_negative/token"]
+    assert (
+        found["aggregation/objective_share_negative"]
+        == found["aggregation/objective_share_negative/token"]
+    )
 
 
 def test_share_under_token_is_length_times_advantage_in_units_of_the_group():
     found = diagnosed(Batch(*(column[:4] for column in fixed_batch())), "token")
-    assert found["aggregation/share_positive"] == pytest.approx((5 + 2) / (5 + 9 + 2 + 12))
+    assert found["aggregation/objective_share_positive"] == pytest.approx(
+        (5 + 2) / (5 + 9 + 2 + 12)
+    )
 
 
 @settings(deadline=None)
@@ -73,11 +80,13 @@ def test_share_under_token_is_length_times_advantage_in_units_of_the_group():
 def test_coupling_is_the_log_ratio_of_the_sides_relative_to_sequence(batch):
     found = diagnosed(batch)
     for name in RULES:
-        positive = found.get(f"aggregation/share_positive/{name}", 0.0)
+        positive = found.get(f"aggregation/objective_share_positive/{name}", 0.0)
         if 0 < positive < 1:
             # Binary rewards: the sides are equal under sequence.
             expected = math.log(positive / (1 - positive))
-            assert found[f"aggregation/coupling/{name}"] == pytest.approx(expected, abs=1e-9)
+            assert found[f"aggregation/sign_length_coupling/{name}"] == pytest.approx(
+                expected, abs=1e-9
+            )
 
 
 def test_coupling_is_relative_to_sequence_where_that_couples_too():
@@ -86,27 +95,27 @@ def test_coupling_is_relative_to_sequence_where_that_couples_too():
     length_N, advantage_N = torch.tensor(columns[0]), torch.tensor(columns[1]).double()
     found = diagnosed(Batch(length_N, advantage_N, length_N * 0))
     under_sequence = math.log(2 / 1.2)
-    assert found["aggregation/coupling/sequence"] == pytest.approx(0)
+    assert found["aggregation/sign_length_coupling/sequence"] == pytest.approx(0)
     token = math.log((3 + 9) / (2.5 + 3.5 + 2))
-    assert found["aggregation/coupling/token"] == pytest.approx(token - under_sequence)
+    assert found["aggregation/sign_length_coupling/token"] == pytest.approx(token - under_sequence)
 
 
 def test_the_coupling_of_token_is_the_log_ratio_of_mean_lengths():
     """One group, binary rewards: each side's share is its count times its mean length."""
     batch = Batch(*(column[:4] for column in fixed_batch()))
     found = diagnosed(batch, "token")
-    assert found["aggregation/coupling"] == pytest.approx(math.log(3.5 / 10.5))
+    assert found["aggregation/sign_length_coupling"] == pytest.approx(math.log(3.5 / 10.5))
 
 
 def test_effective_responses_count_those_that_share_alike():
     length_N = torch.tensor([1, 1, 8, 1])
     advantage_N = torch.tensor([1.0, -1.0, 0.0, 0.0]).double()
     found = diagnosed(Batch(length_N, advantage_N, torch.zeros(4, dtype=torch.long)))
-    assert found["aggregation/effective_responses/sequence"] == pytest.approx(2)
+    assert found["aggregation/effective_num_responses/sequence"] == pytest.approx(2)
     found = diagnosed(Batch(length_N, torch.tensor([1.0, -1, 1, -1]), length_N * 0))
-    assert found["aggregation/effective_responses/sequence"] == pytest.approx(4)
+    assert found["aggregation/effective_num_responses/sequence"] == pytest.approx(4)
     # Tokens 1, 1, 8, 1 share the objective: 11^2 / (1 + 1 + 64 + 1).
-    assert found["aggregation/effective_responses/token"] == pytest.approx(121 / 67)
+    assert found["aggregation/effective_num_responses/token"] == pytest.approx(121 / 67)
 
 
 @settings(deadline=None)
@@ -177,11 +186,11 @@ def test_the_prefix_push_is_the_mean_over_groups_that_share_a_prefix_and_differ(
 
 def test_the_spread_of_weights_is_in_units_of_those_of_token():
     found = diagnosed(fixed_batch())
-    assert found["aggregation/weight_spread/token"] == pytest.approx(0, abs=1e-12)
+    assert found["aggregation/weight_relative_std/token"] == pytest.approx(0, abs=1e-12)
     factors = [7 / x for x in (5, 9, 2, 12)] + [4.5 / x for x in (3, 7, 7, 1)]
     factors += [7 / x for x in (4, 6, 8, 10)]
     expected = pstdev(factors) / mean(factors)
-    assert found["aggregation/weight_spread/sequence"] == pytest.approx(expected)
+    assert found["aggregation/weight_relative_std/sequence"] == pytest.approx(expected)
 
 
 def test_percentiles_are_over_the_groups_that_define_the_quantity():
@@ -211,9 +220,9 @@ def test_verdicts_leave_padding_out():
     score_N = torch.tensor([1.0, -1.0, 1.0, 0.0])
     found = by_verdict(length_N, score_N > 0, score_N, length_N >= 8)
     assert found == {
-        "reward/right": pytest.approx(2 / 3),
-        "reward/length_right": 5.0,
-        "reward/length_wrong": 8.0,
+        "reward/correct": pytest.approx(2 / 3),
+        "reward/length_correct": 5.0,
+        "reward/length_incorrect": 8.0,
         "aggregation/truncated_positive": 0.0,
         "aggregation/truncated_negative": 1.0,
     }

@@ -20,7 +20,7 @@ def test_graded_scores_are_refused_by_disco():
     columns = disco_columns(
         responses(score_N=torch.tensor([-1.0, 1, 0, 1]), group_N=torch.tensor([0, 0, 1, 1]))
     )
-    assert columns["disco_right"].tolist() == [0, 1, 0, 1]
+    assert columns["disco_correct"].tolist() == [0, 1, 0, 1]
 
 
 @st.composite
@@ -88,12 +88,24 @@ ACTOR = "actor_rollout_ref.actor"
         ([f"{ACTOR}.ppo_epochs=2"], 64, False),
         ([f"{ACTOR}.ppo_mini_batch_size=4"], 64, False),
         (["algorithm.rollout_correction.bypass_mode=true"], 64, False),
-        (["trainer.v1.trainer_mode=separate_async",
-          "trainer.v1.separate_async.parameter_sync_step=1"], 64, True),
-        (["trainer.v1.trainer_mode=separate_async",
-          "trainer.v1.separate_async.parameter_sync_step=2"], 64, False),
+        (
+            [
+                "trainer.v1.trainer_mode=separate_async",
+                "trainer.v1.separate_async.parameter_sync_step=1",
+            ],
+            64,
+            True,
+        ),
+        (
+            [
+                "trainer.v1.trainer_mode=separate_async",
+                "trainer.v1.separate_async.parameter_sync_step=2",
+            ],
+            64,
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_batch_is_on_policy_if_it_makes_one_update_from_the_trainers_log_probs(
     overrides, num_rows, expected, composed
 ):

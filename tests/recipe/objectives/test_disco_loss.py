@@ -11,12 +11,12 @@ from verl.utils.metric import Metric
 
 from recipe.maths.disco import DiscoSettings
 from recipe.objectives import disco_loss
-from recipe.objectives.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN, DiscoLoss
+from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
 
 PROMPT = 2
 LENGTHS = [3, 1, 4, 2, 5, 2, 3, 1]
 GROUPS = [0, 0, 0, 1, 1, 2, 2, -1]  # group 2 has one verdict, and the last row is padding
-RIGHT = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+CORRECT = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
 
 
 def nested(rows):
@@ -44,15 +44,15 @@ def reference(current, old, settings):
     objective = torch.zeros(()).double()
     for group in range(3):
         members = [i for i in range(len(GROUPS)) if GROUPS[i] == group]
-        right = [score[i] for i in members if RIGHT[i]]
-        wrong = [score[i] for i in members if not RIGHT[i]]
-        if right and wrong:
+        correct = [score[i] for i in members if CORRECT[i]]
+        incorrect = [score[i] for i in members if not CORRECT[i]]
+        if correct and incorrect:
             if math.isinf(settings.tau):
-                against = sum(wrong) / len(wrong)
+                against = sum(incorrect) / len(incorrect)
             else:
-                exps = [(s / settings.tau).exp() for s in wrong]
+                exps = [(s / settings.tau).exp() for s in incorrect]
                 against = settings.tau * (sum(exps) / len(exps)).log()
-            objective = objective + (sum(right) / len(right) - against) / 3
+            objective = objective + (sum(correct) / len(correct) - against) / 3
     trained = [i for i in range(len(GROUPS)) if GROUPS[i] >= 0]
     change = torch.cat([current[i] - old[i] for i in trained])
     kl = (-change if settings.kl == "k1" else change.exp() - 1 - change).mean()
@@ -68,7 +68,7 @@ def mini_batch(old, rows):
             "response_mask": nested([torch.full((LENGTHS[i],), GROUPS[i] >= 0) for i in rows]),
             "old_log_probs": nested([old[i] for i in rows]),
             GROUP_COLUMN: torch.tensor([GROUPS[i] for i in rows]),
-            RIGHT_COLUMN: torch.tensor([RIGHT[i] for i in rows]),
+            CORRECT_COLUMN: torch.tensor([CORRECT[i] for i in rows]),
         },
         batch_size=len(rows),
     )

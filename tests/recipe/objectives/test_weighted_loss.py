@@ -119,7 +119,7 @@ def test_clip_excess_is_the_mean_way_past_the_bound_of_the_sign(rows):
         beyond = ratio - 1.28 if advantage > 0 else 0.8 - ratio if advantage < 0 else 0.0
         past.append(max(0.0, beyond))
     assert 0 < sum(past)
-    found = metrics["actor/clip_excess"].aggregate()
+    found = metrics["actor/ratio_clip_excess"].aggregate()
     assert found == pytest.approx(sum(past) / len(past), rel=1e-6)
 
 

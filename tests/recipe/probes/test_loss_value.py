@@ -19,8 +19,11 @@ def test_closed_forms_are_the_weighted_mean_of_length_times_advantage(batch):
 
 
 def test_a_loss_that_is_rounding_has_no_correlation():
-    def batch(right, loss):
-        return {"right": right, "rules": {"x": {"measured": loss}, "y": {"measured": 1e-9 * loss}}}
+    def batch(correct, loss):
+        return {
+            "correct": correct,
+            "rules": {"x": {"measured": loss}, "y": {"measured": 1e-9 * loss}},
+        }
 
     found = correlations([batch(0.1, 1.0), batch(0.2, 0.5), batch(0.3, 0.0)])
     assert found["x"] == pytest.approx(-1.0) and found["y"] is None
@@ -32,8 +35,8 @@ def test_the_engines_loss_at_ratio_1_is_the_closed_form(probe):
     found = probe("loss_value")
     assert found["largest_deviation"] < 1e-6
     batches = found["batches"]
-    right = torch.tensor([batch["right"] for batch in batches])
-    assert len(batches) == NUM_BATCHES and right.max() - right.min() > 0.3
+    correct = torch.tensor([batch["correct"] for batch in batches])
+    assert len(batches) == NUM_BATCHES and correct.max() - correct.min() > 0.3
     for name in ("sequence", "balanced"):
         assert max(abs(batch["rules"][name]["measured"]) for batch in batches) < 1e-6
     for name in ("token", "token_batch", "constant", "lambda"):

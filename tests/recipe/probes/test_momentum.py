@@ -54,16 +54,23 @@ def test_past_its_bound_no_token_has_a_gradient_and_just_within_each_has():
     advantage_N = torch.tensor([0.75, -0.25, -1.0])
     log_prob_N = [torch.tensor([-0.1, -2.0]), torch.tensor([-1.0, -3.0]), torch.tensor([-4.0, 0.0])]
     config = FSDPActorConfig(
-        strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True,
-        clip_ratio_low=CLIP_LOW, clip_ratio_high=CLIP_HIGH,
-    )  # fmt: skip
+        strategy="fsdp2",
+        rollout_n=1,
+        use_dynamic_bsz=True,
+        clip_ratio_low=CLIP_LOW,
+        clip_ratio_high=CLIP_HIGH,
+    )
 
     def gradient(old_N):
         log_prob = torch.stack(log_prob_N).requires_grad_()
         loss, _ = compute_policy_loss_vanilla(
-            torch.stack(old_N), log_prob, advantage_N[:, None].expand(3, 2), torch.ones(3, 2),
-            "token-sum", config,
-        )  # fmt: skip
+            torch.stack(old_N),
+            log_prob,
+            advantage_N[:, None].expand(3, 2),
+            torch.ones(3, 2),
+            "token-sum",
+            config,
+        )
         return torch.autograd.grad(loss, log_prob)[0]
 
     old_N = past_bound(log_prob_N, advantage_N)

@@ -31,8 +31,14 @@ def test_the_engines_gradient_of_shared_tokens_is_the_closed_form(probe):
     found = probe("prefix_push")
     assert found["largest_deviation"] < 5e-5
     assert {group["prefix"] > 0 for group in found["groups"]} == {True}
-    for name, vanishes in (("balanced", False), ("sequence", False), ("lambda", False),
-                           ("token", True), ("token_batch", True), ("constant", True)):  # fmt: skip
+    for name, vanishes in (
+        ("balanced", False),
+        ("sequence", False),
+        ("lambda", False),
+        ("token", True),
+        ("token_batch", True),
+        ("constant", True),
+    ):
         measured = [abs(group["rules"][name]["measured"]) for group in found["groups"]]
         assert (max(measured) < 1e-6) == vanishes
         # A prefix that is not pushed has no part in the gradient.

@@ -13,9 +13,9 @@ from recipe.run.journal import Journal
 VALIDATION = {"val-core/math_dapo/acc/mean@1": 0.25, "val-aux/math_dapo/score/mean@1": -0.5}
 STEP = {
     "critic/rewards/mean": -0.25,
-    "reward/right": 0.375,
-    "reward/length_right": 20.4,
-    "reward/length_wrong": 41.0,
+    "reward/correct": 0.375,
+    "reward/length_correct": 20.4,
+    "reward/length_incorrect": 41.0,
     "timing_s/step": 2.51,
 }
 
@@ -71,7 +71,7 @@ def test_nobody_looking_and_a_strange_record_stop_nothing(tmp_path):
 
     journal = Journal(tmp_path)
     with Progress(journal, 10, Gone()):
-        records = [{"step": 0, "data": STEP}, {"step": 1, "data": {"reward/right": 0.5}}]
+        records = [{"step": 0, "data": STEP}, {"step": 1, "data": {"reward/correct": 0.5}}]
         journal.verl_metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert len(journal.metrics.read_text().splitlines()) == 2
 

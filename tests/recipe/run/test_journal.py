@@ -27,7 +27,7 @@ def saved(journal, step):
 
 @pytest.fixture
 def again(tmp_path):
-    """Open the journal as the next start of the run would; `data` is the sha256_of_files of its files."""
+    """Open the journal as the next start of the run would; `data` is the hash of its files."""
 
     def open_journal(data="sha256_of_files", keep=None):
         return Journal(tmp_path, data, keep)

@@ -22,15 +22,15 @@ SUMMARY = {
 
 
 def record(step):
-    data = {f"aggregation/share_negative/{rule}": 0.5 + 0.1 * step for rule in RULES}
+    data = {f"aggregation/objective_share_negative/{rule}": 0.5 + 0.1 * step for rule in RULES}
     return step, data | {
         "critic/rewards/mean": -0.5 + step,
-        "reward/right": 0.25,
+        "reward/correct": 0.25,
         "aggregation/length_positive": 10.0,
         "aggregation/length_negative": 20.0,
         "actor/grad_norm": 0.5,
         "actor/update_norm": 0.01,
-        "actor/clip_hit": 0.0,
+        "actor/grad_clipped": 0.0,
     }
 
 
@@ -44,8 +44,12 @@ RECORDS = [(0, {"val-core/x/acc/mean@1": 0.25}), record(1), record(2)]
 def test_a_report_has_its_tables_and_pictures(tmp_path):
     written = write_report(tmp_path, RECORDS, SUMMARY)
     assert [path.name for path in written] == [
-        "report.md", "reward.png", "length.png", "share.png", "gradient.png",
-    ]  # fmt: skip
+        "report.md",
+        "reward.png",
+        "length.png",
+        "share.png",
+        "gradient.png",
+    ]
     for picture in written[1:]:
         assert picture.read_bytes().startswith(b"\x89PNG")
     text = squeezed(written[0])

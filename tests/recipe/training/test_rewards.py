@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from recipe.training.rewards import REPORTED, refuse_broken, reward_metrics, right
+from recipe.training.rewards import REPORTED, correct, refuse_broken, reward_metrics
 from reward.errors import RewardError
 from reward.score import compute_score
 
@@ -22,7 +22,7 @@ def test_the_graders_columns_become_means_over_the_rows_that_count():
     found = reward_metrics(torch.tensor([True, True, True, True, False]), rows)
     seconds = found.pop("reward/seconds")
     assert found == {
-        "reward/wrong": 0.25,
+        "reward/incorrect": 0.25,
         "reward/no_answer": 0.25,
         "reward/parse_error": 0.25,
         "reward/timeout": 0.0,
@@ -39,6 +39,6 @@ def test_another_reward_function_has_no_such_means():
 def test_right_is_the_verdict_and_not_the_score_where_length_is_punished():
     scores = torch.tensor([0.2, -0.5, 1.0, -1.0])
     infos = [{"acc": 1.0}, {"acc": 1.0}, {}, {}]
-    assert right(scores, infos).tolist() == [True, True, True, False]
+    assert correct(scores, infos).tolist() == [True, True, True, False]
     with pytest.raises(RewardError, match="1 of 1"):
         refuse_broken(torch.tensor([math.inf]), [{}])

@@ -15,38 +15,44 @@ from omegaconf import OmegaConf
 from recipe.maths.advantages.gdpo import GdpoSettings, gdpo_advantages
 from recipe.maths.columns import group_numbers, per_response, prompt_of, row_sums
 from recipe.maths.rules import RULES
-from recipe.objectives.disco_loss import GROUP_COLUMN, ON_POLICY, RIGHT_COLUMN
+from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
 from recipe.objectives.weighted_loss import SLOPE_COLUMN, WEIGHT_COLUMN
 from recipe.training import trainer
 
 METHODS = {
     "ha_dw": {
         "name": "ha_dw",
-        "ha_dw": {
-            "anchor": "window", "scale": 1.5, "window": 3, "rate": 1.0, "reward": "right"
-        },
+        "ha_dw": {"anchor": "window", "scale": 1.5, "window": 3, "rate": 1.0, "reward": "correct"},
     },
     "gdpo": {
         "name": "gdpo",
         "gdpo": {
             "rewards": {"correctness": 1.0, "length": 0.5, "format": 1.0},
-            "statistics": "token", "epsilon": 1e-4, "length_limit": 5,
+            "statistics": "token",
+            "epsilon": 1e-4,
+            "length_limit": 5,
         },
     },
     "gdpo_response": {
         "name": "gdpo",
         "gdpo": {
-            "rewards": {"correctness": 0.7, "length": 0.3}, "statistics": "response",
-            "epsilon": 1e-4, "length_limit": 5,
+            "rewards": {"correctness": 0.7, "length": 0.3},
+            "statistics": "response",
+            "epsilon": 1e-4,
+            "length_limit": 5,
         },
     },
     "disco": {
         "name": "disco_logl",
         "disco": {
-            "score": "log_likelihood", "tau": 1.0, "kl_limit": 0, "kl_penalty": 1, "kl": "k1"
+            "score": "log_likelihood",
+            "tau": 1.0,
+            "kl_limit": 0,
+            "kl_penalty": 1,
+            "kl": "k1",
         },
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -116,7 +122,7 @@ SCALAR = {"start": 0.5, "spread": 1 / 9, "optimizer": "sgd", "lr": 0.1}
 
 def test_lambda_adds_the_slope_of_its_weights_for_all_that_counts(add_weights):
     weight_N, metrics = add_weights(rule="lambda", scalar=SCALAR)
-    assert metrics["aggregation/scalar"] == 0.5
+    assert metrics["aggregation/lambda_scalar"] == 0.5
     higher = add_weights(rule="lambda", scalar=SCALAR | {"start": 0.5 + 1e-3})[0]
     torch.testing.assert_close(
         metrics[SLOPE_COLUMN], (higher - weight_N) / 1e-3, rtol=2e-3, atol=1e-4
@@ -133,7 +139,7 @@ def test_ha_dw_weighs_the_advantages_that_the_weights_are_made_of(add_columns):
     assert put["returns"] is put["advantages"]
     assert metrics["advantage/anchor"] == pytest.approx(4 / 6)
     torch.testing.assert_close(put[WEIGHT_COLUMN], add_columns()[0][WEIGHT_COLUMN])
-    shares = [metrics[f"aggregation/share_{sign}"] for sign in ("positive", "negative")]
+    shares = [metrics[f"aggregation/objective_share_{sign}"] for sign in ("positive", "negative")]
     assert shares == pytest.approx([up / (up + down), down / (up + down)])
 
 
@@ -212,8 +218,9 @@ def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(disco_tra
         assert all(held.count(group) == 2 for group in held)
     tokens = [sum(tag["seq_len"] for tag in batch.tags[place : place + 4]) for place in (0, 4)]
     assert metrics == {
-        "global_seqlen/balanced_min": min(tokens), "global_seqlen/balanced_max": max(tokens)
-    }  # fmt: skip
+        "global_seqlen/balanced_min": min(tokens),
+        "global_seqlen/balanced_max": max(tokens),
+    }
 
 
 def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(disco_trainer):
@@ -226,11 +233,11 @@ def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(disco_traine
 
 def test_disco_gets_groups_and_verdicts_and_no_weights(add_columns):
     put, metrics = add_columns(objective="disco", advantage="none", rule=None)
-    assert set(put) == {GROUP_COLUMN, RIGHT_COLUMN}
+    assert set(put) == {GROUP_COLUMN, CORRECT_COLUMN}
     assert put[GROUP_COLUMN].tolist() == [0, 1, 0, 1, 2, 2, -1]
-    assert put[RIGHT_COLUMN].tolist() == [1, 1, 0, 0, 1, 1, 0]
-    assert "aggregation/share_negative/token" in metrics
-    assert "aggregation/share_negative" not in metrics
+    assert put[CORRECT_COLUMN].tolist() == [1, 1, 0, 0, 1, 1, 0]
+    assert "aggregation/objective_share_negative/token" in metrics
+    assert "aggregation/objective_share_negative" not in metrics
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"lambda"}))

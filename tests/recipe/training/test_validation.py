@@ -28,8 +28,12 @@ RESPONSES = [
 
 def columns(responses, truths, source="aime24"):
     """What verl gathers of a validation, in an order that mixes the prompts."""
-    flat = [(uid, text) for number in range(4) for uid, row in enumerate(responses) for text in
-            row[number : number + 1]]  # fmt: skip
+    flat = [
+        (uid, text)
+        for number in range(4)
+        for uid, row in enumerate(responses)
+        for text in row[number : number + 1]
+    ]
     graded = [compute_score(source, text, truths[uid], workers=1) for uid, text in flat]
     infos = {key: [row[key] for row in graded] for key in graded[0]}
     infos["reward"] = infos["score"]
@@ -57,7 +61,7 @@ def test_validation_and_evaluation_agree_on_the_same_samples(tmp_path):
     assert found["val-aux/aime24/no_answer"] == result["rates"]["no_answer"] == 1 / 12
     assert len((tmp_path / "graded.jsonl").read_text().splitlines()) == 12
     first = json.loads((tmp_path / "graded.jsonl").read_text().splitlines()[0])
-    assert (first["ground_truth"], first["outcome"]) == ("34", "right")
+    assert (first["ground_truth"], first["outcome"]) == ("34", "correct")
 
 
 def test_the_mean_is_verls_own_also_where_responses_failed():
@@ -122,10 +126,13 @@ def test_a_scorer_of_ones_own_decides_in_evaluation_as_in_validation(tmp_path):
     sources = {"mine": f"{__name__}:tolerant"}
     settings = RewardSettings.of({"workers": 1, "sources": sources})
     rows = [
-        {"data_source": "mine", "reward_model": {"ground_truth": "34"},
-         "extra_info": {"tolerance": tolerance}}
+        {
+            "data_source": "mine",
+            "reward_model": {"ground_truth": "34"},
+            "extra_info": {"tolerance": tolerance},
+        }
         for tolerance in (0, 2)
-    ]  # fmt: skip
+    ]
     responses = [["34", "35"], ["35", "nan"]]
     samples = [
         Sample(problem, number, 0, text, 1, False)
@@ -137,12 +144,13 @@ def test_a_scorer_of_ones_own_decides_in_evaluation_as_in_validation(tmp_path):
         grade(samples, problems, settings, kept, io.StringIO())
     samples[3] = samples[3]._replace(response="90")
     result = grade(samples, problems, settings, kept, io.StringIO())
-    assert result["right"] == [1, 1]
+    assert result["correct"] == [1, 1]
     infos = [
-        compute_score("mine", one.response, "34", rows[one.problem]["extra_info"],
-                      workers=1, sources=sources)
+        compute_score(
+            "mine", one.response, "34", rows[one.problem]["extra_info"], workers=1, sources=sources
+        )
         for one in samples
-    ]  # fmt: skip
+    ]
     columns = {key: [row[key] for row in infos] for key in infos[0]}
     columns["reward"] = columns["score"]
     uids = [str(one.problem) for one in samples]

@@ -32,14 +32,18 @@ def test_a_rank_that_changed_nothing_takes_part_in_the_sum(monkeypatch):
     worker = SimpleNamespace(engine=SimpleNamespace(device_mesh=mesh))
     other, groups = torch.tensor([9.0, 1, 4]).double(), []
     monkeypatch.setattr(
-        torch.distributed, "all_reduce",
+        torch.distributed,
+        "all_reduce",
         lambda whole, group: groups.append(group) or whole.add_(other),
-    )  # fmt: skip
-    assert MeasuredTrainingWorker._measure(worker, ()) == {"update_norm": 3, "eps_felt": 0.25}
+    )
+    assert MeasuredTrainingWorker._measure(worker, ()) == {
+        "update_norm": 3,
+        "adamw_scale_sensitive_share": 0.25,
+    }
     changes = [(torch.tensor([4.0, 0]), torch.tensor([True, True]))]
     found = MeasuredTrainingWorker._measure(worker, changes)
-    assert found == {"update_norm": 5, "eps_felt": 0.5}
+    assert found == {"update_norm": 5, "adamw_scale_sensitive_share": 0.5}
     assert groups == ["fsdp", "fsdp"]
     other.zero_()
     skipped = MeasuredTrainingWorker._measure(worker, ())
-    assert skipped == pytest.approx({"update_norm": 0, "eps_felt": 0})
+    assert skipped == pytest.approx({"update_norm": 0, "adamw_scale_sensitive_share": 0})

@@ -10,7 +10,11 @@ from reward.code import code_answer
 from reward.code.code_answer import extract_code, grade_code, same_output, same_result
 from reward.code.sandbox import Level, Limits, SandboxError
 
-LINES = (Path(__file__).parents[1].joinpath("code_cases.jsonl")).read_text(encoding="utf-8").splitlines()
+LINES = (
+    (Path(__file__).parents[1].joinpath("code_cases.jsonl"))
+    .read_text(encoding="utf-8")
+    .splitlines()
+)
 CASES = [json.loads(line) for line in LINES]
 LIMITS = Limits(cpu_seconds=1, wall_seconds=20, memory_bytes=512 << 20, file_bytes=1 << 20)
 TIMES_TWO = {"inputs": ["4\n"], "outputs": ["8\n"]}
@@ -50,15 +54,15 @@ def test_a_case_gets_its_outcome_and_leaves_nothing(case, level, at, monkeypatch
         children, descriptors = child_pids(), len(os.listdir("/proc/self/fd"))
         found = grade(case, names)
         # Of time and memory, a slow machine runs out of the other one first.
-        either = {"wrong", "timeout"} if case["category"] == "resources" else {case["expected"]}
-        assert found.outcome in {case["expected"], *(either - {"right"})}, found.detail
+        either = {"incorrect", "timeout"} if case["category"] == "resources" else {case["expected"]}
+        assert found.outcome in {case["expected"], *(either - {"correct"})}, found.detail
         assert found.total == len(case["tests"]["inputs"])
-        assert (found.passed == found.total) == (found.outcome == "right")
+        assert (found.passed == found.total) == (found.outcome == "correct")
         assert child_pids() == children
         assert len(os.listdir("/proc/self/fd")) == descriptors
         assert marked_files(names) == []
         assert Path(names["SECRET"]).read_text() == "escaped"
-        assert grade_code(DOUBLE, TIMES_TWO).outcome == "right"
+        assert grade_code(DOUBLE, TIMES_TWO).outcome == "correct"
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.get("proof")], ids=lambda c: c["name"])
@@ -71,13 +75,13 @@ def test_an_attack_succeeds_where_nothing_holds_it(case, at, monkeypatch):
         finally:
             for path in marked_files(names):
                 os.unlink(path)
-        assert found.outcome == "right", found.detail
+        assert found.outcome == "correct", found.detail
 
 
 def test_every_category_and_outcome_has_cases():
     assert len(CASES) >= 150
     assert len({case["name"] for case in CASES}) == len(CASES)
-    assert {case["expected"] for case in CASES} == {"right", "wrong", "no_answer", "timeout"}
+    assert {case["expected"] for case in CASES} == {"correct", "incorrect", "no_answer", "timeout"}
     assert all(case["source"].startswith("https://") for case in CASES)
 
 
@@ -94,7 +98,7 @@ def test_every_category_and_outcome_has_cases():
 def test_the_detail_says_which_test_failed_and_why(program, detail, at):
     at(Level.RLIMITS)
     found = grade_code(f"```\n{program}\n```", TIMES_TWO, LIMITS)
-    assert found.outcome == "wrong"
+    assert found.outcome == "incorrect"
     assert detail in found.detail
 
 
@@ -109,7 +113,7 @@ def test_the_tests_of_a_response_share_its_seconds():
 def test_what_a_process_added_to_a_module_does_not_reach_the_program(monkeypatch):
     monkeypatch.setattr(sys, "last_value", 1, raising=False)
     program = "last_value = 2\nprint(last_value * int(input()))"
-    assert grade_code(f"```\n{program}\n```", TIMES_TWO).outcome == "right"
+    assert grade_code(f"```\n{program}\n```", TIMES_TWO).outcome == "correct"
 
 
 def test_the_program_extracted_is_what_stands_between_the_fences():

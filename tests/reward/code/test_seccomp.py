@@ -51,13 +51,22 @@ def test_the_filter_answers_each_call_as_meant(machine):
     assert answer(62, 129, 2**64 - 1, 9) == EPERM and answer(62, 129, 0, 9) == EPERM
     assert answer(302, 261, 0) == ALLOW and answer(302, 261, 7) == EPERM
     assert [answer(72, 25, 0, command) for command in (1, 4, 8, 15, 1030)] == [
-        ALLOW, ALLOW, EPERM, EPERM, ALLOW,
-    ]  # fmt: skip
+        ALLOW,
+        ALLOW,
+        EPERM,
+        EPERM,
+        ALLOW,
+    ]
     assert answer(257, 56, 3, 0, os.O_TRUNC) == EPERM
     assert answer(257, 56, 3, 0, os.O_TRUNC | os.O_WRONLY) == ALLOW
     assert [answer(n, n) for n in (425, 435, 436, 439, 600, 0x40000029)] == [
-        ENOSYS, ENOSYS, ALLOW, ALLOW, ENOSYS, ENOSYS,
-    ]  # fmt: skip
+        ENOSYS,
+        ENOSYS,
+        ALLOW,
+        ALLOW,
+        ENOSYS,
+        ENOSYS,
+    ]
     assert evaluate(program, 0x40000003, 0) == KILL
 
 

@@ -14,9 +14,11 @@ from recipe.maths.advantages.gdpo import Gdpo, GdpoSettings, gdpo_advantages
 from recipe.maths.advantages.scored import Scored
 
 SETTINGS = GdpoSettings(
-    rewards={"correctness": 1.0, "format": 0.5}, statistics="response", epsilon=1e-4,
+    rewards={"correctness": 1.0, "format": 0.5},
+    statistics="response",
+    epsilon=1e-4,
     length_limit=10,
-)  # fmt: skip
+)
 
 
 def reference(rewards, weights, groups, counts, epsilon):
@@ -71,14 +73,16 @@ def test_the_token_statistics_are_those_of_verl(batch):
     width = max(lengths)
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).float()
     verls, _ = compute_gdpo_outcome_advantage(
-        torch.zeros_like(mask), mask, np.array([str(g) for g in groups]),
+        torch.zeros_like(mask),
+        mask,
+        np.array([str(g) for g in groups]),
         config={"gdpo_reward_keys": list(rewards), "gdpo_reward_weights": [1.0, 0.5]},
         non_tensor_batch={name: np.array(values) for name, values in rewards.items()},
         batch={
             "prompts": torch.zeros(len(lengths), 3),
             "attention_mask": torch.cat([torch.ones(len(lengths), 3), mask], dim=1).long(),
         },
-    )  # fmt: skip
+    )
     found = ours(batch, statistics="token", epsilon=1e-6)
     spread = max(found) - min(found)
     assume(spread > 0.1)
@@ -126,11 +130,14 @@ def test_without_division_by_the_standard_deviation_groups_keep_their_spread():
 
 def rows(**components):
     return Scored(
-        advantage_N=torch.zeros(4), score_N=torch.zeros(4), right_N=torch.tensor([1, 0, 0, 0]) > 0,
-        length_N=torch.tensor([3, 10, 0, 2]), num_tokens_N=torch.tensor([3, 10, 11, 20]),
+        advantage_N=torch.zeros(4),
+        score_N=torch.zeros(4),
+        correct_N=torch.tensor([1, 0, 0, 0]) > 0,
+        length_N=torch.tensor([3, 10, 0, 2]),
+        num_tokens_N=torch.tensor([3, 10, 11, 20]),
         group_N=torch.tensor([0, 0, 1, 1]),
         info_N=[{name: values[i] for name, values in components.items()} for i in range(4)],
-    )  # fmt: skip
+    )
 
 
 def test_verdict_and_length_are_components_beside_what_the_reward_returns():
@@ -164,14 +171,18 @@ def test_a_component_that_the_reward_does_not_return_is_named():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "incorrect",
     [
-        {"rewards": None}, {"rewards": {}}, {"rewards": {"format": 0.0}},
+        {"rewards": None},
+        {"rewards": {}},
+        {"rewards": {"format": 0.0}},
         {"rewards": {"format": float("nan")}},
-        {"rewards": {"format": "much"}}, {"statistics": "group"}, {"epsilon": 0},
+        {"rewards": {"format": "much"}},
+        {"statistics": "group"},
+        {"epsilon": 0},
         {"length_limit": -1},
     ],
-)  # fmt: skip
-def test_settings_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"advantage.gdpo.{next(iter(wrong))} is"):
-        replace(SETTINGS, **wrong)
+)
+def test_settings_that_mean_nothing_are_refused(incorrect):
+    with pytest.raises(ValueError, match=f"advantage.gdpo.{next(iter(incorrect))} is"):
+        replace(SETTINGS, **incorrect)

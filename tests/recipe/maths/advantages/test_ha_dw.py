@@ -13,7 +13,7 @@ from recipe.maths.advantages.ha_dw import Anchor, HaDw, HaDwSettings, difficulty
 from recipe.maths.advantages.scored import Scored
 from recipe.maths.rules import mean_within
 
-ADAPTIVE = HaDwSettings(anchor="adaptive", scale=1.3, window=4, rate=10.0, reward="right")
+ADAPTIVE = HaDwSettings(anchor="adaptive", scale=1.3, window=4, rate=10.0, reward="correct")
 WINDOW = replace(ADAPTIVE, anchor="window")
 CODE = replace(ADAPTIVE, anchor="window_with_current", scale=1.5, reward="score")
 
@@ -75,10 +75,14 @@ def test_the_hard_anchor_is_the_mean_of_the_batches_before(observations):
 @st.composite
 def batches(draw):
     num_groups, size = draw(st.integers(1, 4)), draw(st.integers(2, 5))
-    reward_N = draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=num_groups * size,
-                             max_size=num_groups * size))  # fmt: skip
-    advantage_N = draw(st.lists(st.sampled_from([-1.5, 0.0, 0.5]), min_size=len(reward_N),
-                                max_size=len(reward_N)))  # fmt: skip
+    reward_N = draw(
+        st.lists(
+            st.sampled_from([0.0, 1.0]), min_size=num_groups * size, max_size=num_groups * size
+        )
+    )
+    advantage_N = draw(
+        st.lists(st.sampled_from([-1.5, 0.0, 0.5]), min_size=len(reward_N), max_size=len(reward_N))
+    )
     return reward_N, advantage_N, [i % num_groups for i in range(len(reward_N))]
 
 
@@ -99,7 +103,7 @@ def scored(reward_N, scores=None):
     return Scored(
         advantage_N=torch.where(reward_N > 0, 1.0, -1.0),
         score_N=reward_N if scores is None else torch.tensor(scores),
-        right_N=reward_N > 0,
+        correct_N=reward_N > 0,
         length_N=torch.full((len(reward_N),), 5),
         num_tokens_N=torch.full((len(reward_N),), 5),
         group_N=torch.arange(len(reward_N)) // 2,
@@ -160,8 +164,8 @@ def test_the_spread_of_anchors_is_over_all_of_them_not_one_less():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"anchor": "ema"}, {"reward": "acc"}, {"scale": 0}, {"window": 1}, {"rate": None}]
+    "incorrect", [{"anchor": "ema"}, {"reward": "acc"}, {"scale": 0}, {"window": 1}, {"rate": None}]
 )
-def test_settings_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"advantage.ha_dw.{next(iter(wrong))} is"):
-        replace(ADAPTIVE, **wrong)
+def test_settings_that_mean_nothing_are_refused(incorrect):
+    with pytest.raises(ValueError, match=f"advantage.ha_dw.{next(iter(incorrect))} is"):
+        replace(ADAPTIVE, **incorrect)
