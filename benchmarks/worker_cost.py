@@ -16,7 +16,7 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 from benchmarks.timing import SEED, median_with_interval, seconds
-from recipe.objectives.weighted_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.objectives.losses.weighted import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
 
 
 class PeakBytes(TorchDispatchMode):

@@ -16,8 +16,8 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.utils import tensordict_utils as tu
 
 import recipe.main  # noqa: F401  (registers the config resolvers)
-from recipe.objectives.weightable import default_config
-from recipe.objectives.weighted_loss import (
+from recipe.objectives.losses.weightable import default_config
+from recipe.objectives.losses.weighted import (
     SLOPE_COLUMN,
     WEIGHT_COLUMN,
     for_worker,

@@ -23,7 +23,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.base.errors import UserError
 from recipe.maths.rules import RULES
-from recipe.objectives.weighted_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.objectives.losses.weighted import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
 from recipe.training.worker import adamw_changes, local, measured
 from reward.score import compute_score
 

@@ -9,7 +9,7 @@ A loss takes any aggregation rule if, summed over tokens, it is
 because then multiplying advantages by weights is the weighted objective under any split. Scalar
 homogeneity alone would not do: it misses losses that average rows or pick tokens of the batch.
 
-    python -m recipe.objectives.weightable [--into README.md]
+    python -m recipe.objectives.losses.weightable [--into README.md]
 """
 
 import argparse
@@ -25,7 +25,7 @@ from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 
 from recipe.base.errors import UserError
 from recipe.base.tables import between_marks, markdown_table
-from recipe.objectives.weighted_loss import PREFIX
+from recipe.objectives.losses.weighted import PREFIX
 
 NUM_ROWS, NUM_TOKENS = 12, 9
 COUNTS = {"dp_size": 1, "batch_num_tokens": 60, "global_batch_size": 12}

@@ -22,10 +22,24 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-WEIGHT_COLUMN = "agg_weight"
-SLOPE_COLUMN = "agg_slope"
-SLOPE_METRIC = "lambda_scalar_gradient"
+from recipe.objectives.base import Loss
+from recipe.objectives.policy_gradient import SLOPE_COLUMN, SLOPE_METRIC, WEIGHT_COLUMN
+
 PREFIX = "weighted:"
+
+
+class WeightedLoss(Loss):
+    """Run verl's policy loss in a worker, with every response weighted."""
+
+    def __init__(self, actor: ActorConfig) -> None:
+        """Take verl's actor settings, which name the loss."""
+        self.config = for_worker(actor)
+
+    def __call__(
+        self, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return `weighted_ppo_loss` of a micro-batch."""
+        return weighted_ppo_loss(self.config, model_output, data, dp_group)
 
 
 def for_worker(config: ActorConfig) -> ActorConfig:

@@ -11,7 +11,7 @@ from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 from recipe.maths.rules import RULES, value_and_slope
-from recipe.objectives.weighted_loss import (
+from recipe.objectives.losses.weighted import (
     SLOPE_COLUMN,
     SLOPE_METRIC,
     WEIGHT_COLUMN,
