@@ -147,8 +147,8 @@ def test_a_run_may_have_no_number_of_steps(config):
             "resume_from_path is global_step_3/",
             "no slash behind",
         ),
-        ({"trainer.val_only": True}, "val_only is True", "Remove"),
-        ({"trainer.use_v1": False}, "use_v1 is False", "Remove"),
+        ({"trainer.val_only": True}, "val_only is true", "Remove"),
+        ({"trainer.use_v1": False}, "use_v1 is false", "Remove"),
         ({MODE: "separate_async"}, "backend is naive on 0 x", "cpu_separate"),
         (
             {
