@@ -83,11 +83,11 @@ class Settings:
         """
         advantage = None
         if self.advantage.kind:
-            kind = plugins.find(advantages, self.advantage.kind, Advantage)
+            kind: Any = plugins.find(advantages, self.advantage.kind, Advantage)
             by_std = bool(verl.algorithm.get("norm_adv_by_std_in_grpo", True))
             advantage = kind(self.advantage.settings, by_std)
         assert self.objective.kind
-        objective = plugins.find(objectives, self.objective.kind, Objective)
+        objective: Any = plugins.find(objectives, self.objective.kind, Objective)
         return objective(Chosen(self.objective.settings, self.aggregation, advantage, verl))
 
 

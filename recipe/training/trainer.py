@@ -111,7 +111,8 @@ class AggregationMixin(PPOTrainer):
         return tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        batch.extra_info |= self.objective.before_update(len(batch))
+        told = self.objective.before_update(len(batch))
+        batch.extra_info = {**(batch.extra_info or {}), **told}
         batch = super()._update_actor(batch, metrics)
         self.objective.after_update(metrics)
         return batch
