@@ -5,7 +5,6 @@
 The weights come from `recipe.maths.rules`, so the picture shows what the code does.
 """
 
-import matplotlib
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -38,21 +37,34 @@ def draw_rule(axes: Axes, name: str) -> None:
         strength = min(1.0, 0.12 + 2.6 * weight)
         face = tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
         for token in range(length):
-            box = pyplot.Rectangle((token, -row), 0.9, 0.75, facecolor=face, edgecolor=color, lw=0.7)
+            box = pyplot.Rectangle(
+                (token, -row), 0.9, 0.75, facecolor=face, edgecolor=color, lw=0.7
+            )
             axes.add_patch(box)
         said = f"weight {weight:.2f}, share {float(share_N[row]):.0%}"
         axes.text(length + 0.3, 0.37 - row, said, va="center", fontsize=8.5)
     incorrect = float(share_N[advantage_N < 0].sum())
     axes.set_title(f"{name}:  {CAPTIONS[name]}", fontsize=11, loc="left", fontweight="bold")
-    axes.text(0, -4.0, f"correct responses: {1 - incorrect:.0%} of the objective", color=CORRECT)
-    axes.text(0, -4.75, f"incorrect responses: {incorrect:.0%} of the objective", color=INCORRECT)
+    axes.text(
+        0,
+        -4.0,
+        f"correct responses: {1 - incorrect:.0%} of the objective",
+        color=CORRECT,
+        fontsize=9.5,
+    )
+    axes.text(
+        0,
+        -4.75,
+        f"incorrect responses: {incorrect:.0%} of the objective",
+        color=INCORRECT,
+        fontsize=9.5,
+    )
     axes.set(xlim=(-0.3, 19.5), ylim=(-5.1, 1.0))
     axes.axis("off")
 
 
 def main() -> None:
     """Draw the four rules side by side."""
-    matplotlib.rcParams["font.size"] = 9.5
     figure, grid = pyplot.subplots(2, 2, figsize=(10.5, 5.6), layout="constrained")
     figure.suptitle(
         "One group of four responses, a box for each token.  Darker: a larger weight.", fontsize=11

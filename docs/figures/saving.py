@@ -10,5 +10,5 @@ FOLDER = Path(__file__).parent
 
 def save(figure: Figure, name: str) -> None:
     """Write `docs/figures/NAME.svg`, without a date and with fixed ids."""
-    matplotlib.rcParams["svg.hashsalt"] = name
-    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor="white")

@@ -1,6 +1,6 @@
 """Draw one training step from prompt to gradient: docs/figures/step.svg.
 
-    python -m docs.figures.step
+python -m docs.figures.step
 """
 
 from matplotlib import pyplot
@@ -19,9 +19,19 @@ UPPER = [
 ]
 LOWER = [
     ("New parameters\ngo to vLLM", "verl", "workers", "verl"),
-    ("Weighted loss,\ngradient, AdamW", "recipe/objectives/\nrecipe/training/worker.py", "workers", "ours"),
+    (
+        "Weighted loss,\ngradient, AdamW",
+        "recipe/objectives/\nrecipe/training/worker.py",
+        "workers",
+        "ours",
+    ),
     ("Split over ranks\nand micro-batches", "verl", "driver", "verl"),
-    ("One weight per\nresponse, metrics", "recipe/maths/rules.py\nrecipe/maths/diagnostics.py", "driver", "ours"),
+    (
+        "One weight per\nresponse, metrics",
+        "recipe/maths/rules.py\nrecipe/maths/diagnostics.py",
+        "driver",
+        "ours",
+    ),
 ]  # Drawn from left to right, run from right to left.
 
 

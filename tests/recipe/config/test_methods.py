@@ -1,7 +1,6 @@
 """Advantage and objective of a config, and what is refused before training."""
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -187,16 +186,3 @@ def test_what_would_be_lost_or_mean_nothing_is_refused_with_the_reason(overrides
 )
 def test_what_goes_together_is_not_refused(overrides, resolved):
     check_config(resolved(*overrides))
-
-
-def test_the_readme_says_of_each_choice_where_its_code_and_its_test_are():
-    readme = (CONFIGS.parent / "README.md").read_text()
-    section = readme.partition("## Beside the rules")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    for group in ("advantage", "objective"):
-        for path in options(group):
-            if path.stem not in ("grpo", "none", "policy_gradient"):
-                assert any(f"`{group}={path.stem}`" in row for row in rows), path.stem
-    named = re.findall(r"`((?:recipe|tests)/[\w/]+\.py)`", section)
-    assert len(named) > 8
-    assert all((CONFIGS.parent / name).is_file() for name in named)
