@@ -31,19 +31,15 @@ from omegaconf import DictConfig, open_dict
 
 from recipe.base.errors import UserError
 from recipe.base.files import sha256_of_files
+from recipe.base.paths import ROOT
 from recipe.base.provenance import provenance
-from recipe.config.checks import check_disk, check_settings
-from recipe.config.compose import (
-    ROOT,
-    WRONG_OVERRIDES,
-    check_choice,
-    explanation,
-    help_text,
-    resolve,
-)
+from recipe.config.checks import check_settings
+from recipe.config.compose import hydra_compose, resolve
 from recipe.config.data import check_data, data_files
-from recipe.config.methods import disco_of
-from recipe.config.validation import check_validation
+from recipe.config.help import help_text
+from recipe.config.hydra_errors import WRONG_OVERRIDES, check_choice, explanation
+from recipe.config.machine import check_disk
+from recipe.config.settings import Settings
 from recipe.run.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
 from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
@@ -97,15 +93,14 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     folder = run_folder(config, overrides)
     name_run(config, folder, overrides)
     resolve(config)
-    check_settings(config)
-    check_place(config.output_root)
-    if "task" in config.data:
-        embedded.make(config.data.task)
-    check_data(config)
-    check_validation(config)
+    settings = check_settings(config)
+    check_place(settings.output_root)
+    if settings.made_task:
+        embedded.make(settings.made_task)
+    check_data(config, settings)
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        run_verl = prepare_verl(config)
+        run_verl = prepare_verl(config, settings)
     lock = folder.with_name(f".{folder.name}.lock")
     with alone(lock, "this run", ALONE), alone_with_ray():
         if is_finished(folder, config):
@@ -252,7 +247,7 @@ def train(
     }
 
 
-def prepare_verl(config: DictConfig) -> Callable[[], None]:
+def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:
     """Import verl under the platform of the config and validate it; returns what trains.
 
     Raises:
@@ -264,10 +259,9 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         importlib.import_module(name.strip())
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import omega_conf_to_dataclass, validate_config
+    from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
-    from recipe.objectives.weightable import check_loss
     from recipe.training.trainer import AggregationTaskRunner
 
     auto_set_device(config)
@@ -275,8 +269,7 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError) as error:
         raise UserError(f"verl refuses this config: {error}") from None
-    if not disco_of(config):
-        check_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    settings.begin(config).check()
     return lambda: run_ppo(config, AggregationTaskRunner)
 
 
@@ -297,7 +290,7 @@ def command_line() -> None:
     try:
         main()
     except WRONG_OVERRIDES as error:
-        sys.exit(f"error: {explanation(error, sys.argv[1:])}")
+        sys.exit(f"error: {explanation(error, sys.argv[1:], hydra_compose)}")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class VariantTrainer(PPOTrainerSync):
         if self.variant.endswith("resumed"):
             self.resume()
         elif not self.variant.endswith("again"):
-            AggregationMixin.choose(self)
+            AggregationMixin.begin(self, self.config)
         AggregationMixin.install_loss(self)
 
     def resume(self) -> None:
@@ -170,9 +170,9 @@ def main(folder: Path) -> None:
         config = compose("base", overrides)
     name_run(config, folder, overrides)
     OmegaConf.resolve(config)
-    check_settings(config)
-    check_data(config)
-    prepare_verl(config)
+    settings = check_settings(config)
+    check_data(config, settings)
+    prepare_verl(config, settings)
     journal = open_journal(folder, config)
     train(lambda: run_ppo(config, VariantTaskRunner), config, journal, sys.stdout)
 

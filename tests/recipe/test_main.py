@@ -64,12 +64,13 @@ def mine(**columns):
 """
 PREPARE = """
 import sys
+from recipe.config.settings import Settings
 from recipe.main import prepare_verl
 from recipe.config.compose import composed, resolve
 
 config = composed(["+experiment=cpu_demo", *sys.argv[1:]])
 resolve(config)
-prepare_verl(config)
+prepare_verl(config, Settings.of(config))
 """
 
 

@@ -8,7 +8,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 
 from recipe.base.errors import UserError
-from recipe.objectives.weightable import default_config, failures, losses, refusal
+from recipe.objectives.losses.weightable import default_config, failures, losses, refusal
 
 ACCEPTED = {"vanilla", "dppo_tv", "dppo_kl", "gspo", "gpg", "cispo", "bypass_mode"}
 
@@ -114,7 +114,7 @@ def test_the_criterion_leaves_the_random_numbers_alone():
 
 
 def test_a_run_with_a_refused_loss_says_which_are_accepted():
-    from recipe.objectives.weightable import check_loss
+    from recipe.objectives.losses.weightable import check_loss
 
     check_loss(default_config("gspo"))
     with pytest.raises(
