@@ -267,6 +267,9 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.utils.device import auto_set_device
 
+    from recipe.training import border
+
+    border.check()
     from recipe.objectives.weightable import check_loss
     from recipe.training.trainer import AggregationTaskRunner
 
