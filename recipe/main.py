@@ -237,6 +237,10 @@ def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
+    from recipe.training import border
+
+    # Before our own modules import what may have gone.
+    border.check()
     from recipe.training.trainer import AggregationTaskRunner
 
     auto_set_device(config)

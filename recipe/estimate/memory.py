@@ -84,14 +84,6 @@ def memory(config: DictConfig) -> Memory:
     return found._replace(problems=problems)
 
 
-def micro_batch_tokens(config: DictConfig) -> int:
-    """Tokens of the smaller budget, of the update and of the old log-probs."""
-    section = config.actor_rollout_ref
-    return min(
-        section.actor.ppo_max_token_len_per_gpu, section.rollout.log_prob_max_token_len_per_gpu
-    )
-
-
 def shard_count(config: DictConfig) -> int:
     """GPUs that FSDP2 spreads a copy of the trainer's state over."""
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
