@@ -1,4 +1,4 @@
-"""Define how each data source asks for its answer, what an answer earns, and the reward settings."""
+"""Define how each data source asks for its answer and scores it, and the reward settings."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -51,7 +51,9 @@ SOURCES = {
 
 def _sorted_pairs(sources: object) -> object:
     """Return a mapping as sorted pairs, which can be hashed; leave other values to the check."""
-    return tuple(sorted(sources.items(), key=str)) if isinstance(sources, Mapping) else sources or ()
+    return (
+        tuple(sorted(sources.items(), key=str)) if isinstance(sources, Mapping) else sources or ()
+    )
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -105,6 +107,8 @@ class RewardSettings:
         Raises:
             ValueError: the data source is unknown, or its scorer cannot be imported.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"data_source is {name!r}; it must be a string")
         name = dict(self.sources).get(name, name)
         if ":" in name:
             return _imported(name)
