@@ -2,7 +2,7 @@
 
 The keeper is a process between the grader and the program, in a fresh interpreter. So the grader,
 which may have many threads, never forks and never limits itself. The interpreter starts with
-`-S -P` for speed and isolation, so only the standard library may be imported here.
+`-S -P`, without site packages, so import only this folder and the standard library here.
 
 The job names some descriptors. The others are: 0, which the grader holds open and which closes if
 the grader dies or wants an end; 1, for the report; 2, for an error of this machinery and later for

@@ -16,8 +16,8 @@ how far the program is isolated beyond that:
 A level counts as offered only after a test program at this level could not escape
 (`strongest_level`).
 
-This is our own and not bubblewrap or nsjail because both need a binary to install, and neither
-works where user namespaces are forbidden, as in many containers. Landlock and seccomp still do.
+This is our own and not bubblewrap or nsjail because those are binaries to install, and they need
+namespaces, which many containers forbid. Landlock and seccomp work there too.
 """
 
 import fcntl

@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 CLONE_THREAD = 0x10000
 ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN = 0o1003, 0o1000
 
-# From this number on, numbers are the same on every machine and new calls appear. All are refused as
+# From here on, numbers are the same on every machine and new calls appear. All are refused as
 # unknown, and libc then uses older calls. The exceptions are close_range, faccessat2, epoll_pwait2
 # and futex_waitv.
 FIRST_RECENT = 424
@@ -147,11 +147,11 @@ def _refused_arguments(pid: int) -> list[tuple[tuple[int | None, int | None], Ar
         (
             (302, 261),
             Arguments(0, 0xFFFFFFFF, 0, unless=True),
-        ),  # prlimit64: only for the own process
+        ),  # prlimit64: only its own
         (
             (72, 25),
             Arguments(1, 0xFFFFFFF8, 8),
-        ),  # fcntl: F_SETOWN and related commands send signals
+        ),  # fcntl: F_SETOWN and its like send signals
         ((2, None), Arguments(1, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # open
         ((257, 56), Arguments(2, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # openat
     ]
@@ -161,9 +161,7 @@ def _refuse_arguments(number: int, arguments: Arguments) -> list[bytes]:
     refused, allowed = (1, 0) if arguments.unless else (0, 1)
     return [
         _step(_JUMP_EQUAL, number, if_false=5),
-        _step(
-            _LOAD, _ARGUMENTS + 8 * arguments.index
-        ),  # the low half; both machines are little-endian
+        _step(_LOAD, _ARGUMENTS + 8 * arguments.index),  # the low half (little-endian)
         _step(_AND, arguments.mask),
         _step(_JUMP_EQUAL, arguments.value, if_true=refused, if_false=allowed),
         _step(_RETURN, _ERRNO | errno.EPERM),
