@@ -267,9 +267,7 @@ BORDER: dict[str, tuple[Expected, ...]] = {
         ),
     ),
     "verl.trainer.ppo.core_algos": (
-        Expected(
-            "POLICY_LOSS_REGISTRY", "every loss in it is tried before it trains"
-        ),
+        Expected("POLICY_LOSS_REGISTRY", "every loss in it is tried before it trains"),
         Expected("get_policy_loss_fn", "finds the loss of a mode", parameters="name"),
         Expected(
             "agg_loss",
