@@ -20,7 +20,8 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from recipe.config.checks import check_settings
 from recipe.config.compose import composed
 from recipe.config.data import check_data
-from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
+from recipe.main import ROOT, open_journal, prepare_verl, train
+from recipe.run.folder import name_run
 from recipe.tasks import embedded
 from recipe.training.trainer import AggregationMixin, AggregationTaskRunner
 

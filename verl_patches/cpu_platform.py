@@ -130,5 +130,5 @@ def apply() -> None:
     """Register the platform."""
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
-    expect(PlatformRegistry.register, package="verl", release="0.9.1", sha256="81bf1fb5c8ae")
+    expect(PlatformRegistry.register, package="verl", sha256="81bf1fb5c8ae")
     PlatformRegistry.register(platform="cpu")(platform_class())

@@ -25,7 +25,7 @@ def with_gloo(wrapped: Callable[..., None], instance: None, args: tuple, kwargs:
 def patch(module: ModuleType) -> None:
     """Wrap `initialize_global_process_group_ray`."""
     upstream = module.initialize_global_process_group_ray
-    expect(upstream, package="verl", release="0.9.1", sha256="761a94d1a2e0")
+    expect(upstream, package="verl", sha256="761a94d1a2e0")
     wrapt.wrap_function_wrapper(module, upstream.__name__, with_gloo)
 
 

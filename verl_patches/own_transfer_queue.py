@@ -35,9 +35,8 @@ class JobsController(wrapt.ObjectProxy):
 
 def patch(module: ModuleType) -> None:
     """Put the proxies in the place of what the module imported."""
-    package = {"package": "TransferQueue", "release": "0.1.11"}
-    expect(module.init, **package, sha256="4a75f86c544e")
-    expect(module._init_from_existing, **package, sha256="ed43e32c550d")
+    expect(module.init, package="TransferQueue", sha256="4a75f86c544e")
+    expect(module._init_from_existing, package="TransferQueue", sha256="ed43e32c550d")
     module.ray = JobsRay(module.ray)
     module.TransferQueueController = JobsController(module.TransferQueueController)
 

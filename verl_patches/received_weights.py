@@ -44,7 +44,7 @@ def hand_on_copies(
 def patch(module: ModuleType) -> None:
     """Wrap `BucketedWeightReceiver.receive_weights`."""
     upstream = module.BucketedWeightReceiver.receive_weights
-    expect(upstream, package="verl", release="0.9.1", sha256="229fcae433ae")
+    expect(upstream, package="verl", sha256="229fcae433ae")
     wrapt.wrap_function_wrapper(module, upstream.__qualname__, hand_on_copies)
 
 

@@ -20,7 +20,7 @@ MODULE = "verl.workers.engine.fsdp.transformer_impl"
 def patch(module: ModuleType) -> None:
     """Replace the name under which upstream finds the policy."""
     upstream = module.FSDPEngine._build_fsdp_module
-    expect(upstream, package="verl", release="0.9.1", sha256="35b7b5398584")
+    expect(upstream, package="verl", sha256="35b7b5398584")
     policy = module.CPUOffloadPolicy
     module.CPUOffloadPolicy = lambda pin_memory: policy(pin_memory=False)
 

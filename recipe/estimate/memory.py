@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
-from recipe.config.batches import check_micro_batches
 from recipe.estimate.shapes import Shape, shape_of
 
 GIB = 2**30
@@ -50,7 +49,6 @@ def memory(config: DictConfig) -> Memory:
             "the estimate is for GPUs, and micro-batches with a budget of tokens. Choose "
             "cluster=gpu8 or another of GPUs, and actor_rollout_ref.actor.use_dynamic_bsz=true."
         )
-    check_micro_batches(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
     vllm = rollout.gpu_memory_utilization * limit
     kv_tokens = int(max(0, kv_cache_bytes(config, shape)) / kv_bytes_per_gpu(config, shape))
@@ -82,14 +80,6 @@ def memory(config: DictConfig) -> Memory:
             f"{longest}; raise rollout.gpu_memory_utilization or rollout.tensor_model_parallel_size"
         )
     return found._replace(problems=problems)
-
-
-def micro_batch_tokens(config: DictConfig) -> int:
-    """Tokens of the smaller budget, of the update and of the old log-probs."""
-    section = config.actor_rollout_ref
-    return min(
-        section.actor.ppo_max_token_len_per_gpu, section.rollout.log_prob_max_token_len_per_gpu
-    )
 
 
 def shard_count(config: DictConfig) -> int:

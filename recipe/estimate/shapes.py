@@ -1,15 +1,14 @@
-"""The shape of a Qwen2 or Qwen3 model, and what follows from it without loading the model."""
+"""The shape of a model, and what follows from it without loading its weights."""
 
-import json
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
 
-# From the models' config.json on the Hugging Face hub; what stands for all of a kind is below.
+# The paper's models, from their config.json on the Hugging Face hub, which a machine may not reach.
 KNOWN: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-Math-7B": {
         "model_type": "qwen2",
@@ -35,69 +34,95 @@ KNOWN: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+# A model with one of these settings has experts, of which a token uses a few.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """A dense transformer with grouped-query attention and a gated MLP."""
 
-    model_type: str
-    """`qwen2` has biases on query, key and value; `qwen3` norms on query and key."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
-    num_attention_heads: int
     num_key_value_heads: int
-    max_position_embeddings: int
-    tie_word_embeddings: bool
-    head_dim: int
+    query_size: int
+    """Width of all query heads."""
+    key_size: int
+    """Width of all key heads, and of all value heads."""
+    parameters: int
+    """All of them; an output layer that is tied to the embedding counts once."""
+    layer_parameters: int
+    """Of the largest layer."""
+    embedding_parameters: int
+    """The output layer has as many."""
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> "Shape":
-        """From the values of a config.json."""
-        head_dim = given.get("head_dim") or given["hidden_size"] // given["num_attention_heads"]
+    def of(cls, values: dict[str, Any]) -> "Shape":
+        """Return the shape of a model with the values of a config.json.
+
+        Raises:
+            UserError: it is no causal language model, or has experts or no gated MLP.
+        """
+        # transformers takes seconds to import, and `--help` does not need it.
+        from transformers import AutoConfig
+
+        return cls.from_config(AutoConfig.for_model(**values))
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Shape":
+        """Return the shape of a model of transformers, counted on a copy without memory.
+
+        Raises:
+            UserError: it is no causal language model, or has experts or no gated MLP.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        unlike = [name for name in EXPERTS if getattr(config, name, None)]
+        if unlike or not getattr(config, "intermediate_size", None):
+            raise UserError(
+                f"a model of the type {config.model_type} has "
+                f"{unlike[0] if unlike else 'no intermediate_size'}, but memory and cost are "
+                f"worked out for dense models with a gated MLP. Choose one of these."
+            )
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except ValueError as error:
+            raise UserError(
+                f"a model of the type {config.model_type} is no causal language model: {error}"
+            ) from None
+        layers = next(
+            part
+            for part in model.modules()
+            if isinstance(part, torch.nn.ModuleList) and len(part) == config.num_hidden_layers
+        )
+        heads = config.num_attention_heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
-            **{key: given[key] for key in cls.__annotations__ if key != "head_dim"},
-            head_dim=head_dim,
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_key_value_heads=key_heads,
+            query_size=heads * head_dim,
+            key_size=key_heads * head_dim,
+            parameters=num_parameters(model),
+            layer_parameters=max(map(num_parameters, layers)),
+            embedding_parameters=num_parameters(model.get_input_embeddings()),
         )
 
     @property
-    def query_size(self) -> int:
-        """Width of all query heads."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def key_size(self) -> int:
-        """Width of all key heads, and of all value heads."""
-        return self.num_key_value_heads * self.head_dim
-
-    @property
-    def layer_parameters(self) -> int:
-        """2 H Q + 2 H K of attention, 3 H I of the MLP, two norms, and the kind's own."""
-        hidden, query, key = self.hidden_size, self.query_size, self.key_size
-        own = {"qwen2": query + 2 * key, "qwen3": 2 * self.head_dim}[self.model_type]
-        matrices = 2 * hidden * query + 2 * hidden * key + 3 * hidden * self.intermediate_size
-        return matrices + 2 * hidden + own
-
-    @property
-    def embedding_parameters(self) -> int:
-        """V H; the output layer has as many, which are the same ones if they are tied."""
-        return self.vocab_size * self.hidden_size
-
-    @property
-    def parameters(self) -> int:
-        """Layers, embedding, output layer unless tied, and the last norm."""
-        embeddings = self.embedding_parameters * (1 if self.tie_word_embeddings else 2)
-        return self.num_hidden_layers * self.layer_parameters + embeddings + self.hidden_size
-
-    @property
     def kv_bytes_per_token(self) -> int:
-        """A key and a value per layer, 2 bytes a number."""
+        """Return the bytes of a key and a value in every layer, 2 bytes a number."""
         return 2 * self.num_hidden_layers * self.key_size * 2
 
     def forward_operations(self, num_tokens: float, sum_squared_lengths: float) -> float:
-        """2 per token and parameter of a matrix, and 2 per query, key and head width in attention.
+        """Return the operations of a forward pass.
+
+        Two for each token and parameter of a matrix, two for each query, key and head width.
 
         A causal query sees half of the keys, once for the scores and once for the values.
         """
@@ -106,33 +131,46 @@ class Shape:
         return 2 * matrices * num_tokens + attention
 
 
+def num_parameters(module: Any) -> int:
+    """Return the number of parameters of a torch module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def shape_of(config: DictConfig) -> Shape:
-    """The shape of `actor_rollout_ref.model.path`: a known model, or a folder with a config.json.
+    """Return the shape of `actor_rollout_ref.model.path`.
+
+    It is a known model, a folder with a config.json, or a model that transformers finds on the hub.
 
     Raises:
-        UserError: it is neither, or no dense Qwen2 or Qwen3.
+        UserError: it is none of these, or no dense model with a gated MLP.
     """
     path = str(config.actor_rollout_ref.model.path)
-    file = Path(path).expanduser() / "config.json"
-    if path not in KNOWN and not file.is_file():
+    if path in KNOWN:
+        return known_shape(path)
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(str(Path(path).expanduser()))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"actor_rollout_ref.model.path is {path}, whose shape is not known here. Known are "
-            f"{', '.join(KNOWN)}; another model needs a local folder with its config.json."
-        )
-    given = KNOWN.get(path) or json.loads(file.read_text())
-    if given.get("model_type") not in ("qwen2", "qwen3"):
-        raise UserError(
-            f"{path} is of the model type {given.get('model_type')}, but memory and cost are "
-            f"worked out for qwen2 and qwen3. Choose one of these."
-        )
-    return Shape.of(given)
+            f"{', '.join(KNOWN)}; another model needs a local folder with its config.json, or the "
+            f"Hugging Face hub ({str(error).splitlines()[0]})."
+        ) from None
+    return Shape.from_config(found)
+
+
+@cache
+def known_shape(path: str) -> Shape:
+    """Return the shape of one of `KNOWN`."""
+    return Shape.of(KNOWN[path])
 
 
 def check_positions(config: DictConfig) -> None:
-    """A prompt and its response, both at their limits, have positions in a known model.
+    """Check that a known model has positions for a prompt and a response at their limits.
 
     Raises:
-        UserError: they have not.
+        UserError: it has fewer.
     """
     path, data = config.actor_rollout_ref.model.path, config.data
     if path not in KNOWN:

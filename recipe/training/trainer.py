@@ -22,8 +22,8 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.config.resources import num_gpus
 from recipe.config.settings import Settings
+from recipe.estimate.gpus import num_gpus
 from recipe.maths.diagnostics import by_verdict
 from recipe.training.responses import read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics

@@ -53,7 +53,7 @@ def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
     assert (summary["rows"], summary["correct"], summary["timeout"]) == (9, 5, 1)
     assert {"commit", "command", "versions", "seconds"} <= set(summary)
     printed = capsys.readouterr().out
-    assert "| right       |    5 | 55.6% |" in printed
+    assert "| correct     |    5 | 55.6% |" in printed
     assert "mean score +0.4444" in printed
     assert not list(tmp_path.glob("*.partial"))
 

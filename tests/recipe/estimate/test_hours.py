@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from recipe import cost, memory
 from recipe.base.errors import UserError
-from recipe.config.resources import num_gpus
+from recipe.estimate.gpus import num_gpus
 from recipe.estimate.hours import gpu_hours, rollout_seconds, training_seconds
 from recipe.estimate.shapes import Shape
 

@@ -56,7 +56,7 @@ def test_a_layer_keeps_no_more_than_is_counted(name):
     layer = LAYERS[values["model_type"]](config, layer_idx=0).bfloat16()
     tokens = 64
     hidden = torch.randn(1, tokens, config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    rotation = torch.ones(2, 1, tokens, Shape.of(values).head_dim, dtype=torch.bfloat16)
+    rotation = torch.ones(2, 1, tokens, layer.self_attn.head_dim, dtype=torch.bfloat16)
     parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     kept = {}
 

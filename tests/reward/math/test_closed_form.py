@@ -55,7 +55,7 @@ def test_the_sum_has_the_value_that_sympy_gives_the_text(drawn):
 
 
 @pytest.mark.parametrize(
-    ("left", "correct", "expected"),
+    ("left", "right", "expected"),
     [
         (r"2\sqrt{2}", r"\sqrt{8}", True),
         (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", True),

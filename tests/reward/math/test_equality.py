@@ -113,7 +113,7 @@ def test_the_order_of_lists_and_sets_is_free_and_that_of_tuples_is_not(numbers, 
 
 
 @pytest.mark.parametrize("left", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
-@pytest.mark.parametrize("correct", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
+@pytest.mark.parametrize("right", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
 def test_brackets_of_intervals_matter(left, right):
     assert same(left, right) == (left == right)
     assert same(left, f"[0,1] \\cup {right}") in (False, None)

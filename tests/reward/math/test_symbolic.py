@@ -78,13 +78,13 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("left", "correct"), EQUAL)
+@pytest.mark.parametrize(("left", "right"), EQUAL)
 def test_textbook_forms_of_one_expression_are_the_same(left, right):
     assert same_expression(tidy(left), tidy(right))
     assert same_expression(tidy(right), tidy(left))
 
 
-@pytest.mark.parametrize(("left", "correct"), DIFFERENT)
+@pytest.mark.parametrize(("left", "right"), DIFFERENT)
 def test_different_expressions_are_not(left, right):
     assert not same_expression(tidy(left), tidy(right))
     assert not same_expression(tidy(right), tidy(left))
