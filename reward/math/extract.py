@@ -142,9 +142,7 @@ _FORMS = {"answer_line": _answer_line, "boxed": _boxed, "sentence": _sentence}
 def _backwards(pattern: re.Pattern[str], word: str, text: str) -> Iterator[re.Match[str]]:
     """Yield the matches of a pattern that begins with `word`, the last one first."""
     lowered = text.lower()
-    if len(lowered) != len(
-        text
-    ):  # a few capitals become longer in lower case and would shift the positions
+    if len(lowered) != len(text):  # some capitals grow in lower case and would shift positions
         lowered = "".join(low if len(low := char.lower()) == 1 else char for char in text)
     at = len(text)
     while (at := lowered.rfind(word, 0, at)) >= 0:
