@@ -39,8 +39,7 @@ def memory(config: DictConfig) -> Memory:
     """Work out the memory of one GPU of `config`.
 
     Raises:
-        UserError: the model's shape is not known, or micro-batches have no token budget, or one
-            that the longest row is above.
+        UserError: the model's shape is not known, or micro-batches have no token budget.
     """
     shape, limit = shape_of(config), config.estimate.gpu_gib * GIB
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
