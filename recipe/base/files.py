@@ -31,5 +31,5 @@ def sha256_of_files(files: Iterable[Path]) -> str:
     whole = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").sha256_of_files())
+            whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()

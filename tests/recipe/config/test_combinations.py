@@ -20,7 +20,7 @@ from recipe.maths.rules import RULES
 from recipe.objectives import disco_loss
 from recipe.objectives.disco_loss import DiscoLoss
 from recipe.objectives.weighted_loss import for_worker, weighted_ppo_loss
-from recipe.run.folder import arm, differing_keys
+from recipe.run.folder import differing_keys, method_of
 
 PROMPT = 2
 ONE_RANK = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
@@ -89,7 +89,7 @@ def test_every_combination_makes_a_step_or_is_refused_and_the_readme_says_which(
             # `constant` and `token_batch` differ in scale, `lambda` starts as `token`.
             is_token = {one.aggregation, other.aggregation} == {"lambda", "token"}
             assert (apart > 1e-4) is not is_token, (one, other)
-    arms = [arm(config_of(combination)) for combination in gradients]
+    arms = [method_of(config_of(combination)) for combination in gradients]
     assert len(set(arms)) == len(arms)
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     assert between_marks(readme, "combinations", table(refusals)) == readme
