@@ -5,7 +5,7 @@ GPU_PYTHON ?= python
 PY := .venv/bin/python
 PURE := $(PY) -m pytest -q -n 2 -m "not live and not slow and not gpu"
 
-.PHONY: install demo lint check test test-all gpu-smoke
+.PHONY: install demo lint check test test-all gpu-smoke docs results
 
 install: .venv/.installed
 
@@ -32,3 +32,12 @@ test-all: test
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu
+
+docs: install
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "wrote outputs/site/index.html"
+
+# A generated table names its command in its mark; each command writes its table there.
+results: install
+	@grep -hoP '^<!-- \w+:begin \(python \K[^)]*' README.md docs/*.md | while read -r command; do \
+	    echo "python $$command"; $(PY) $$command >/dev/null || exit 1; done

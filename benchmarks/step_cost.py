@@ -26,7 +26,7 @@ from benchmarks.timing import SEED, median_with_interval, seconds
 from benchmarks.worker_cost import worker
 from recipe.base.provenance import provenance
 from recipe.base.tables import between_marks, markdown_table
-from recipe.config.settings import AggregationSettings
+from recipe.maths.aggregation import AggregationSettings
 from recipe.maths.columns import group_numbers, prompt_of
 from recipe.maths.diagnostics import diagnose
 from recipe.run.folder import read_metrics

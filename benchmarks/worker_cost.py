@@ -16,7 +16,7 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 from benchmarks.timing import SEED, median_with_interval, seconds
-from recipe.objectives.weighted_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
 
 
 class PeakBytes(TorchDispatchMode):
@@ -95,7 +95,7 @@ def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
                 loss, _ = loss_fn(config, {"log_probs": leaf}, data)
                 loss.backward()
 
-            ours = partial(run, weighted_ppo_loss, for_worker(base))
+            ours = partial(run, weighted_ppo_loss, base)
             verls = partial(run, ppo_loss, base)
             row = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
             row |= paired_times(ours, verls, repetitions, device)

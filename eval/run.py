@@ -24,7 +24,8 @@ from eval.tables.results import KIND
 from recipe.base.errors import UserError
 from recipe.base.files import write_atomically
 from recipe.base.provenance import provenance
-from recipe.config.data import check_truths, is_this_projects
+from recipe.config.data import check_truths
+from recipe.config.settings import uses_this_reward
 from recipe.run.console import clock
 from recipe.run.processes import alone, clean_up_killed
 from recipe.tasks.task import Problems, Task, find, load
@@ -115,7 +116,7 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
     Raises:
         UserError: the run was trained with another reward function.
     """
-    if model.config and not is_this_projects(model.config):
+    if model.config and not uses_this_reward(model.config):
         raise UserError(
             f"{model.name} was trained with {model.config.reward.custom_reward_function.path}. "
             f"Export it elsewhere (python -m scripts.export RUN --out DIR) and evaluate DIR, which "

@@ -11,8 +11,53 @@ import sys
 from pathlib import Path
 
 from recipe.base.errors import UserError
+from recipe.base.tables import between_marks, markdown_table
+from recipe.config.compose import composed
 from recipe.config.estimated import estimated
-from recipe.estimate.hours import gpu_hours, keep_table, table
+from recipe.estimate.hours import gpu_hours
+from recipe.estimate.memory import GIB, memory
+
+# The runs of the paper.
+MODELS = ("qwen25_math_7b", "qwen3_1_7b")
+CLUSTERS = ("gpu8", "gpu8x2", "gpu8x4")
+
+
+def table() -> list[str]:
+    """Return memory and GPU-hours of the paper's models on each cluster, as lines of Markdown."""
+    rows = []
+    for model in MODELS:
+        for cluster in CLUSTERS:
+            config = composed([f"model={model}", "training=paper", f"cluster={cluster}"])
+            found, cost = memory(config), gpu_hours(config)
+            rows.append(
+                [
+                    f"`{model}`",
+                    f"`{cluster}`",
+                    *(
+                        f"{sum(parts.values()) / GIB:.0f}"
+                        for parts in (found.update, found.rollout)
+                    ),
+                    str(found.full_sequences),
+                    f"{cost.hours:.0f}",
+                    f"{cost.total:.0f}",
+                ]
+            )
+    head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
+    return markdown_table(head, rows)
+
+
+def keep_table(document: Path) -> None:
+    """Write the table between the marks of `document`.
+
+    Raises:
+        UserError: it cannot be read or written, or has no marks.
+    """
+    try:
+        document.write_text(between_marks(document.read_text(), "runs", table()))
+    except OSError as error:
+        raise UserError(f"--into is {document}: {error.strerror}. Name a document.") from None
+    except ValueError as error:
+        raise UserError(f"--into is {document}: {error}") from None
 
 
 def main() -> None:

@@ -31,24 +31,22 @@ from omegaconf import DictConfig, open_dict
 
 from recipe.base.errors import UserError
 from recipe.base.files import sha256_of_files
+from recipe.base.paths import ROOT
 from recipe.base.provenance import provenance
-from recipe.config.checks import check_disk, check_settings
-from recipe.config.compose import (
-    ROOT,
-    WRONG_OVERRIDES,
-    check_choice,
-    explanation,
-    help_text,
-    resolve,
-)
+from recipe.config.checks import check_settings
+from recipe.config.compose import hydra_compose, resolve
 from recipe.config.data import check_data, data_files
-from recipe.config.methods import disco_of
-from recipe.config.validation import check_validation
+from recipe.config.help import help_text
+from recipe.config.hydra_errors import WRONG_OVERRIDES, check_choice, explanation
+from recipe.config.machine import check_disk
+from recipe.config.settings import Settings
 from recipe.run.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
 from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
     holds_same_run,
+    is_finished,
     method_of,
+    name_run,
     new_folder,
     other_overrides,
     read_metrics,
@@ -97,15 +95,14 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     folder = run_folder(config, overrides)
     name_run(config, folder, overrides)
     resolve(config)
-    check_settings(config)
-    check_place(config.output_root)
-    if "task" in config.data:
-        embedded.make(config.data.task)
-    check_data(config)
-    check_validation(config)
+    settings = check_settings(config)
+    check_place(settings.output_root)
+    if settings.made_task:
+        embedded.make(settings.made_task)
+    check_data(config, settings)
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        run_verl = prepare_verl(config)
+        run_verl = prepare_verl(config, settings)
     lock = folder.with_name(f".{folder.name}.lock")
     with alone(lock, "this run", ALONE), alone_with_ray():
         if is_finished(folder, config):
@@ -127,16 +124,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         journal.close()
         measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
         conclude(config, folder, measured, overrides)
-
-
-def is_finished(folder: Path, config: DictConfig) -> bool:
-    """Whether there is nothing left to do for a run that may go on.
-
-    Raises:
-        UserError: the folder holds a run with another resolved config.
-    """
-    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
-    return same and config.trainer.resume_mode != "disable"
 
 
 def open_journal(folder: Path, config: DictConfig) -> Journal:
@@ -190,23 +177,6 @@ def conclude(
         print(f"wrote {path}")
 
 
-def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Checkpoints go into the run's folder; loggers show its name, unless overridden.
-
-    Raises:
-        UserError: the place of the checkpoints is overridden; several runs would mix there.
-    """
-    named = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "trainer.default_local_dir" in named:
-        raise UserError(
-            "trainer.default_local_dir is set, but checkpoints belong to the run in whose folder "
-            "they are. Remove that override; output_root=... names another disk for both."
-        )
-    config.trainer.default_local_dir = str(folder / "checkpoints")
-    if "trainer.experiment_name" not in named:
-        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
-
-
 def train(
     run_verl: Callable[[], None], config: DictConfig, journal: Journal, terminal: TextIO
 ) -> dict[str, Any]:
@@ -252,7 +222,7 @@ def train(
     }
 
 
-def prepare_verl(config: DictConfig) -> Callable[[], None]:
+def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:
     """Import verl under the platform of the config and validate it; returns what trains.
 
     Raises:
@@ -264,13 +234,13 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         importlib.import_module(name.strip())
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import omega_conf_to_dataclass, validate_config
+    from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
     from recipe.training import border
 
+    # Before our own modules import what may have gone.
     border.check()
-    from recipe.objectives.weightable import check_loss
     from recipe.training.trainer import AggregationTaskRunner
 
     auto_set_device(config)
@@ -278,8 +248,7 @@ def prepare_verl(config: DictConfig) -> Callable[[], None]:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError) as error:
         raise UserError(f"verl refuses this config: {error}") from None
-    if not disco_of(config):
-        check_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    settings.begin(config).check()
     return lambda: run_ppo(config, AggregationTaskRunner)
 
 
@@ -300,7 +269,7 @@ def command_line() -> None:
     try:
         main()
     except WRONG_OVERRIDES as error:
-        sys.exit(f"error: {explanation(error, sys.argv[1:])}")
+        sys.exit(f"error: {explanation(error, sys.argv[1:], hydra_compose)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The error that is nobody's answer's fault."""
+"""Define the error of a broken grader, which no response has caused."""
 
 
 class RewardError(RuntimeError):
-    """The grader itself is broken, so a score would mean nothing."""
+    """Say that the grader itself is broken, so that a score would mean nothing."""

@@ -3,17 +3,17 @@
     python -m reward.grade IN.jsonl --out OUT.jsonl
     python -m reward.grade outputs/rollouts/12.jsonl --out again.jsonl --data-source math_dapo
 
-A row has `response` and `ground_truth` (or `tests`, for code) and may name its `data_source`.
-The rollout dumps that verl writes are read as they are: `output` and `gts` there. Each row comes
-out in its place with `score`, `outcome`, `extracted`, `seconds` and `error` added; a line that
-cannot be read has no score, and the command then ends with 1.
+A row has `response` and `ground_truth` (or `tests`, for code). It may name its `data_source`.
+verl's rollout dumps work too: there the fields are `output` and `gts`. The output keeps the order
+of the rows and adds `score`, `outcome`, `extracted`, `seconds` and `error` to each. A line that
+cannot be read gets no score, and the command then ends with exit code 1.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -37,16 +37,16 @@ Fields = dict[str, Any]
 
 
 class Summary:
-    """How many rows had each outcome, their scores and the seconds they took."""
+    """Count the rows of each outcome, and add up their scores and seconds."""
 
     def __init__(self) -> None:
         self.rows = Counter[str]()
-        self.seconds = Counter[str]()
+        self.seconds = defaultdict[str, float](float)
         self.score = 0.0
         self.first_error = ""
 
     def add_invalid(self, error: str) -> None:
-        """Count a line that is no row."""
+        """Count a line that cannot be read."""
         self.rows[INVALID] += 1
         self.first_error = self.first_error or error
 
@@ -58,20 +58,20 @@ class Summary:
 
     @property
     def total(self) -> int:
-        """All rows."""
+        """Return the number of rows."""
         return self.rows.total()
 
     @property
     def mean(self) -> float:
-        """The mean score of the rows that have one."""
+        """Return the mean score of the rows that have one."""
         return self.score / max(1, self.total - self.rows[INVALID])
 
     def record(self) -> dict[str, Any]:
-        """The figures of the table."""
+        """Return the numbers of the table by name."""
         return {"rows": self.total, "mean_score": self.mean, **self.rows}
 
     def table(self) -> list[str]:
-        """A line for each outcome, and the mean score."""
+        """Return the lines of a table of outcomes, and a line with the mean score."""
         lines = [
             (
                 outcome,
@@ -86,7 +86,7 @@ class Summary:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Return the parser of the command line."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     command = argparse.ArgumentParser(
         "python -m reward.grade",
@@ -96,9 +96,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("rows", type=Path, metavar="IN.jsonl", help="rows to grade")
-    add("--out", type=Path, required=True, metavar="OUT.jsonl", help="where graded rows go")
-    add("--data-source", help="of rows that name none (default: every template is understood)")
-    add("--workers", type=int, default=2, help="processes at work at once (default: 2)")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT.jsonl",
+        help="graded rows",
+    )
+    add("--data-source", help="for rows that name none (default: any form of answer)")
+    add("--workers", type=int, default=2, help="processes that run at the same time (default: 2)")
     add(
         "--setting",
         action="append",
@@ -110,10 +116,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_settings(workers: int, pairs: list[str]) -> RewardSettings:
-    """The reward settings of the command line.
+    """Return the reward settings of the command line.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: a name is unknown or a value is not allowed.
     """
     settings: dict[str, Any] = {"workers": workers}
     for pair in pairs:
@@ -124,15 +130,15 @@ def read_settings(workers: int, pairs: list[str]) -> RewardSettings:
             settings[name] = value
     try:
         return RewardSettings.of(settings)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
 
 
 def read_line(line: bytes, default: str | None, settings: RewardSettings) -> tuple[Fields, Row]:
-    """The fields of a line, and what the grader takes of them.
+    """Return the fields of a line, and the row for the grader.
 
     Raises:
-        ValueError: it is no row, or a field is missing or cannot be read.
+        ValueError: the line is not a row, or a field is missing or cannot be read.
     """
     fields = json.loads(line)
     if not isinstance(fields, dict):
@@ -141,7 +147,7 @@ def read_line(line: bytes, default: str | None, settings: RewardSettings) -> tup
 
 
 def read_row(fields: Fields, default: str | None, settings: RewardSettings) -> Row:
-    """What the grader takes of a row.
+    """Return the row for the grader.
 
     Raises:
         ValueError: a field is missing or cannot be read.
@@ -159,21 +165,22 @@ def read_row(fields: Fields, default: str | None, settings: RewardSettings) -> R
             raise ValueError(f"ground truth is {truth!r:.80}; it must be a text or a number")
         name = fields.get("data_source", default)
         source = ANY if name is None else settings.find(name)
-    if isinstance(source, Source):  # now, rather than after hours
+    if isinstance(source, Source):  # fail now, not after hours
         (read_truth if source.forms else parse_tests)(truth)
     return Row(response, truth, source, fields)
 
 
 def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSettings) -> Summary:
-    """Grade a file; a run that is interrupted or fails leaves what it has in OUT.jsonl.partial.
+    """Grade a file and write the graded rows to `out`.
 
-    A line that cannot be read keeps its place, with no score and FILE:LINE: what is wrong.
+    A line that cannot be read keeps its place. It gets no score, and `error` begins FILE:LINE. If
+    the command is interrupted or fails, the rows graded so far are in OUT.jsonl.partial.
 
     Raises:
         RewardError: the machinery failed.
     """
     partial = out.with_name(out.name + ".partial")
-    begun: deque[tuple[Fields, bool]] = deque()  # in order; whether a verdict will come
+    begun: deque[tuple[Fields, bool]] = deque()  # fields, and whether a verdict will follow
     summary = Summary()
     with (
         closing(Grader(settings)) as grader,
@@ -214,7 +221,7 @@ def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSetti
 
 
 def invalid(text: str, error: str) -> Fields:
-    """What becomes of a line that is no row."""
+    """Return the output fields of a line that cannot be read."""
     try:
         fields = json.loads(text)
     except (RecursionError, ValueError):
@@ -225,7 +232,7 @@ def invalid(text: str, error: str) -> Fields:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Grade, print the summary; 0 if all went well."""
+    """Grade a file and print the summary; return the exit code, 0 if every row has a score."""
     options = parser().parse_args(arguments)
     start = time.perf_counter()
     try:

@@ -1,6 +1,7 @@
-"""Grade responses: the exact fast path, and processes for what may not end.
+"""Grade responses, for training, validation and evaluation alike.
 
-This is the one grader of training, validation and evaluation.
+Most answers are decided at once, by exact arithmetic. Symbolic mathematics and programs may never
+end, so they run in processes of their own.
 """
 
 import json
@@ -23,15 +24,19 @@ from reward.sources import RewardSettings, Scorer, Source
 
 Outcome = Literal["correct", "incorrect", "no_answer", "parse_error", "timeout"]
 
-# Rows that are graded ahead of the oldest one that is still open.
+# At most this many rows are graded ahead of the oldest row without a verdict.
 ROWS_AHEAD = 4096
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
-    """A response to grade; the ground truth of code is its tests, as JSON.
+    """Hold a response to grade.
 
-    `extra` are the row's other columns, for scorers of one's own.
+    Attributes:
+        response: the response, decoded.
+        ground_truth: the correct answer; for code, the tests as JSON.
+        source: how the response is graded.
+        extra: the row's other columns, for a scorer of your own.
     """
 
     response: str
@@ -41,16 +46,19 @@ class Row(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a response is worth: one outcome, the answer it states, and what grading it took.
+    """Hold the verdict on a response.
 
-    - right, wrong: the answer was read and decided.
-    - no_answer: the response states none.
-    - parse_error: the answer cannot be read, or is beyond the limits; so it is not right.
-    - timeout: the answer, or the program, went over its time or its memory.
-
-    `error` says why an answer was not read, or which test a program failed; `in_form`, whether the
-    answer stands in the form that the data source asks for (None of a scorer of one's own, which
-    asks for none); `extra` is what such a scorer returned besides its score.
+    Attributes:
+        outcome: "correct" or "incorrect" if the answer was read and decided; "no_answer" if the
+            response states none; "parse_error" if the answer cannot be read or exceeds a limit;
+            "timeout" if the comparison or the program exceeded its time or its memory.
+        score: the score on the scale of the data source.
+        extracted: the answer as extracted; None if there is none.
+        seconds: the wall time of grading.
+        error: why an answer was not read, or which test a program failed.
+        in_form: whether the answer has the form that the data source asks for; None for a scorer of
+            your own, which asks for no form.
+        extra: what a scorer of your own returned besides its score.
     """
 
     outcome: Outcome
@@ -63,10 +71,10 @@ class Verdict(NamedTuple):
 
 
 class Grader:
-    """Grades responses; threads may share it.
+    """Grade responses. Threads may share a grader.
 
     Raises:
-        ValueError: a ground truth that states nothing. Scoring such a row 0 would hide it.
+        ValueError: a ground truth states nothing. A score of 0 would hide this fault.
         RewardError: the machinery failed twice, so a score would mean nothing.
     """
 
@@ -76,12 +84,12 @@ class Grader:
         self._programs = threading.BoundedSemaphore(settings.workers)
 
     def grade(self, row: Row) -> Verdict:
-        """The verdict on one response; blocks while a process is at work on it."""
+        """Return the verdict on one response; wait if a process has to decide it."""
         found = self._at_once(row)
         return found if isinstance(found, Verdict) else self._at_length(row, found)
 
     def grade_many(self, rows: Iterable[Row]) -> Iterator[Verdict]:
-        """The verdicts in the order of the rows, many at once, without reading far ahead."""
+        """Yield the verdicts in the order of the rows, at most `ROWS_AHEAD` rows ahead."""
         begun: deque[Verdict | Future[Verdict]] = deque()
         with ThreadPoolExecutor(self.settings.workers) as executor:
             for row in rows:
@@ -94,7 +102,7 @@ class Grader:
             yield from map(_wait, begun)
 
     def equivalent(self, pairs: Iterable[tuple[str, str]]) -> list[bool]:
-        """Whether the two answers of each pair are the same; one that cannot be read is not."""
+        """Return for each pair whether its two answers are the same; False if one is unreadable."""
         with ThreadPoolExecutor(self.settings.workers) as executor:
             return list(executor.map(self._are_equivalent, pairs))
 
@@ -110,7 +118,11 @@ class Grader:
         return bool(self.pool.ask(*pair).same) if decided is None else decided
 
     def _at_once(self, row: Row) -> Verdict | Stated | None:
-        """The verdict; of mathematics that needs more than the fast path, its answer; else None."""
+        """Return the verdict if it takes no process.
+
+        Otherwise return the answer to compare by symbolic mathematics, or None for a program or a
+        scorer of your own.
+        """
         if not isinstance(row.source, Source) or not row.source.forms:
             return None
         start = time.perf_counter()
@@ -127,6 +139,7 @@ class Grader:
         return self._verdict(row.source, "correct" if decided else "incorrect", found, start)
 
     def _at_length(self, row: Row, found: Stated | None) -> Verdict:
+        """Return the verdict on a row that `_at_once` left open."""
         start = time.perf_counter()
         if not isinstance(row.source, Source):
             return _own_verdict(row.source(row.response, row.ground_truth, row.extra), start)
@@ -149,7 +162,7 @@ class Grader:
         return self._verdict(row.source, outcome, found, start, reply.error)
 
     def _run_tests(self, response: str, tests: dict[str, Any]) -> CodeResult:
-        """A program's result; a failure of the machinery is tried again before it is raised."""
+        """Return the result of a program; try once more if the machinery fails."""
         minimum = Level[self.settings.sandbox.upper()]
         with self._programs:
             try:
@@ -168,7 +181,7 @@ class Grader:
 
 
 def _own_verdict(result: Any, start: float) -> Verdict:
-    """The verdict of a scorer of one's own: right if its score is positive."""
+    """Return the verdict of a user's scorer: correct if its score is positive."""
     extra = dict(result) if isinstance(result, dict) else {"score": result}
     score = float(extra.pop("score"))
     outcome = "correct" if score > 0 else "incorrect"
@@ -185,31 +198,33 @@ def _wait(item: Verdict | Future[Verdict]) -> Verdict:
 
 @lru_cache(maxsize=4096)
 def read_truth(truth: str) -> str:
-    """A ground truth without markup.
+    """Return a ground truth without markup.
 
     Raises:
-        ValueError: it is no string or states nothing.
+        ValueError: the ground truth is not a string, or it states nothing.
     """
-    stated = (
-        (extract(truth, ("boxed",), "ignore") or clean(truth)) if isinstance(truth, str) else ""
-    )
-    if not normalise(stated):
+    found = ""
+    if isinstance(truth, str):
+        found = extract(truth, ("boxed",), "ignore") or clean(truth)
+    if not normalise(found):
         raise ValueError(
             f"ground truth is {truth!r}; it must be a string that states an answer, such as "
             f"'34' or '\\frac{{1}}{{2}}'. Repair or drop this row of the data."
         )
-    return stated
+    return found
 
 
 def parse_tests(truth: str) -> dict[str, Any]:
-    """The tests of a problem of code, from the JSON that its ground truth is.
+    """Return the tests of a programming problem from its ground truth, a JSON text.
 
     Raises:
-        ValueError: it is none, or they are malformed.
+        ValueError: the text is not JSON, or the tests are malformed.
     """
     try:
         tests = json.loads(truth)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"tests are no JSON ({error}): {truth!r:.80}") from None
+        raise ValueError(
+            f"tests are no JSON ({error}): {truth!r:.80}. Repair or drop this row of the data."
+        ) from None
     read_tests(tests)
     return tests

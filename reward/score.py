@@ -1,7 +1,7 @@
-"""The reward of one response, as verl's `reward.custom_reward_function` calls it.
+"""Score one response: verl's `reward.custom_reward_function`, in training and validation.
 
-`configs/base.yaml` points verl at it, for training and validation, with the fields of
-`RewardSettings` as `reward_kwargs`; verl then never chooses a grader by data source itself.
+`configs/base.yaml` gives verl this function, with the fields of `RewardSettings` as
+`reward_kwargs`. verl then never chooses a grader by data source itself.
 """
 
 import math
@@ -13,11 +13,10 @@ from reward.grader import Grader, Row, Verdict
 from reward.math.quantity import normalise
 from reward.sources import RewardSettings
 
-# verl gathers `pred` in a numpy array, in which every row is as wide as the longest.
+# verl gathers `pred` in a numpy array, where every row is as wide as the longest.
 MAX_PRED_CHARS = 256
-# What a response that is not right may be, a column each.
+# The outcomes of a response that is not correct. Each has its own column.
 COUNTED = ("incorrect", "no_answer", "parse_error", "timeout")
-
 
 _LOCK = threading.Lock()
 _made = cache(Grader)
@@ -34,44 +33,49 @@ def compute_score(
 ) -> dict[str, Any]:
     """Score a response on the published scale of its data source.
 
-    Every row of a data source has the same keys, since verl averages them: `score` trains; `acc` is
-    1 for a right response; `wrong`, `no_answer`, `parse_error` and `timeout` say what it was
-    otherwise; `format` is 1 if the answer, right or not, stands in the form that the data source
-    asks for (a scorer of one's own has it only if it returns it); `seconds` is what grading took;
-    `pred` is the normalised answer that verl's majority metrics vote on; `error` says why there is
-    no verdict.
-
-    Never raises: verl would log it, drop the response and train on the rest. Where the machinery,
-    the settings or the ground truth is at fault, `score` is NaN, which the trainer refuses
-    with the error.
+    This function raises no error: verl would log it, drop the response and train on the rest. If
+    the machinery, the settings or the ground truth is at fault, `score` is NaN and `error` says
+    why. The trainer stops at such a row.
 
     Args:
-        data_source: a name that matches a pattern in `reward.sources`, or is one of `sources`.
+        data_source: a name that matches a pattern in `reward.sources`, or a key of `sources`.
         solution_str: the response, decoded.
-        ground_truth: the right answer; of code, its tests as JSON.
-        extra_info: the row's other columns, for scorers of one's own.
-        reward_router_address: verl's, for reward models; not used.
-        reward_model_tokenizer: verl's, for reward models; not used.
+        ground_truth: the correct answer; for code, the tests as JSON.
+        extra_info: the row's other columns, for a scorer of your own.
+        reward_router_address: passed by verl for reward models; not used.
+        reward_model_tokenizer: passed by verl for reward models; not used.
         **settings: fields of `RewardSettings`.
+
+    Returns:
+        The columns that verl averages. All rows of a data source have the same ones:
+
+        - `score`: the reward that trains.
+        - `acc`: 1 for a correct response, else 0.
+        - `incorrect`, `no_answer`, `parse_error`, `timeout`: 1 for this outcome, else 0.
+        - `format`: 1 if the answer, correct or not, has the form that the data source asks for. A
+          scorer of your own has this column only if it returns it.
+        - `seconds`: the wall time of grading.
+        - `pred`: the normalised answer, for verl's majority metrics.
+        - `error`: why there is no verdict.
     """
     try:
         chosen = RewardSettings.of(settings)
         row = Row(solution_str, ground_truth, chosen.find(data_source), extra_info or {})
         return columns(_grader(chosen).grade(row))
-    # A scorer of one's own may raise anything, and none of it may become a score.
+    # A user's scorer may raise any error, and no error may become a score.
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        return columns(Verdict("incorrect", math.nan, None, 0.0, said, in_form=False))
+        message = f"{type(error).__name__}: {error}"
+        return columns(Verdict("incorrect", math.nan, None, 0.0, message, in_form=False))
 
 
 def _grader(settings: RewardSettings) -> Grader:
-    """One grader of these settings, and so one pool, for all threads of a process."""
+    """Return the grader for these settings; all threads of a process share it and its pool."""
     with _LOCK:
         return _made(settings)
 
 
 def columns(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as the columns that verl keeps."""
+    """Return a verdict as the columns that verl keeps; see `compute_score`."""
     return {
         "score": verdict.score,
         "acc": float(verdict.outcome == "correct"),

@@ -28,7 +28,7 @@ from recipe.base.paths import CONFIGS
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from recipe.config.checks import check_config
-from recipe.config.resources import num_gpus
+from recipe.estimate.gpus import num_gpus
 from recipe.estimate.hours import gpu_hours
 from recipe.run.cluster import alone_with_ray
 from recipe.run.processes import Watch, clean_up_killed, temporary_folder

@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.config.compose import composed, resolve
-from recipe.main import name_run
-from recipe.run.folder import holds_same_run, leaves, run_folder
+from recipe.run.folder import is_finished, leaves, name_run, run_folder
 
 SWEEPS = CONFIGS / "sweep"
 
@@ -75,12 +74,12 @@ class Run(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether its report is there, as far as this machine sees the outputs.
+        """Return whether its report exists, as far as this machine sees the outputs.
 
         Raises:
             UserError: the folder holds a run with another config.
         """
-        return holds_same_run(self.folder, self.config) and (self.folder / "summary.json").exists()
+        return is_finished(self.folder, self.config)
 
     @property
     def is_missing(self) -> bool:

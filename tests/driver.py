@@ -7,8 +7,9 @@ import torch
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
+from recipe.maths.responses import Responses
+from recipe.training import responses as training_responses
 from recipe.training import trainer
-from recipe.training.responses import Responses
 
 LIMIT = 12
 
@@ -66,6 +67,7 @@ class Bare(trainer.AggregationMixin):
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self.begin(config)
 
     def on_sample_end(self): ...
 
@@ -104,9 +106,8 @@ def responses(**columns):
 def add_columns(monkeypatch, config: DictConfig, rows=ROWS) -> tuple[dict, dict]:
     """Run the mixin on the batch; returns what it put into it, and the metrics."""
     put, metrics = {}, {}
-    monkeypatch.setattr(trainer.tq, "kv_batch_get", lambda *_, **__: batch(rows))
+    monkeypatch.setattr(training_responses.tq, "kv_batch_get", lambda *_, **__: batch(rows))
     monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
     mixin = Bare(config)
-    mixin.choose()
     mixin._add_columns(meta(rows), metrics)
     return put, metrics

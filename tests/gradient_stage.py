@@ -16,11 +16,10 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.utils import tensordict_utils as tu
 
 import recipe.main  # noqa: F401  (registers the config resolvers)
-from recipe.objectives.weightable import default_config
-from recipe.objectives.weighted_loss import (
+from recipe.objectives.losses.weightable import default_config
+from recipe.objectives.losses.weighted import (
     SLOPE_COLUMN,
     WEIGHT_COLUMN,
-    for_worker,
     weighted_ppo_loss,
 )
 from recipe.run.processes import Watch, temporary_folder
@@ -123,7 +122,7 @@ def batch(config):
 def update(group, data, weight_N, order, lr=0.0, slope_N=None, loss=None):
     """One update with the weighted policy loss."""
     columns = {WEIGHT_COLUMN: weight_N} | ({} if slope_N is None else {SLOPE_COLUMN: slope_N})
-    actor = for_worker(loss or default_config("vanilla"))
+    actor = loss or default_config("vanilla")
     return update_with(group, data, columns, order, partial(weighted_ppo_loss, config=actor), lr)
 
 

@@ -1,4 +1,4 @@
-"""What an attack on the sandbox would like to reach, and what it would leave behind."""
+"""Set up the targets of attacks on the sandbox, and find what an attack leaves behind."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from reward.code import sandbox
 from reward.code.sandbox import Level, SandboxError
@@ -16,14 +17,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def missing(level: Level) -> str:
-    """Why this machine does not offer a level, "" where it does."""
+    """Return why this machine does not offer a level, or "" if it does."""
     if level == Level.RLIMITS:
         return ""
     try:
         escapes = sandbox._escapes(level)
     except SandboxError as error:
         return str(error)
-    return f"a program run at it could {escapes}" if escapes else ""
+    return f"a program at this level could {escapes}" if escapes else ""
 
 
 MISSING = {level: missing(level) for level in Level}
@@ -31,7 +32,7 @@ MISSING = {level: missing(level) for level in Level}
 
 @contextmanager
 def stage(monkeypatch) -> Iterator[dict[str, str]]:
-    """Sockets that listen, a secret file and a marked place; yields what `@NAME@` stands for."""
+    """Open sockets and make a secret file. Yield the value of each `@NAME@` in the cases."""
     mark = f"mark{uuid.uuid4().hex}"
     memory = ctypes.create_string_buffer(8)
     with ExitStack() as stack:
@@ -40,7 +41,7 @@ def stage(monkeypatch) -> Iterator[dict[str, str]]:
         temporary.mkdir()
         (outside / "secret").write_text("escaped")
 
-        def listener(kind: socket.SocketKind, address: object, family=socket.AF_INET) -> int | str:
+        def listener(kind: socket.SocketKind, address: Any, family=socket.AF_INET) -> int | str:
             listening = stack.enter_context(socket.socket(family, kind))
             listening.bind(address)
             if kind == socket.SOCK_STREAM:
@@ -68,12 +69,12 @@ def stage(monkeypatch) -> Iterator[dict[str, str]]:
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))
         monkeypatch.setenv("CODE_SECRET", "escaped")
         yield {name: str(value) for name, value in names.items()}
-        # Not left to the end of the test: the folder is removed here.
+        # Undo this now: the folder is removed here, before the end of the test.
         monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 def marked_files(names: dict[str, str]) -> list[str]:
-    """Files an attack wrote, and what is left of working folders."""
+    """Return the files that an attack wrote, and the remains of working folders."""
     packages = os.path.dirname(os.__file__)
     places = ["/tmp", "/dev/shm", names["HOME"], names["OUTSIDE"], packages, os.getcwd(), "/"]
     places += [os.path.dirname(names["GRADER"]), f"{names['OUTSIDE']}/temporary"]
@@ -84,7 +85,7 @@ def marked_files(names: dict[str, str]) -> list[str]:
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Processes whose parents end become children of this one, where they are seen."""
+    """Make this process the parent of orphans, so that `child_pids` finds them."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -94,6 +95,6 @@ def adopting_orphans() -> Iterator[None]:
 
 
 def child_pids() -> set[int]:
-    """The children of this process, which adopts orphans."""
+    """Return the ids of the children of this process."""
     tasks = Path("/proc/self/task").iterdir()
     return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}

@@ -20,7 +20,8 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from recipe.config.checks import check_settings
 from recipe.config.compose import composed
 from recipe.config.data import check_data
-from recipe.main import ROOT, name_run, open_journal, prepare_verl, train
+from recipe.main import ROOT, open_journal, prepare_verl, train
+from recipe.run.folder import name_run
 from recipe.tasks import embedded
 from recipe.training.trainer import AggregationMixin, AggregationTaskRunner
 
@@ -125,7 +126,7 @@ class VariantTrainer(PPOTrainerSync):
         if self.variant.endswith("resumed"):
             self.resume()
         elif not self.variant.endswith("again"):
-            AggregationMixin.choose(self)
+            AggregationMixin.begin(self, self.config)
         AggregationMixin.install_loss(self)
 
     def resume(self) -> None:
@@ -170,9 +171,9 @@ def main(folder: Path) -> None:
         config = compose("base", overrides)
     name_run(config, folder, overrides)
     OmegaConf.resolve(config)
-    check_settings(config)
-    check_data(config)
-    prepare_verl(config)
+    settings = check_settings(config)
+    check_data(config, settings)
+    prepare_verl(config, settings)
     journal = open_journal(folder, config)
     train(lambda: run_ppo(config, VariantTaskRunner), config, journal, sys.stdout)
 

@@ -1,4 +1,4 @@
-"""How a train batch divides into mini-batches, ranks and micro-batches: what verl asserts later."""
+"""Check before Ray starts how a batch divides into mini-batches, ranks and micro-batches."""
 
 from omegaconf import DictConfig
 
@@ -6,7 +6,11 @@ from recipe.base.errors import UserError
 
 
 def check_batches(config: DictConfig) -> None:
-    """Groups exist, and batches divide into mini-batches and ranks."""
+    """Refuse a batch that does not divide into groups, mini-batches and ranks.
+
+    Raises:
+        UserError: it does not.
+    """
     actor, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
     train, mini = config.data.train_batch_size, actor.ppo_mini_batch_size
     gpus, along = config.trainer.n_gpus_per_node * config.trainer.nnodes, sequence_parallel(config)
@@ -36,16 +40,16 @@ def check_batches(config: DictConfig) -> None:
 
 
 def sequence_parallel(config: DictConfig) -> int:
-    """GPUs that share a sequence (Ulysses); verl has two keys for it."""
+    """Return how many GPUs share a sequence (Ulysses). verl has two keys for it."""
     actor = config.actor_rollout_ref.actor
     old, new = (x.ulysses_sequence_parallel_size for x in (actor, actor.fsdp_config))
     return old if old > 1 else new
 
 
 def check_micro_batches(config: DictConfig) -> None:
-    """Micro-batches have room for the longest row, or divide the rows of a rank.
+    """Refuse micro-batches without room for the longest row, or that do not divide a rank's rows.
 
-    verl asserts the former on the rank that meets such a row, while the others wait for it.
+    verl asserts the former only on the rank that meets such a row, while the others wait for it.
     """
     data, actor = config.data, config.actor_rollout_ref.actor
     rollout, along = config.actor_rollout_ref.rollout, sequence_parallel(config)
@@ -69,3 +73,40 @@ def check_micro_batches(config: DictConfig) -> None:
                 f"actor_rollout_ref.{name}_micro_batch_size_per_gpu is {size}, which does not "
                 f"divide the {rows} rows of a rank. Use a divisor of {rows}."
             )
+
+
+def check_separate(config: DictConfig) -> None:
+    """Refuse settings under which verl's separate_async trainer would stop or lose updates.
+
+    Raises:
+        UserError: there is one.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    train, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    step = config.trainer.v1.separate_async.parameter_sync_step
+    if rollout.checkpoint_engine.backend == "naive" or not rollout.nnodes * rollout.n_gpus_per_node:
+        raise UserError(
+            f"trainer.v1.trainer_mode is separate_async, but rollout.checkpoint_engine.backend is "
+            f"{rollout.checkpoint_engine.backend} on {rollout.nnodes} x {rollout.n_gpus_per_node} "
+            f"GPUs. It needs servers of its own and a backend that reaches them, as cluster="
+            f"cpu_separate has; on GPUs use nccl."
+        )
+    if train != mini * step:
+        raise UserError(
+            f"data.train_batch_size is {train}, but separate_async needs ppo_mini_batch_size x "
+            f"trainer.v1.separate_async.parameter_sync_step = {mini} x {step}. Change one of them."
+        )
+    actor, bypass = config.actor_rollout_ref.actor, config.algorithm.rollout_correction.bypass_mode
+    on_cpu = {
+        "trainer.device=cpu": config.trainer.device == "cpu",
+        "actor.fsdp_config.param_offload": actor.fsdp_config.param_offload,
+        "actor.fsdp_config.offload_policy": actor.fsdp_config.offload_policy,
+    }
+    if step > 1 and actor.strategy == "fsdp2" and not bypass and any(on_cpu.values()):
+        raise UserError(
+            f"trainer.v1.separate_async.parameter_sync_step is {step}. Between the updates of a "
+            f"step verl keeps the model by moving it to the CPU, which is no copy of parameters "
+            f"that are there ({', '.join(key for key, is_so in on_cpu.items() if is_so)}): updates "
+            f"would be lost, or old log-probs be a later model's. Use parameter_sync_step=1, a GPU "
+            f"without offloading, or algorithm.rollout_correction.bypass_mode=true."
+        )

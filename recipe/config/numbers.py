@@ -1,4 +1,4 @@
-"""Numbers of a config that are read before verl reads them."""
+"""Check the numbers of a config that are read before verl reads them."""
 
 from numbers import Real
 from typing import Any, TypeGuard
@@ -57,7 +57,7 @@ ESTIMATED_NUMBERS: dict[str, tuple[float, float]] = {
 
 
 def check_integers(config: DictConfig, keys: dict[str, float] = INTEGERS) -> None:
-    """Each of `keys` is an integer, and not below its least.
+    """Check that each of `keys` is an integer and not below its least value.
 
     Raises:
         UserError: the first that is not.

@@ -1,96 +1,157 @@
-"""Our own config keys, validated once."""
+"""The part of a run's config that is ours, parsed once into one typed object.
 
+verl's own keys stay verl's. `recipe/config/verl_keys.py` says which of their values are refused.
+"""
+
+import re
 from dataclasses import dataclass
-from functools import partial
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
 
-import torch
+from annotated_types import Gt
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.maths.rules import RULES, Rule
+from recipe import objectives
+from recipe.base import plugins
+from recipe.base.errors import UserError
+from recipe.base.typed import parse
+from recipe.maths import advantages
+from recipe.maths.advantages.base import Advantage
+from recipe.maths.aggregation import AggregationSettings
+from recipe.objectives.base import Chosen, Objective
+from reward.sources import RewardSettings
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+THIS_REWARD = "pkg://reward.score"
 
 
-@dataclass(frozen=True)
-class ScalarSettings:
-    """`aggregation.scalar`: how the rule `lambda` learns its exponent."""
+class Choice(NamedTuple):
+    """Hold an option of a config group."""
 
-    start: float
-    """Exponent of the first batch."""
-    spread: float
-    """How far the lengths move h from 1, `r` in arXiv:2510.06870."""
-    optimizer: str
-    """A name in `OPTIMIZERS`."""
-    lr: float
-    """Learning rate; AdamW keeps torch's other defaults, but for a weight decay of 0."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a setting no run could mean."""
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"aggregation.scalar.optimizer is {self.optimizer!r}; known ones are "
-                f"{', '.join(OPTIMIZERS)}."
-            )
-        for name in ("start", "spread", "lr"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or (value <= 0 and name != "start"):
-                kind = "a number" if name == "start" else "a number above 0"
-                raise ValueError(f"aggregation.scalar.{name} is {value}, but must be {kind}.")
+    name: str
+    """Name of the option, such as `ha_dw_code`."""
+    kind: str | None
+    """File that defines it, such as `ha_dw`; None for the option `none`."""
+    settings: Any
+    """Object of the kind's `Settings`; None if it has none."""
 
 
 @dataclass(frozen=True)
-class AggregationSettings:
-    """The `aggregation` section of the config."""
+class Settings:
+    """Hold every key of a run's config that this project reads and verl does not."""
 
-    rule: str | None
-    """A name in `recipe.maths.rules.RULES`; None under an objective that has no aggregation."""
-    constant_length: float
-    """Reference length of the rule `constant`."""
-    mask_truncated: bool = False
-    """Leave responses that reached the length limit out of loss and lengths."""
-    drop_zero_groups: bool = False
-    """Leave groups whose advantages are all 0 out of N."""
-    scalar: ScalarSettings | None = None
-    """Of the rule `lambda`; None under the others."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a setting no run could mean."""
-        if self.rule is not None and self.rule not in RULES:
-            raise ValueError(
-                f"aggregation.rule is {self.rule!r}; known rules are {', '.join(sorted(RULES))}. "
-                f"Pick one on the command line, e.g. aggregation=balanced."
-            )
-        if self.constant_length <= 0:
-            raise ValueError(
-                f"aggregation.constant_length is {self.constant_length}, but a length is above 0. "
-                f"Leave it out to use data.max_response_length."
-            )
-        if (self.rule == "lambda") != (self.scalar is not None):
-            raise ValueError(
-                f"aggregation.rule is {self.rule} and aggregation.scalar is "
-                f"{'missing' if self.scalar is None else 'set'}, but it belongs to the rule lambda "
-                f"alone. Choose aggregation=lambda, which sets both."
-            )
+    experiment_name: str
+    seed: int
+    output_root: str
+    data_root: str
+    poll_interval: Annotated[float, Gt(0)]
+    """Seconds between two looks of verl's replay buffer for finished responses."""
+    val_tasks: tuple[str, ...]
+    """Tasks that are validated on; empty for files without a task."""
+    made_task: str | None
+    """The demo's task whose model and data are made on this machine."""
+    aggregation: AggregationSettings
+    advantage: Choice
+    objective: Choice
+    reward: RewardSettings | None
+    """Settings of this project's reward; None if the config names another reward function."""
 
     @classmethod
-    def from_config(cls, config: DictConfig) -> "AggregationSettings":
-        """Read the `aggregation` section of a composed config."""
-        section = OmegaConf.to_container(config.aggregation, resolve=True)
-        assert isinstance(section, dict)
-        given = {str(key): value for key, value in section.items()}
-        if isinstance(scalar := given.get("scalar"), dict):
-            given["scalar"] = ScalarSettings(**{str(key): value for key, value in scalar.items()})
-        return cls(**given)
+    def of(cls, config: DictConfig) -> "Settings":
+        """Parse a resolved config.
 
-    def rules(self, exponent: float | None = None) -> dict[str, Rule]:
-        """Every rule with its settings bound; `lambda` only where it is trained.
+        Raises:
+            UserError: a key is missing or unknown, or a value is not allowed.
+        """
+        data = config.data
+        given = {name: config[name] for name in ("experiment_name", "seed", "output_root")}
+        given |= {name: config[name] for name in ("data_root", "poll_interval")}
+        return cls(
+            **given,
+            val_tasks=tuple(data.get("val_tasks") or ()),
+            made_task=data.get("task"),
+            aggregation=parse(AggregationSettings, _plain(config, "aggregation"), "aggregation"),
+            advantage=_choice(config, "advantage", advantages, Advantage),
+            objective=_choice(config, "objective", objectives, Objective),
+            reward=reward_settings(config),
+        )
+
+    def begin(self, verl: DictConfig) -> Objective:
+        """Return the objective of a run that begins, with its advantage.
 
         Args:
-            exponent: of the rule `lambda`; its start if not given.
+            verl: the resolved config that these settings were parsed from.
         """
-        bound = {**RULES, "constant": partial(RULES["constant"], limit=self.constant_length)}
-        rule = bound.pop("lambda")
-        if self.scalar is not None:
-            at = self.scalar.start if exponent is None else exponent
-            bound["lambda"] = partial(rule, exponent=at, spread=self.scalar.spread)
-        return bound
+        advantage = None
+        if self.advantage.kind:
+            kind: Any = plugins.find(advantages, self.advantage.kind, Advantage)
+            by_std = bool(verl.algorithm.get("norm_adv_by_std_in_grpo", True))
+            advantage = kind(self.advantage.settings, by_std)
+        assert self.objective.kind
+        objective: Any = plugins.find(objectives, self.objective.kind, Objective)
+        return objective(Chosen(self.objective.settings, self.aggregation, advantage, verl))
+
+
+def reward_settings(config: DictConfig) -> RewardSettings | None:
+    """Return the settings of this project's reward; None if the config names another.
+
+    Raises:
+        UserError: this project's reward refuses them.
+    """
+    if not uses_this_reward(config):
+        return None
+    given = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs, resolve=True)
+    assert isinstance(given, dict)
+    try:
+        return RewardSettings.of({str(key): value for key, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the reward refuses its settings: {error}") from None
+
+
+def uses_this_reward(config: DictConfig) -> bool:
+    """Return whether responses are graded by this project's `reward/`."""
+    return config.reward.custom_reward_function.path == THIS_REWARD
+
+
+def _plain(config: DictConfig, key: str) -> dict[str, Any]:
+    found = OmegaConf.to_container(config[key], resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
+def _choice(config: DictConfig, group: str, package: ModuleType, base: type) -> Choice:
+    """Return the chosen option of a group: its kind is the file that its section is named after.
+
+    Raises:
+        UserError: the option has no section, another's, or settings that are not allowed.
+    """
+    section = _plain(config, group)
+    name = section.pop("name")
+    known = plugins.names(package)
+    present = [key for key, value in section.items() if value is not None]
+    if unknown := [key for key in present if key not in known]:
+        raise UserError(
+            f"there is no key {group}.{unknown[0]}. Sections are {', '.join(known)}, one for each "
+            f"file of {package.__name__.replace('.', '/')}."
+        )
+    fix = (
+        f"Choose an option of configs/{group} with {group}=NAME, which sets them, and change one "
+        f"with {group}.SECTION.KEY=VALUE."
+    )
+    kind = name if not present and name in known else next(iter(present), None)
+    if kind is None and name == "none":
+        return Choice(name, None, None)
+    if kind is None:
+        raise UserError(f"{group}={name} has no settings. {fix}")
+    settings = plugins.find(package, kind, base).Settings
+    if (settings is None and present) or len(present) > 1 or not _names(name, kind):
+        raise UserError(f"{group}={name} has no {group}.{present[-1]}. {fix}")
+    if settings is None:
+        return Choice(name, kind, None)
+    if not present:
+        raise UserError(f"{group}={name} has no settings. {fix}")
+    return Choice(name, kind, parse(settings, section[kind], f"{group}.{kind}"))
+
+
+def _names(name: str, kind: str) -> bool:
+    """Return whether an option's name begins as its kind does, as `discob_logl` with `disco`."""
+    return re.match(re.escape(kind), name) is not None

@@ -7,21 +7,16 @@ A step is a rollout, bound by the memory that decoding reads, and training, boun
 Both reach the same part, `estimate.utilization`, of a GPU's peaks.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks, markdown_table
-from recipe.config.compose import composed
-from recipe.config.resources import num_gpus, separate_gpus, trainer_gpus
-from recipe.estimate.memory import GIB, kv_bytes_per_gpu, memory
+from recipe.estimate.gpus import num_gpus, separate_gpus, trainer_gpus
+from recipe.estimate.memory import kv_bytes_per_gpu, memory
 from recipe.estimate.shapes import Shape, shape_of
 
 # What `table` shows; the data change neither number.
-MODELS = ("qwen25_math_7b", "qwen3_1_7b")
-CLUSTERS = ("gpu8", "gpu8x2", "gpu8x4")
 
 
 class GpuHours(NamedTuple):
@@ -110,41 +105,3 @@ def training_seconds(config: DictConfig, shape: Shape) -> float:
     update = 4 if config.actor_rollout_ref.model.enable_gradient_checkpointing else 3
     passes = 1 + update * config.actor_rollout_ref.actor.ppo_epochs
     return passes * forward / (trainer_gpus(config) * known.utilization * known.gpu_flops)
-
-
-def table() -> list[str]:
-    """Memory and GPU-hours of the paper's models on each cluster, in lines of Markdown."""
-    rows = []
-    for model in MODELS:
-        for cluster in CLUSTERS:
-            config = composed([f"model={model}", "training=paper", f"cluster={cluster}"])
-            found, cost = memory(config), gpu_hours(config)
-            rows.append(
-                [
-                    f"`{model}`",
-                    f"`{cluster}`",
-                    *(
-                        f"{sum(parts.values()) / GIB:.0f}"
-                        for parts in (found.update, found.rollout)
-                    ),
-                    str(found.full_sequences),
-                    f"{cost.hours:.0f}",
-                    f"{cost.total:.0f}",
-                ]
-            )
-    head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
-    return markdown_table(head, rows)
-
-
-def keep_table(document: Path) -> None:
-    """Write the table between the marks of `document`.
-
-    Raises:
-        UserError: it cannot be read or written, or has no marks.
-    """
-    try:
-        document.write_text(between_marks(document.read_text(), "runs", table()))
-    except OSError as error:
-        raise UserError(f"--into is {document}: {error.strerror}. Name a document.") from None
-    except ValueError as error:
-        raise UserError(f"--into is {document}: {error}") from None

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
-from recipe.config.batches import check_micro_batches
 from recipe.estimate.shapes import Shape, shape_of
 
 GIB = 2**30
@@ -40,8 +39,7 @@ def memory(config: DictConfig) -> Memory:
     """Work out the memory of one GPU of `config`.
 
     Raises:
-        UserError: the model's shape is not known, or micro-batches have no token budget, or one
-            that the longest row is above.
+        UserError: the model's shape is not known, or micro-batches have no token budget.
     """
     shape, limit = shape_of(config), config.estimate.gpu_gib * GIB
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
@@ -50,7 +48,6 @@ def memory(config: DictConfig) -> Memory:
             "the estimate is for GPUs, and micro-batches with a budget of tokens. Choose "
             "cluster=gpu8 or another of GPUs, and actor_rollout_ref.actor.use_dynamic_bsz=true."
         )
-    check_micro_batches(config)
     longest = config.data.max_prompt_length + config.data.max_response_length
     vllm = rollout.gpu_memory_utilization * limit
     kv_tokens = int(max(0, kv_cache_bytes(config, shape)) / kv_bytes_per_gpu(config, shape))

@@ -22,43 +22,27 @@ Axes: `_N` the responses of a mini-batch, `_T` response tokens. Groups are numbe
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
-
-SCORES = ("log_likelihood", "likelihood_ratio")
-KLS = ("k1", "low_var")
 
 
 @dataclass(frozen=True)
 class DiscoSettings:
-    """`objective.disco`."""
+    """Hold the section `objective.disco`."""
 
-    score: str
-    """`log_likelihood` or `likelihood_ratio`."""
-    tau: float
-    """Temperature of the wrong responses' mean; infinity for DisCO-b."""
-    kl_limit: float
-    """delta, the KL divergence up to which nothing is paid."""
-    kl_penalty: float
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    score: Literal["log_likelihood", "likelihood_ratio"]
+    tau: Annotated[float, Gt(0)]
+    """Temperature of the mean over incorrect responses; infinity for DisCO-b."""
+    kl_limit: Annotated[float, Ge(0), Lt(math.inf)]
+    """delta, the KL divergence up to which there is no penalty."""
+    kl_penalty: Annotated[float, Ge(0), Lt(math.inf)]
     """beta."""
-    kl: str
+    kl: Literal["k1", "low_var"]
     """Estimator of KL(pi_old, pi): `k1`, or the low-variance one."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a setting no run could mean."""
-        for name, allowed in (("score", SCORES), ("kl", KLS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"objective.disco.{name} is {getattr(self, name)!r}; it may be "
-                    f"{', '.join(allowed)}."
-                )
-        for name in ("tau", "kl_limit", "kl_penalty"):
-            value, least = getattr(self, name), "above 0" if name == "tau" else "0 or more"
-            fine = isinstance(value, int | float) and not isinstance(value, bool)
-            # Infinity is a tau; of the others it would make the loss infinite.
-            if not fine or not (value > 0 if name == "tau" else 0 <= value < math.inf):
-                raise ValueError(f"objective.disco.{name} is {value}, but must be {least}.")
 
 
 def scores(log_prob_NT: Tensor, old_log_prob_NT: Tensor, mask_NT: Tensor, score: str) -> Tensor:

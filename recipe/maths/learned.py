@@ -1,20 +1,36 @@
-"""The scalar of a rule that learns one: its value, its optimizer, its place in a checkpoint."""
+"""The scalar that the rule `lambda` learns: its value, its optimizer, its place in a checkpoint."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import torch
-
-from recipe.config.settings import OPTIMIZERS, ScalarSettings
+from annotated_types import Gt
 
 FILE = "aggregation.pt"
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+@dataclass(frozen=True)
+class ScalarSettings:
+    """Hold the section `aggregation.scalar`."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    start: float
+    """Exponent of the first batch."""
+    spread: Annotated[float, Gt(0)]
+    """How far lengths move h from 1; `r` in arXiv:2510.06870."""
+    optimizer: Literal["sgd", "adamw"]
+    lr: Annotated[float, Gt(0)]
+    """Learning rate. AdamW keeps torch's other defaults, except for a weight decay of 0."""
 
 
 class LearnedScalar:
-    """A scalar on the driver that follows the derivative of the loss by it, once a batch.
+    """Hold a scalar on the driver and move it once per batch.
 
-    The workers measure the derivative (`recipe.objectives`), so it is that of the loss they
-    trained with, whatever the split of the batch.
+    The workers measure the derivative of the loss that they train with, so the derivative does not
+    depend on how the batch is split.
     """
 
     def __init__(self, settings: ScalarSettings) -> None:

@@ -23,7 +23,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.base.errors import UserError
 from recipe.maths.rules import RULES
-from recipe.objectives.weighted_loss import WEIGHT_COLUMN, for_worker, weighted_ppo_loss
+from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
 from recipe.training.worker import adamw_changes, local, measured
 from reward.score import compute_score
 
@@ -150,7 +150,7 @@ class Engine:
         role = OmegaConf.merge(config.actor_rollout_ref, {"actor": actor})
         self.worker = measured(ActorRolloutRefWorker)(config=role, role="actor")
         self.worker.init_model()
-        loss_config = for_worker(omega_conf_to_dataclass(role.actor))
+        loss_config = omega_conf_to_dataclass(role.actor)
         self.worker.set_loss_fn(partial(weighted_ppo_loss, config=loss_config))
         self.optimizer = self.worker.actor.engine.optimizer
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]

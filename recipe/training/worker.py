@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from recipe.objectives.disco_loss import DiscoLoss
+from recipe.objectives.base import Loss
 
 # Below so many times eps, sqrt(v_hat) leaves AdamW's step to depend on the gradient's scale.
 EPS_FELT = 10
@@ -26,7 +26,7 @@ class MeasuredTrainingWorker(TrainingWorker):
 
     def train_batch(self, data: TensorDict) -> TensorDict:
         """One optimizer step on a mini-batch."""
-        if isinstance(self.loss_fn, DiscoLoss):
+        if isinstance(self.loss_fn, Loss):
             forward = {
                 "use_remove_padding": self.model_config.get("use_remove_padding", False),
                 "use_fused_kernels": self.model_config.get("use_fused_kernels", False),

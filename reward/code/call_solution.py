@@ -1,6 +1,6 @@
-"""Runs in the sandbox as the program: calls a solution once and writes its result to stdout.
+"""Call a solution once and write its result to stdout. This runs in the sandbox as the program.
 
-What the solution prints goes to stderr, so that it cannot be taken for the result. What the
+The solution's own output goes to stderr, so nobody can take it for the result. Whatever the
 solution changes in this interpreter can only spoil its own result.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Read the job from stdin, run the solution's module, call its function, end at once."""
+    """Read the job from stdin, run the solution's module, call its function, and end at once."""
     job = json.load(sys.stdin)
     result_descriptor = os.dup(1)
     os.dup2(2, 1)
@@ -25,7 +25,7 @@ def main() -> None:
     result = getattr(owner, job["name"])(*job["arguments"])
     with open(result_descriptor, "w") as file:
         json.dump(result, file, ensure_ascii=False)
-    # Threads it left running are of no interest.
+    # Do not wait for threads that are still running.
     os._exit(0)
 
 

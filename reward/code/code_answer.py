@@ -1,13 +1,13 @@
 """Find the program in a response and decide whether it passes its tests, as LiveCodeBench does.
 
-Each test runs in a sandbox of its own, which holds the program and that test's input, never an
-expected output: those are compared here. So whatever the program does to its interpreter, and
-whatever it writes as its result, the only way to pass is to produce the expected output; and no
-test can learn from or prepare another. A secret mark on the result would add nothing, since the
-program could read it from the memory it shares with the code that makes the mark.
+Each test runs in its own sandbox. The sandbox holds the program and the input of that test, never
+an expected output: outputs are compared here. So a program can pass only by producing the expected
+output, whatever it does to its interpreter. No test can learn from another or prepare one. A secret
+mark on the result would add nothing: the program shares its memory with the code that would make
+the mark, so it could read the mark.
 
-Stricter than LiveCodeBench's harness: a return code other than 0 is a crash, also after the right
-output; memory is limited; and no program may start another.
+Three rules are stricter than LiveCodeBench's harness. A return code other than 0 is a crash, also
+after the correct output. Memory is limited. No program may start another one.
 """
 
 import builtins
@@ -33,8 +33,8 @@ _FENCE = re.compile(r"([ \t]*)(`{3,})([^`]*)")
 _LANGUAGES = {"", "python", "python3", "py"}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
-# LiveCodeBench runs every program after `from M import *` and `import M` for these, in this order,
-# and then `from builtins import *`.
+# For each module M, in this order, LiveCodeBench puts `from M import *` and `import M` before every
+# program. Then it adds `from builtins import *`.
 _PRELUDE = (
     "string",
     "re",
@@ -53,7 +53,7 @@ _PRELUDE = (
     "json",
     "typing",
 )
-# The rest of `from sys import *` differs between processes.
+# Other names of `from sys import *` differ between processes.
 _SYS_NAMES = ("argv", "maxsize", "setrecursionlimit", "stderr", "stdin", "stdout")
 _RECURSION_LIMIT = 50_000
 
@@ -61,15 +61,15 @@ _CALL = Path(__file__).with_name("call_solution.py")
 
 
 class CodeResult(NamedTuple):
-    """The verdict on a response.
+    """Hold the verdict on a program.
 
     Attributes:
-        outcome: "right" if all tests passed; "timeout" and "wrong" say how the first test that
-            did not pass failed; "no_answer" if the response holds no program.
-        passed: tests passed before the first that failed.
-        total: tests there are.
-        detail: which test failed and why, for a reader.
-        extracted: the program, None where there is none.
+        outcome: "correct" if all tests passed; "timeout" or "incorrect" for the first test that
+            failed; "no_answer" if the response holds no program.
+        passed: the number of tests passed before the first failure.
+        total: the number of tests.
+        detail: which test failed and why, in words.
+        extracted: the program; None if there is none.
     """
 
     outcome: Outcome
@@ -80,16 +80,22 @@ class CodeResult(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One test: the arguments as a list, or the text on stdin, and what must come of it."""
+    """Hold one test.
+
+    Attributes:
+        given: the list of arguments, or the text on stdin.
+        expected: the value to return, or the text to print.
+    """
 
     given: object
     expected: object
 
 
 def extract_code(response: str) -> str | None:
-    """The last complete fenced block in Python or in no named language, or None.
+    """Return the last complete fenced block in Python or in no named language, or None.
 
-    Only what follows the last `</think>` is read; a `<think>` left open there states nothing.
+    Only the text after the last `</think>` counts. If a `<think>` is left open there, the result is
+    None.
     """
     text = response.rpartition("</think>")[2]
     if "<think>" in text:
@@ -101,7 +107,7 @@ def extract_code(response: str) -> str | None:
         if opening is None:
             opening, lines = fence, []
         elif fence and len(fence[2]) >= len(opening[2]) and fence[3].strip()[:1] in ("", "<"):
-            # `<`: a chat's end token may follow the fence.
+            # A chat's end token, which begins with `<`, may follow the fence.
             language = "".join(opening[3].split()[:1]).lower()
             if language in _LANGUAGES:
                 found = "".join(lines)
@@ -118,21 +124,21 @@ def grade_code(
     minimum: Level = Level.LANDLOCK,
     response_seconds: float = RESPONSE_SECONDS,
 ) -> CodeResult:
-    """Run the program of a response on its tests, up to the first that fails.
+    """Run the program of a response on its tests, up to the first failure.
 
     Args:
         response: the response, decoded.
-        tests: `inputs` and `outputs`, lists of the same length, and perhaps `fn_name`. Without a
-            name a test is the text on stdin and the expected text on stdout. With one the program
-            is a module with a function, or a class `Solution` with a method, of that name; an
-            input is a list of arguments and the output the value returned, or both are strings of
-            JSON, with one argument a line.
+        tests: `inputs` and `outputs`, lists of the same length, and perhaps `fn_name`. Without
+            `fn_name`, an input is the text on stdin and an output the expected text on stdout. With
+            it, the program must define a function of that name, or a class `Solution` with such a
+            method. An input is then a list of arguments and an output the value to return. Both may
+            also be JSON texts, with one argument per line.
         limits: what the program may use in one test.
-        minimum: the weakest sandbox that will do.
-        response_seconds: wall time of all tests together.
+        minimum: the weakest sandbox level that is accepted.
+        response_seconds: the wall time of all tests together.
 
     Raises:
-        ValueError: the tests are malformed. Scoring such a row 0 would hide that it is broken.
+        ValueError: the tests are malformed. A score of 0 would hide this fault.
         SandboxError: the machinery failed, or offers less than `minimum`.
     """
     name, cases = read_tests(tests)
@@ -156,7 +162,11 @@ def grade_code(
 
 
 def read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
-    """The function's name, if any, and the tests. Raises ValueError where they are malformed."""
+    """Return the function's name, or None, and the tests.
+
+    Raises:
+        ValueError: the tests are malformed.
+    """
     found = dict(tests) if isinstance(tests, Mapping) else {}
     name, inputs, outputs = (found.get(key) for key in ("fn_name", "inputs", "outputs"))
     if not (isinstance(inputs, list | tuple) and isinstance(outputs, list | tuple)):
@@ -165,7 +175,7 @@ def read_tests(tests: Mapping[str, object]) -> tuple[str | None, list[Case]]:
     elif not inputs or len(inputs) != len(outputs):
         problem = f"has {len(inputs)} inputs and {len(outputs)} outputs"
     elif not (name is None or (isinstance(name, str) and name.isidentifier())):
-        problem = f"has fn_name {name!r}, which is no name of a function"
+        problem = f"has fn_name {name!r}, which is not a name of a function"
     else:
         try:
             return name, [_read_test(name, *pair) for pair in zip(inputs, outputs, strict=True)]
@@ -193,7 +203,7 @@ def _read_test(name: str | None, given: object, expected: object) -> Case:
 def _failure(
     program: str, name: str | None, case: Case, level: Level, limits: Limits, seconds: float
 ) -> tuple[Outcome, str] | None:
-    """How a program fails a test in at most these seconds of wall time, None if it passes."""
+    """Run one test and return the outcome and the reason of a failure, or None if it passes."""
     setup = _prelude(program)
     allowed = limits._replace(wall_seconds=min(limits.wall_seconds, seconds))
     if name is None:
@@ -204,7 +214,7 @@ def _failure(
         ended = run(_CALL.read_text(), json.dumps(job).encode(), level=level, limits=allowed)
         is_correct = same_result
     if found := _misfortune(ended, allowed):
-        # A machine on which nothing runs any more must not look like a wrong response.
+        # A machine where no program runs any more must not look like an incorrect response.
         check(level, limits)
         return found
     if not is_correct(ended.stdout, case.expected):
@@ -213,7 +223,7 @@ def _failure(
 
 
 def _misfortune(ended: Ended, limits: Limits) -> tuple[Outcome, str] | None:
-    """Why a program did not come to its regular end, None if it did."""
+    """Return the outcome and the reason if a program did not end regularly, else None."""
     last_line = ended.stderr.strip().rpartition("\n")[2][-300:]
     if ended.reason == "wall":
         return "timeout", f"timeout after {limits.wall_seconds:.1f} s of wall time"
@@ -222,29 +232,25 @@ def _misfortune(ended: Ended, limits: Limits) -> tuple[Outcome, str] | None:
     if ended.reason == "tasks":
         return "incorrect", f"more than {limits.tasks} threads"
     if ended.reason == "files" or len(ended.stdout) >= limits.file_bytes:
-        return "incorrect", f"output or files over the cap of {limits.file_bytes} bytes"
+        return "incorrect", f"output or files over the limit of {limits.file_bytes} bytes"
     if ended.code and last_line.startswith("MemoryError"):
-        return "incorrect", f"out of memory, of which it has {limits.memory_bytes} bytes"
+        return "incorrect", f"out of memory: the limit is {limits.memory_bytes} bytes"
     if ended.code < 0:
         return "incorrect", f"killed by signal {-ended.code}, last line of stderr {last_line!r}"
     if ended.code:
-        return (
-            "incorrect",
-            f"crash with return code {ended.code}, last line of stderr {last_line!r}",
-        )
+        why = f"crash with return code {ended.code}, last line of stderr {last_line!r}"
+        return "incorrect", why
     return None
 
 
 def same_output(found: bytes, expected: object) -> bool:
-    """Whether two texts agree line by line: as stripped, or token by token as decimal numbers."""
-    # Reading costs memory here, and an equal output is never this much longer.
+    """Return whether two texts agree line by line, as stripped text or as decimal numbers."""
+    # Do not spend memory on reading it: an equal output is never this much longer.
     if len(found) > 4096 + 16 * len(str(expected)):
         return False
     texts = found.decode(errors="replace"), str(expected)
     lines = zip_longest(*(io.StringIO(text.strip(), newline="\n") for text in texts))
-    return all(
-        a is not None and b is not None and _same_line(a.strip(), b.strip()) for a, b in lines
-    )
+    return all(None not in pair and _same_line(*map(str.strip, pair)) for pair in lines)
 
 
 def _same_line(found: str, expected: str) -> bool:
@@ -260,8 +266,8 @@ def _same_line(found: str, expected: str) -> bool:
 
 
 def same_result(found: bytes, expected: object) -> bool:
-    """Whether the JSON a call left is the expected value; in JSON a tuple is a list."""
-    # Reading costs memory here, and an equal value is never this much longer.
+    """Return whether a call's result, as JSON, is the expected value. A tuple becomes a list."""
+    # Do not spend memory on reading it: an equal value is never this much longer.
     if len(found) > 4096 + 16 * len(json.dumps(expected)):
         return False
     try:
@@ -271,7 +277,7 @@ def same_result(found: bytes, expected: object) -> bool:
 
 
 def _prelude(program: str) -> str:
-    """The imports LiveCodeBench puts before a program, as far as it names what they bring."""
+    """Return those of LiveCodeBench's imports whose names occur in the program."""
     named = set(_IDENTIFIER.findall(program))
     lines = [f"from {module} import {name}" for name, module in _exports().items() if name in named]
     lines += [f"import {module}" for module in _PRELUDE if module in named]
@@ -280,7 +286,7 @@ def _prelude(program: str) -> str:
 
 @functools.cache
 def _exports() -> dict[str, str]:
-    """The module each name comes from if all of the prelude is star-imported in order."""
+    """Return the module of each name after a star import of all modules in order."""
     exports = {}
     for module in _PRELUDE:
         content = importlib.import_module(module)

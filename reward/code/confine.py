@@ -1,7 +1,7 @@
-"""How a process gives up what the program it is about to run must not have.
+"""Take from this process every right that the program must not have.
 
-Called in a fresh interpreter with one thread, just before the program: nothing here can be taken
-back. The three levels are described in `reward.code.sandbox`.
+The keeper calls these functions in a fresh interpreter with one thread, just before the program.
+Nothing here can be undone. `reward.code.sandbox` describes the three levels.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from reward.code import seccomp
 
-# The folder the program works in where it has a private root.
+# The program works in this folder if it has a private root.
 PRIVATE_FOLDER = "/program"
 OLD_ROOT = "/old"
 NOBODY = 65534
@@ -38,7 +38,7 @@ _CAPABILITY_VERSION = 0x20080522
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
 _TRUNCATE = 1 << 14
-# Rights on files that Landlock knows, by version of its interface; later ones add others.
+# Number of file rights, by version of Landlock's interface. Later versions add other rights.
 _NUM_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _BIND_AND_CONNECT_TCP, _ABSTRACT_SOCKETS_AND_SIGNALS = 0b11, 0b11
 
@@ -52,20 +52,20 @@ class _SockFprog(ctypes.Structure):
 
 
 def adopt_orphans() -> None:
-    """Make what the program's processes leave behind children of this process."""
+    """Make this process the parent of orphans among the program's processes."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent() -> None:
-    """Have this process killed when the one that forked it ends."""
+    """Let the kernel kill this process when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
 def enter_user_and_pid_namespaces() -> None:
-    """Enter a user namespace, in which the next fork is the first process of a pid namespace."""
+    """Enter a user namespace, and a pid namespace whose first process is the next fork."""
     user, group = os.geteuid(), os.getegid()
     _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID), "unshare(user, pid)")
-    # An ordinary user may map only itself, and its group only without setgroups().
+    # An ordinary user may map only itself. It may map its group only without setgroups().
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{NOBODY} {user} 1"),
@@ -76,10 +76,10 @@ def enter_user_and_pid_namespaces() -> None:
 
 
 def enter_private_root(file_bytes: int) -> None:
-    """Leave the machine's network and files, but for the interpreter and an empty folder.
+    """Leave the machine's network and files. Only the interpreter and an empty folder remain.
 
     Args:
-        file_bytes: size of the folder, which is in memory and vanishes with the process.
+        file_bytes: size of the folder. It is in memory and vanishes with the process.
     """
     _check(
         _libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS),
@@ -105,8 +105,8 @@ def enter_private_root(file_bytes: int) -> None:
 def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
     """Set the limits of this process, which it cannot raise again.
 
-    The number of processes is no part of them: it counts all that the user runs anywhere, and
-    never counts for root.
+    The limit on processes is not used: it counts all processes of the user, and does not hold for
+    root.
     """
     stack = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = STACK_BYTES if stack == resource.RLIM_INFINITY else min(stack, STACK_BYTES)
@@ -121,20 +121,20 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> 
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
-    # A machine out of memory should end the program, not the grader.
+    # If the machine has no memory left, it should end the program, not the grader.
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, and with execve's set-user-ID the way to regain one."""
+    """Give up every capability, and the way to regain one through a set-user-ID program."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     header = _CapabilityHeader(_CAPABILITY_VERSION, 0)
     _check(_libc.capset(ctypes.byref(header), (ctypes.c_uint32 * 6)()), "capset")
 
 
 def landlock_version() -> int:
-    """The version of Landlock's interface, 0 where the kernel has or admits none."""
+    """Return the version of Landlock's interface, or 0 if the kernel has none or forbids it."""
     version = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
         _check(version, "landlock_create_ruleset")
@@ -142,7 +142,7 @@ def landlock_version() -> int:
 
 
 def enter_landlock(version: int, folder: str) -> None:
-    """Admit reading the interpreter and reading and writing plain files in `folder`, no more."""
+    """Allow only reading the interpreter, and reading and writing plain files in `folder`."""
     rights = (1 << _NUM_FILE_RIGHTS[min(version, max(_NUM_FILE_RIGHTS))]) - 1
     handled = (ctypes.c_uint64 * 3)(rights, _BIND_AND_CONNECT_TCP, _ABSTRACT_SOCKETS_AND_SIGNALS)
     size = 8 if version < 4 else 16 if version < 6 else 24
@@ -155,7 +155,7 @@ def enter_landlock(version: int, folder: str) -> None:
         if not os.path.isdir(path):
             access &= _READ_FILE | _WRITE_FILE | _TRUNCATE
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        # struct landlock_path_beneath_attr is packed: 64 bits of rights, 32 of descriptor.
+        # struct landlock_path_beneath_attr is packed: 64 bits for rights, 32 for the descriptor.
         rule = (access & rights).to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)
         _check(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), f"landlock_add_rule({path})")
         os.close(descriptor)
@@ -164,13 +164,13 @@ def enter_landlock(version: int, folder: str) -> None:
 
 
 def enter_seccomp() -> None:
-    """Install the filter of system calls."""
+    """Install the filter of system calls in the kernel."""
     code = seccomp.program(os.uname().machine, os.getpid())
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_SockFprog(len(code) // 8, code)))
 
 
 def readable_paths() -> list[str]:
-    """The interpreter's own installation and the system's shared libraries, outermost only."""
+    """Return the paths of the interpreter and of the system's shared libraries, none nested."""
     installed = [os.path.join(prefix, "lib") for prefix in (sys.base_prefix, sys.base_exec_prefix)]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", os.devnull]
     chosen: list[str] = []
@@ -181,7 +181,7 @@ def readable_paths() -> list[str]:
 
 
 def _show(source: str, path: str) -> None:
-    """Mount a file or folder of the old root, read-only, under its own name."""
+    """Mount a file or folder of the old root read-only at `path`."""
     if os.path.isdir(source):
         os.makedirs(path, exist_ok=True)
     else:
@@ -194,7 +194,7 @@ def _show(source: str, path: str) -> None:
 
 
 def _make_read_only(path: str) -> None:
-    # What the mount already refuses must be refused again, or the kernel declines.
+    # Repeat the restrictions of the mount, otherwise the kernel refuses.
     kept = os.statvfs(path).f_flag & 0b1111
     flags = _MS_REMOUNT | _MS_BIND | _MS_READ_ONLY | _MS_NO_SUID | _MS_NO_DEVICES
     _mount(None, path, None, flags | kept)
@@ -209,7 +209,7 @@ def _mount(
 
 
 def _prctl(option: int, *arguments: object) -> None:
-    # prctl refuses options whose unused arguments are not 0, and takes all as long.
+    # Some options of prctl require unused arguments to be 0. All arguments are longs.
     values = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in (*arguments, 0, 0, 0)[:4]]
     _check(_libc.prctl(option, *values), f"prctl({option})")
 

@@ -1,9 +1,12 @@
-"""The process between the grader and a program: starts it confined, watches it, ends all of it.
+"""Start a confined program, watch it, and end it with all its processes.
 
-Runs in a fresh interpreter of its own, so that the grader, which may have many threads, never
-forks and sets no limit on itself. Its descriptors, beside those named in the job: 0 is held open
-by the grader, and closes when the grader wants an end or dies; 1 takes the report; 2 takes an
-error of this machinery, and later the program's stderr.
+The keeper is a process between the grader and the program, in a fresh interpreter. So the grader,
+which may have many threads, never forks and never limits itself. The interpreter starts with
+`-S -P`, without site packages, so import only this folder and the standard library here.
+
+The job names some descriptors. The others are: 0, which the grader holds open and which closes if
+the grader dies or wants an end; 1, for the report; 2, for an error of this machinery and later for
+the program's stderr.
 """
 
 import builtins
@@ -16,13 +19,13 @@ from contextlib import suppress
 
 from reward.code import confine
 
-# How often a running program's threads and files are counted.
+# Seconds between two counts of a running program's threads and files.
 WATCH_SECONDS = 0.05
 _SIGKILL = 9
 
 
 def main() -> None:
-    """Run the job on the descriptor given as last argument. Only the program returns from here."""
+    """Run the job whose descriptor is the last argument. Only the program's process returns."""
     with open(int(sys.argv[-1]), "rb") as file:
         job = marshal.load(file)
     if job["level"] == "namespaces":
@@ -51,12 +54,12 @@ def main() -> None:
 
 
 def _become_program(job: dict, folder: str | None, started: int) -> None:
-    """Confine this process and run the program in it; an error before is written to `started`."""
+    """Confine this process and run the program in it. Write an earlier error to `started`."""
     try:
         _confine(job, folder)
         os.dup2(job["stdin"], 0)
         os.dup2(job["stdout"], 1)
-        # The write fails if the keeper is gone already, whose death would not be signalled.
+        # If the keeper has ended already, no signal will come, but this write fails.
         confine.die_with_parent()
         os.write(started, b"ok")
     except Exception as error:
@@ -87,13 +90,13 @@ def _confine(job: dict, folder: str | None) -> None:
 
 
 def _run(setup: str, source: str) -> None:
-    """Run the program as the main module, with nothing of this machinery to import."""
+    """Run the program as the main module. It can import nothing of this machinery."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "reward"]:
         del sys.modules[name]
     sys.path.remove(sys.argv[1])
     sys.argv[:] = ["solution.py"]
     os.environ.clear()
-    # Programs rely on what `site` defines, which is not loaded.
+    # Programs rely on these two names. `site` defines them, but it is not loaded.
     builtins.exit = builtins.quit = sys.exit
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
@@ -102,10 +105,10 @@ def _run(setup: str, source: str) -> None:
 
 
 def _watch(program: int, ready: int, folder: str | None, job: dict) -> str:
-    """Why the program is at its end: exit, wall, tasks, files, or abandoned by the grader.
+    """Wait and return why the program ends: exit, wall, tasks, files, or abandoned by the grader.
 
     Raises:
-        RuntimeError: the program could not be confined, so it was not run.
+        RuntimeError: the program could not be confined, so it did not run.
     """
     if (answer := os.read(ready, 4096)) != b"ok":
         raise RuntimeError(answer.decode() or "the process ended while it was being confined")
@@ -129,27 +132,27 @@ def _watch(program: int, ready: int, folder: str | None, job: dict) -> str:
 
 def _num_threads(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as file:
-        # The name before the last parenthesis is the program's to choose.
+        # The program can choose the name before the last parenthesis.
         return int(file.read().rpartition(b")")[2].split()[17])
 
 
 def _total_bytes(folder: str) -> int:
-    """The size of a folder's files, each at least a block: empty ones fill a disk too."""
+    """Return the bytes of a folder's files. Each counts as a block at least, even an empty one."""
     total = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            # The program may remove it between the two calls.
+            # The program may remove a file between the two calls.
             with suppress(FileNotFoundError):
                 total += max(entry.stat(follow_symlinks=False).st_size, confine.BLOCK_BYTES)
     return total
 
 
 def _end_all(program: int) -> tuple[int, float]:
-    """Kill the program and all it started; its wait status and its seconds of CPU time."""
+    """Kill the program and its processes; return its wait status and its CPU seconds."""
     status, cpu_seconds = 0, 0.0
     while True:
         with open("/proc/thread-self/children") as file:
-            # The orphans of those killed here become children of this process.
+            # Children of the processes killed here become children of this process.
             for child in file.read().split():
                 os.kill(int(child), _SIGKILL)
         try:

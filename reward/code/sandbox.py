@@ -1,18 +1,23 @@
-"""Run one Python program that nobody has read, so that it can harm and learn nothing.
+"""Run one untrusted Python program so that it can neither harm nor learn anything.
 
-Each program gets a fresh interpreter with an empty environment, no packages, three descriptors,
-limits on time, memory, files and threads, and a working folder of its own that is removed. All
-its processes are killed at the end, also when the grader itself dies. How far it is closed off
-besides is the level:
+Each program gets a fresh interpreter with an empty environment, no packages and three descriptors.
+It has limits on time, memory, files and threads. It gets its own working folder, which is removed
+afterwards. All its processes are killed at the end, also if the grader itself dies. The level says
+how far the program is isolated beyond that:
 
-- `NAMESPACES`: own user, pid, network, mount and IPC namespaces; it sees no file but the
-  interpreter's, read-only. Seccomp and, where the kernel has it, Landlock hold as well.
-- `LANDLOCK`: the same files to read, none to write outside the folder (Landlock); no sockets, no
-  new processes, no signals to others (seccomp). It still can ask whether a path exists.
-- `RLIMITS`: limits alone. The program can read and write what the grader can, use the network and
-  send signals. For machines that offer nothing else and programs that are trusted.
+- `NAMESPACES`: the program has its own user, pid, network, mount and IPC namespaces. It sees only
+  the interpreter's files, read-only. Seccomp applies too, and Landlock if the kernel has it.
+- `LANDLOCK`: the program can read the same files and write only in its folder (Landlock). It can
+  open no socket, start no process and signal no other process (seccomp). It can still ask whether a
+  path exists.
+- `RLIMITS`: only the limits. The program can read and write the grader's files, use the network and
+  send signals. Use this level only for trusted programs, on machines that offer no other.
 
-A level counts as offered only after a program run at it failed to escape (`strongest_level`).
+A level counts as offered only after a test program at this level could not escape
+(`strongest_level`).
+
+This is our own and not bubblewrap or nsjail because those are binaries to install, and they need
+namespaces, which many containers forbid. Landlock and seccomp work there too.
 """
 
 import fcntl
@@ -27,11 +32,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import IO, BinaryIO, Literal, NamedTuple
 
 from reward.errors import RewardError
 
-# What the machinery may take beside the program's own wall time.
+# The machinery may take this long in addition to the program's own wall time.
 GRACE_SECONDS = 30.0
 STDERR_CHARS = 4096
 
@@ -42,11 +47,11 @@ _ROOT = str(Path(__file__).parents[2])
 
 
 class SandboxError(RewardError):
-    """The machinery failed, which says nothing about the program."""
+    """Say that the machinery failed, which says nothing about the program."""
 
 
 class Level(IntEnum):
-    """How far a program is closed off from the machine; more is stronger."""
+    """Name how far a program is isolated from the machine. A higher level is stronger."""
 
     RLIMITS = 0
     LANDLOCK = 1
@@ -54,15 +59,15 @@ class Level(IntEnum):
 
 
 class Limits(NamedTuple):
-    """What one program may use.
+    """Hold what one program may use.
 
     Attributes:
-        cpu_seconds: CPU time of all its threads, in whole seconds. LiveCodeBench's limit.
-        wall_seconds: time from its first line to its end; longer than the CPU time, so that a
-            busy machine does not turn a right response into a timeout.
+        cpu_seconds: CPU time of all its threads, in whole seconds. The default is LiveCodeBench's.
+        wall_seconds: time from its first line to its end. It is longer than the CPU time, so that a
+            busy machine does not turn a correct response into a timeout.
         memory_bytes: address space.
-        file_bytes: each of stdout, stderr and a file it writes, and all files together.
-        tasks: threads at one time.
+        file_bytes: size of stdout, of stderr, of each file it writes, and of all files together.
+        tasks: threads at the same time.
     """
 
     cpu_seconds: int = 6
@@ -76,13 +81,13 @@ LIMITS = Limits()
 
 
 class Ended(NamedTuple):
-    """How a program ended.
+    """Hold how a program ended.
 
     Attributes:
-        reason: "exit" where it ended itself, by return code or signal; else the limit it reached.
-        code: its return code, negative for the signal that killed it.
-        stdout: all it wrote, at most `file_bytes`.
-        stderr: the end of what it wrote.
+        reason: "exit" if it ended by itself, by return code or signal; else the limit it reached.
+        code: its return code; the negative number of the signal if one killed it.
+        stdout: everything it wrote, at most `file_bytes`.
+        stderr: the end of what it wrote there.
     """
 
     reason: Reason
@@ -94,16 +99,16 @@ class Ended(NamedTuple):
 def run(
     source: str, stdin: bytes, *, level: Level, limits: Limits = LIMITS, setup: str = ""
 ) -> Ended:
-    """Run a program to its end and leave nothing of it.
+    """Run a program to its end and remove everything it leaves.
 
-    Safe to call from any thread of a process with many.
+    Any thread of a process with many threads may call this.
 
     Args:
-        source: the program; it is the main module of its interpreter.
-        stdin: all it can read there.
-        level: how it is closed off; `require` chooses one.
-        limits: what it may use.
-        setup: trusted code to run before it, in the same module.
+        source: the program. It becomes the main module of its interpreter.
+        stdin: the whole standard input.
+        level: how far the program is isolated; `require` chooses a level.
+        limits: what the program may use.
+        setup: trusted code to run before the program, in the same module.
 
     Raises:
         SandboxError: the program could not be run, or not at this level.
@@ -114,11 +119,11 @@ def run(
                 report = _keep(source, setup, given, out, err, level, limits)
                 stderr = _end_of(err)
             if not report:
-                cause = stderr.strip().rpartition("\n")[2] or "its keeper was killed"
+                cause = stderr.strip().rpartition("\n")[2] or "its keeper process was killed"
                 raise SandboxError(f"a program could not be run at level {level.name}: {cause}")
             reason, status, cpu_seconds = marshal.loads(report)
             code = os.waitstatus_to_exitcode(status)
-            # The kernel kills at whole seconds, give or take a tick.
+            # The kernel kills at whole seconds, with an error of one clock tick.
             if reason == "exit" and code < 0 and cpu_seconds > limits.cpu_seconds - 0.1:
                 reason = "cpu"
             out.seek(0)
@@ -128,45 +133,45 @@ def run(
 
 
 def check(level: Level, limits: Limits = LIMITS) -> None:
-    """Run a program that cannot fail unless the machinery does.
+    """Run a program that can fail only if the machinery does.
 
     Raises:
-        SandboxError: it failed.
+        SandboxError: the program failed.
     """
     found = run(_CANARY, b"alive", level=level, limits=limits)
     if found[:3] != ("exit", 0, b"alive"):
         raise SandboxError(
             f"the simplest program fails at level {level.name}: {found.reason}, return code "
             f"{found.code}, stdout {found.stdout[:80]!r}, stderr {found.stderr.strip()[-300:]!r}. "
-            f"The limits are {limits}; raise them if they are tight, else repair the machine."
+            f"The limits are {limits}. Raise them if they are tight; otherwise repair the machine."
         )
 
 
 def require(minimum: Level) -> Level:
-    """The strongest level this machine offers.
+    """Return the strongest level that this machine offers.
 
     Raises:
-        SandboxError: it is below `minimum`.
+        SandboxError: this level is below `minimum`.
     """
     found, missing = strongest_level()
     if found < minimum:
         raise SandboxError(
             f"this machine offers level {found.name} to programs, and {minimum.name} is the "
-            f"minimum. {missing} Run where a stronger level works (a kernel with Landlock, from "
-            f"Linux 5.13 on, or a container that admits user namespaces), or lower the minimum if "
-            f"you trust the programs."
+            f"minimum. {missing} Use a machine that offers a stronger level (a kernel with "
+            f"Landlock, from Linux 5.13 on, or a container that allows user namespaces), or lower "
+            f"the minimum if you trust the programs."
         )
     return found
 
 
 @functools.cache
 def strongest_level() -> tuple[Level, str]:
-    """The strongest level at which a program really could not escape, and why none above it.
+    """Return the strongest level where a test program could not escape, and why none above it.
 
-    Found out once per process, by trying.
+    Each process tries this once.
 
     Raises:
-        SandboxError: not even the weakest level runs a program.
+        SandboxError: even the weakest level cannot run a program.
     """
     missing = []
     for level in (Level.NAMESPACES, Level.LANDLOCK):
@@ -178,19 +183,19 @@ def strongest_level() -> tuple[Level, str]:
         else:
             if not escapes:
                 return level, " ".join(missing)
-            missing.append(f"{level.name}: a program run at it could {escapes}.")
+            missing.append(f"{level.name}: a program at this level could {escapes}.")
     check(Level.RLIMITS)
     return Level.RLIMITS, " ".join(missing)
 
 
 def _escapes(level: Level) -> str:
-    """What a program at this level can do that it should not, "" for nothing."""
+    """Return which forbidden actions succeed for a program at this level, or ""."""
     with tempfile.NamedTemporaryFile() as secret:
         source = _PROBE.format(secret=secret.name, grader=os.getpid())
         found = run(source, b"", level=level)
     escapes, _, rest = found.stdout.decode().rpartition(_PROBED)
     if rest != "\n":
-        raise SandboxError(f"the program that tries level {level.name} fails: {found}")
+        raise SandboxError(f"the test program for level {level.name} failed: {found}")
     return escapes
 
 
@@ -203,7 +208,7 @@ def _keep(
     level: Level,
     limits: Limits,
 ) -> bytes:
-    """Run a keeper to its end; its report, which is empty if it failed."""
+    """Run a keeper process to its end and return its report, which is empty if it failed."""
     job = {
         "level": level.name.lower(),
         "temporary": tempfile.gettempdir(),
@@ -217,7 +222,7 @@ def _keep(
         inherited = (given.fileno(), out.fileno(), job_file.fileno())
         job_file.write(marshal.dumps({**job, "descriptors": inherited}))
         job_file.seek(0)
-        # -I would ignore the seed, without which the order of sets differs from run to run.
+        # Not -I: it ignores PYTHONHASHSEED, and the order of sets would differ from run to run.
         keeper = subprocess.Popen(
             [sys.executable, *"-s -P -S -c".split(), _START, _ROOT, str(job_file.fileno())],
             stdin=subprocess.PIPE,
@@ -237,16 +242,16 @@ def _keep(
             _reap(keeper)
 
 
-def _read(report: BinaryIO, seconds: float) -> bytes:
-    poll = select.poll()  # select() refuses the high descriptors of a process with many
+def _read(report: IO[bytes], seconds: float) -> bytes:
+    poll = select.poll()  # select() accepts no descriptor above 1023
     poll.register(report, select.POLLIN)
     if not poll.poll(1000 * seconds):
-        raise SandboxError(f"a program's keeper was silent for {seconds} seconds")
+        raise SandboxError(f"the keeper of a program was silent for {seconds} seconds")
     return report.read()
 
 
 def _reap(keeper: subprocess.Popen) -> None:
-    """Wait for a keeper whose stdin is closed, which ends it with all it keeps."""
+    """Wait for a keeper. Its stdin is closed, so it ends together with its program."""
     try:
         keeper.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -256,7 +261,7 @@ def _reap(keeper: subprocess.Popen) -> None:
 
 @contextmanager
 def _memory_file(content: bytes = b"", *, sealed: bool = False) -> Iterator[BinaryIO]:
-    """A file that is on no disk; a sealed one cannot be changed."""
+    """Open a file that is on no disk. A sealed one cannot be changed."""
     with os.fdopen(
         os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b"
     ) as file:

@@ -1,9 +1,9 @@
-"""The system calls a program in the sandbox is refused, as a filter in the kernel's classic BPF.
+"""Build the filter of system calls for a program in the sandbox, in the kernel's classic BPF.
 
-What is refused acts outside the process, outlives it, or is governed neither by namespaces nor by
-Landlock: sockets, new processes, signals to others, shared memory, changes of a file's owner or
-mode. Reading, writing, memory and threads stay. Needs no library; the numbers are those of Linux
-on x86_64 and aarch64.
+The filter refuses calls that act outside the process, that outlive it, or that neither namespaces
+nor Landlock control: sockets, new processes, signals to others, shared memory, changes of a file's
+owner or mode. Reading, writing, memory and threads stay allowed. This needs no library. The numbers
+are those of Linux on x86_64 and aarch64.
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Arguments(NamedTuple):
-    """A call is refused where `argument & mask` equals `value`, or where it does not (`unless`)."""
+    """Refuse a call if `argument & mask` equals `value`; with `unless`, if it does not."""
 
     index: int
     mask: int
@@ -22,10 +22,10 @@ class Arguments(NamedTuple):
 
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# name: number on x86_64 and aarch64; None where the machine lacks the call.
+# Name: numbers on x86_64 and aarch64. None means that the machine lacks the call.
 REFUSED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
-    # A pair is a way to any other socket: sendto() takes an address.
+    # sendto() takes an address, so a pair could reach any other socket.
     "socketpair": (53, 199),
     "fork": (57, None),
     "vfork": (58, None),
@@ -60,13 +60,13 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "keyctl": (250, 219),
     "syslog": (103, 116),
     "io_setup": (206, 0),
-    # Memory that outlives the process or counts in none of its limits.
+    # These make memory that outlives the process or that no limit counts.
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
-    # Landlock leaves these to the file's mode, and the oldest also truncation.
+    # Landlock does not control these. Its oldest version does not control truncation either.
     "truncate": (76, 45),
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -93,9 +93,9 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 CLONE_THREAD = 0x10000
 ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN = 0o1003, 0o1000
 
-# From here on the numbers are the same on every machine, and new calls appear: all are refused
-# as unknown, for which libc has an older way, but close_range, faccessat2, epoll_pwait2 and
-# futex_waitv.
+# From here on, numbers are the same on every machine and new calls appear. All are refused as
+# unknown, and libc then uses older calls. The exceptions are close_range, faccessat2, epoll_pwait2
+# and futex_waitv.
 FIRST_RECENT = 424
 RECENT_ALLOWED = (436, 439, 441, 449)
 
@@ -105,10 +105,10 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 
 def program(machine: str, pid: int) -> bytes:
-    """The filter for a process with this id: an array of struct sock_filter.
+    """Return the filter for the process `pid`: an array of struct sock_filter.
 
     Raises:
-        ValueError: the numbers of this machine's system calls are not known here.
+        ValueError: the system calls of this machine are not known here.
     """
     if machine not in AUDIT_ARCHITECTURE:
         raise ValueError(
@@ -141,11 +141,17 @@ def program(machine: str, pid: int) -> bytes:
 def _refused_arguments(pid: int) -> list[tuple[tuple[int | None, int | None], Arguments]]:
     only_itself = Arguments(0, 0xFFFFFFFF, pid, unless=True)
     return [
-        ((56, 220), Arguments(0, CLONE_THREAD, 0)),  # clone: threads, no processes
+        ((56, 220), Arguments(0, CLONE_THREAD, 0)),  # clone: only for threads
         ((62, 129), only_itself),  # kill
         ((234, 131), only_itself),  # tgkill
-        ((302, 261), Arguments(0, 0xFFFFFFFF, 0, unless=True)),  # prlimit64: not another's limits
-        ((72, 25), Arguments(1, 0xFFFFFFF8, 8)),  # fcntl: F_SETOWN and its kind send signals
+        (
+            (302, 261),
+            Arguments(0, 0xFFFFFFFF, 0, unless=True),
+        ),  # prlimit64: only its own
+        (
+            (72, 25),
+            Arguments(1, 0xFFFFFFF8, 8),
+        ),  # fcntl: F_SETOWN and its like send signals
         ((2, None), Arguments(1, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # open
         ((257, 56), Arguments(2, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # openat
     ]
@@ -155,7 +161,7 @@ def _refuse_arguments(number: int, arguments: Arguments) -> list[bytes]:
     refused, allowed = (1, 0) if arguments.unless else (0, 1)
     return [
         _step(_JUMP_EQUAL, number, if_false=5),
-        _step(_LOAD, _ARGUMENTS + 8 * arguments.index),  # the low half: both are little-endian
+        _step(_LOAD, _ARGUMENTS + 8 * arguments.index),  # the low half (little-endian)
         _step(_AND, arguments.mask),
         _step(_JUMP_EQUAL, arguments.value, if_true=refused, if_false=allowed),
         _step(_RETURN, _ERRNO | errno.EPERM),

@@ -1,17 +1,17 @@
-r"""Polynomials in letters and pi, with square roots in their coefficients, exactly.
+r"""Read polynomials in letters and pi exactly, with square roots in their coefficients.
 
-Square roots of different square-free integers are linearly independent over the rationals, and
-letters and pi are independent of them and of each other, so two such sums are equal just when their
-coefficients are.
+Square roots of different square-free integers are linearly independent over the rationals. Letters
+and pi are independent of them and of each other. So two such sums are equal if and only if their
+coefficients are equal.
 """
 
 import re
 from collections import Counter
 from fractions import Fraction
 
-# The letters (and pi) of a term with their powers, in order.
+# The letters (and pi) of a term with their powers, sorted.
 Letters = tuple[tuple[str, int], ...]
-# (square-free radicand, letters) -> coefficient, none of them 0. Powers may be negative.
+# (square-free radicand, letters) -> coefficient, never 0. Powers may be negative.
 Sum = dict[tuple[int, Letters], Fraction]
 
 MAX_TOKENS = 80
@@ -20,11 +20,11 @@ MAX_RADICAND = 10**7
 MAX_EXPONENT = 32
 MAX_DIGITS = 30
 MAX_BITS = 2000
-# A decimal fraction of so many significant digits may be meant as an approximation.
+# A decimal fraction with this many significant digits may be meant as an approximation.
 DIGITS_OF_AN_APPROXIMATION = 12
 
 NUMBER = (1, ())
-# Not `e` and `i`, which are numbers, and not `f(x)`, which is no product.
+# `e` and `i` are numbers and `f(x)` is no product, so they are left out.
 _TOKEN = re.compile(
     rf" *(?:([0-9]{{1,{MAX_DIGITS}}}(?:\.[0-9]{{1,{MAX_DIGITS}}})?(?![0-9.]))"
     r"|([a-df-hj-zA-DF-HJ-Z](?![A-Za-z]{2,}|')|\\pi(?![A-Za-z]))"
@@ -34,11 +34,11 @@ _FUNCTION = re.compile(r"(?<![A-Za-z])[fghFGHPQ] ?\(")
 
 
 class _NotOneError(Exception):
-    """The text is something else."""
+    """Say that a text is not such a sum."""
 
 
 def closed_form(text: str) -> Sum | None:
-    r"""The sum that a tidy text is, such as `2x + \frac{3\sqrt{5}}{4}\pi`, or None."""
+    r"""Read a tidy text such as `2x + \frac{3\sqrt{5}}{4}\pi` as a sum. Return None for others."""
     if _FUNCTION.search(text):
         return None
     tokens, at = [], 0
@@ -57,7 +57,7 @@ def closed_form(text: str) -> Sum | None:
 
 
 class _Reader:
-    """Reads tokens by recursive descent; brackets are nested as deep as `same` admits."""
+    """Read tokens by recursive descent. `reward.math.equality.same` limits the nesting."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens[::-1]
@@ -87,7 +87,7 @@ class _Reader:
             if token in ("*", "/", r"\cdot"):
                 self.tokens.pop()
             elif token[0].isdigit() or (token == r"\frac" and self.is_behind_a_number):
-                raise _NotOneError  # `2 3` is no product, and `3\frac{1}{2}` a mixed number
+                raise _NotOneError  # `2 3` is no product and `3\frac{1}{2}` is a mixed number
             factor = self.power()
             value = _times(value, _inverse(factor) if token == "/" else factor)
         return value
@@ -173,7 +173,7 @@ def _inverse(value: Sum) -> Sum:
 
 
 def _root(value: Sum) -> Sum:
-    """The square root of a rational number that is not negative."""
+    """Return the square root of a rational number that is not negative."""
     inside = _rational(value)
     if inside < 0:
         raise _NotOneError
@@ -182,7 +182,7 @@ def _root(value: Sum) -> Sum:
 
 
 def _extracted(number: int) -> tuple[int, int]:
-    """(a, b) with number = a * a * b and b square-free."""
+    """Return (a, b) with number = a * a * b and b square-free."""
     if number > MAX_RADICAND:
         raise _NotOneError
     factors = Counter[int]()

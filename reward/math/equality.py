@@ -1,9 +1,14 @@
-r"""Whether an answer is the ground truth: structure and exact numbers first, symbols if it must be.
+r"""Decide whether an answer equals the ground truth.
 
-`same` is three-valued. With `undecided` as its leaf it is the fast path: numbers, words, and lists,
-tuples, sets, intervals and matrices of them are decided in microseconds, as are
-polynomials with square roots and pi; None says that only symbolic mathematics can tell. With
-`reward.math.symbolic.same_expression` it always decides.
+Structure and exact numbers come first. `same` asks its `leaf` only about what remains. With the
+leaf `undecided` it is the fast path. In microseconds it decides numbers, words, polynomials with
+square roots and pi, and lists, tuples, sets, intervals and matrices of them. It returns None if
+only symbolic mathematics can decide. With the leaf `reward.math.symbolic.same_expression` it always
+decides.
+
+This is our own and not a library such as math-verify because the rules of `same` are a policy of
+the reward: each verdict has to be explained, tested and kept stable. math-verify only parses and
+compares what remains.
 """
 
 import re
@@ -29,12 +34,12 @@ Leaf = Callable[[str, str], bool | None]
 INTERVALS = ("()", "(]", "[)", "[]")
 MAX_ITEMS = 64
 MAX_DEPTH = 16
-# Up to so many letters without a mark of words around them are a product of variables.
+# At most this many letters outside \text{...} are a product of variables.
 LONGEST_PRODUCT = 3
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-# The response may also say what the value is of: `m + n = 480`; `2m + n = 480` is an equation. The
-# truth may do so in capitals: `AB:CD = 3:4`.
+# An answer may name its value by an expression: `m + n = 480`. But `2m + n = 480` is an equation.
+# The ground truth may name its value in capitals: `AB:CD = 3:4`.
 _STATES_A_VALUE = re.compile(r"(?=[^=]*[A-Za-z])(?:[^=<>0-9]|(?<=_)[0-9]|(?<=_\{)[0-9])+=")
 _CONSTANTS = re.compile(r"(?:\\(?:sqrt|frac|pi|cdot)|[^=<>A-Za-z\\])+(?:=[^=]+)+")
 _CAPITALS = re.compile(r"(?:\\frac|\\cdot|_\{?[A-Za-z0-9]++\}?|[A-Z|:/{} ])++=")
@@ -47,27 +52,35 @@ _WORDS = re.compile(r"[^\W\d_]+(?:[ '.-]{1,2}[^\W\d_]+)*")
 
 
 def undecided(_answer: str, _truth: str) -> None:
-    """The leaf of the fast path: no symbolic mathematics."""
+    """Return None: the fast path uses no symbolic mathematics."""
 
 
 def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
-    r"""Whether two answers are the same, or None if the leaf was asked and could not tell.
+    r"""Return whether an answer equals the ground truth, or None if the leaf could not decide.
 
-    - Numbers are equal as fractions. A decimal fraction of 12 or more significant digits also
-      stands for a number that no decimal fraction is, if they differ by less than one unit of its
-      last place.
+    - Numbers are compared as exact fractions. A rounded decimal does not equal the fraction.
+      Exception: a decimal with 12 or more significant digits equals a number that has no finite
+      decimal expansion if they differ by less than one unit in its last place.
     - A unit may be missing on one side, but two units must agree. A percentage is never rescaled:
-      `50\%` equals `50`, the missing unit, and not `0.5`.
-    - The order of a bare list or a set is free, that of a tuple is not; every item must be there.
-      One that is said twice counts once, unless the truth is a bare list that repeats an item. A
-      bare list may stand for a tuple in the same order, never for an interval with a closed end.
-    - An ellipsis is part of an answer: `1, 2, ...` is not `1, 2`, nor is `3.14...` the number 3.14.
-    - `2:4` equals `1:2`, unless the truth may be a time of day, as `10:30` may.
+      `50\%` equals `50`, where the unit is missing, but not `0.5`.
+    - The order of a bare list or a set is free. The order of a tuple is fixed. No item may be
+      missing. A repeated item counts once, unless the truth is a bare list that repeats an item. A
+      bare list equals a tuple in the same order, but no interval with a closed end.
+    - An ellipsis is part of an answer: `1, 2, ...` is not `1, 2`, and `3.14...` is not 3.14.
+    - `2:4` equals `1:2`, unless the truth may be a time of day, such as `10:30`.
     - Brackets of intervals matter: `(0,1]` is not `[0,1]`.
-    - Answers longer or nested deeper than the limits are equal only as written.
-    - Words are equal without regard to case. `x = 5` equals `5`, but not `y = 5`. The base of a
-      number may be missing as a unit may: `1101_2` equals `1101` and not `1101_3`. An equation
-      that gives two values, `x = 3 = 4`, equals neither.
+    - Answers longer or more deeply nested than the limits must be equal as written.
+    - Case does not matter in words. `x = 5` equals `5`, but not `y = 5`. An equation with two
+      values, such as `x = 3 = 4`, equals neither.
+    - The base of a number may be missing like a unit: `1101_2` equals `1101`, but not `1101_3`.
+
+    Args:
+        answer: the answer of the response.
+        truth: the ground truth.
+        leaf: compares two tidy texts that are left after all these rules.
+
+    Raises:
+        ArithmeticError, RecursionError, ValueError: the answer cannot be read.
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
         return int(answer) == int(truth)
@@ -92,7 +105,7 @@ def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
         values = _without_names(answer, truth)
         if values != (answer, truth):
             return not _contradicts_itself(answer) and _same(*values, leaf)
-        if "=" not in truth and _CONSTANTS.fullmatch(answer):  # `\sqrt{4} = 2`, if that is true
+        if "=" not in truth and _CONSTANTS.fullmatch(answer):  # `\sqrt{4} = 2`, if both sides agree
             return _all(_same(side.strip(), truth, leaf) for side in answer.split("="))
     left, right = take_apart(answer), take_apart(truth)
     if left.kind in INTERVALS and not right.kind:
@@ -116,7 +129,7 @@ def _same_number(found: Quantity, wanted: Quantity) -> bool:
 
 
 def _terminates(value: Fraction) -> bool:
-    """Whether a number is a decimal fraction."""
+    """Return whether a number has a finite decimal expansion."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
@@ -125,7 +138,7 @@ def _terminates(value: Fraction) -> bool:
 
 
 def _without_names(answer: str, truth: str) -> tuple[str, str]:
-    """The values of `x = 5` and `5`, or of `x = 5` and `x = 6`; other pairs as they are."""
+    """Return the values of `x = 5` and `5`, or of `x = 5` and `x = 6`; keep other pairs."""
     left, right = NAME.fullmatch(_turned(answer)), NAME.fullmatch(_turned(truth))
     if left and right and squeeze(left[1]) == squeeze(right[1]):
         return _last(left[2]), _last(right[2])
@@ -137,25 +150,25 @@ def _without_names(answer: str, truth: str) -> tuple[str, str]:
 
 
 def _exact_side(text: str) -> str:
-    r"""`\sqrt{2}` of `\sqrt{2} \approx 1.41`, but `x = 1.41` of `x \approx 1.41`."""
+    r"""Turn `\sqrt{2} \approx 1.41` into `\sqrt{2}`, but `x \approx 1.41` into `x = 1.41`."""
     exact, approximately, value = text.partition("\u2248")
     is_name = not approximately or NAME.fullmatch(f"{exact.strip()} = 0")
     return f"{exact.strip()} = {value.strip()}" if approximately and is_name else exact.strip()
 
 
 def _turned(equation: str) -> str:
-    """`5 = x` as `x = 5`."""
+    """Turn `5 = x` into `x = 5`."""
     value, equals, name = equation.partition("=")
     return f"{name.strip()} = {value}" if equals and quantity(value.strip()) else equation
 
 
 def _last(chain: str) -> str:
-    """The end of `a = b = c`."""
+    """Return the last side of `a = b = c`."""
     return chain.rpartition("=")[2].strip()
 
 
 def _contradicts_itself(chain: str) -> bool:
-    """Whether a chain such as `x = 3 = 4` gives two values; they may differ by rounding."""
+    """Return whether a chain such as `x = 3 = 4` gives two values that differ beyond rounding."""
     *sides, last = (_exact(side.strip()) for side in chain.split("="))
     if last is None:
         return False
@@ -168,7 +181,7 @@ def _contradicts_itself(chain: str) -> bool:
 
 
 def _exact(side: str) -> Quantity | None:
-    """The number that a side of an equation is; sums of decimals may be rounded anywhere."""
+    """Read a side of an equation as a number. Skip sums of decimals, which may be rounded."""
     if found := quantity(side):
         return found
     value = None if "." in side else closed_form(side)
@@ -191,11 +204,11 @@ def _same_parts(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
         return _same_set(answer, truth, leaf)
     if len(answer.items) != len(truth.items):
         return False
-    if "" in kinds:  # the other side may be a set of one
+    if "" in kinds:  # the other side may be a set with one item
         return kinds <= {"", "{}"} and _same(answer.items[0], truth.items[0], leaf)
     if answer.kind == truth.kind or kinds == {",", "()"}:
         return _same_order(answer.items, truth.items, leaf)
-    # Two items in square brackets are an interval, unless the truth says that they are a list.
+    # Two items in square brackets are an interval, unless the truth is a bare list.
     is_interval = len(truth.items) == 2 and not (answer.kind == "[]" and truth.kind == ",")
     if kinds <= {"()", "[]", ","} and not is_interval:
         return _same_order(answer.items, truth.items, leaf)
@@ -215,9 +228,9 @@ def _same_rows(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
 
 
 def _same_set(answer: Parts, truth: Parts, leaf: Leaf) -> bool | None:
-    """Whether each item is one of the other side's.
+    """Return whether both sides have the same items in any order.
 
-    What is said twice counts once in a set, and in a list unless the truth repeats an item.
+    A repeated item counts once in a set. In a list it counts once unless the truth repeats an item.
     """
     free, all_wanted = (list(map(squeeze, side.items)) for side in (answer, truth))
     repeats = len(set(all_wanted)) < len(all_wanted)
@@ -275,7 +288,7 @@ def _same_item(answer: str, truth: str, leaf: Leaf) -> bool | None:
 
 
 def _same_ratio(answer: str, truth: str, leaf: Leaf) -> bool | None:
-    """`2:4` is `1:2`, but where the truth may be a time of day it is compared as written."""
+    """Compare ratios such as `2:4` and `1:2`. Compare possible times of day as written."""
     found, wanted = ([part.strip() for part in side.split(":")] for side in (answer, truth))
     if len(found) != len(wanted):
         return False
@@ -290,7 +303,7 @@ def _same_ratio(answer: str, truth: str, leaf: Leaf) -> bool | None:
 
 
 def _same_product(answer: str, truth: str) -> bool:
-    r"""Whether two sides are one product, as `5\mathrm{m}` and `5m` are if m is a variable."""
+    r"""Return whether two sides are one product, like `5\mathrm{m}` and `5m` for a variable m."""
     plain = _LETTER.sub(r" \1", answer), _LETTER.sub(r" \1", truth)
     if plain == (answer, truth):
         return False
@@ -299,7 +312,7 @@ def _same_product(answer: str, truth: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """The words of an answer that is nothing but words; else ""."""
+    """Return the words of an answer that has only words, else ""."""
     text = text.replace(ELLIPSIS, "").strip(f"{OPEN}{CLOSE}() .")
     return text.casefold() if _WORDS.fullmatch(text) else ""
 

@@ -1,15 +1,16 @@
 r"""Find the answer that a response states, in time linear in the response's length.
 
-Three forms are known, and a data source says in which order they are asked:
+An answer has one of three forms. The data source says which forms to look for, and in which order:
 
-- "answer_line": what follows the last `Answer:`, on its line or, where only markup follows there,
-  on the next line that holds more.
+- "answer_line": the text after the last `Answer:` on its line. If only markup follows there, the
+  next line with more text.
 - "boxed": the content of the last complete `\boxed{...}` or `\fbox{...}`.
-- "sentence": what follows the last `answer is`, up to the end of the sentence.
+- "sentence": the text after the last `answer is`, up to the end of the sentence.
 
-A place that states nothing is passed over: empty, cut off, or echoed from the prompt, such as
-`Answer: $Answer`. Several answers on one line, or in boxes with nothing but a separator between
-them, are stated together: they equal a ground truth that is this list, never one guess in it.
+Places that state nothing are skipped: empty ones, ones that are cut off, and echoes of the prompt
+such as `Answer: $Answer`. Several answers on one line, or in boxes with only a separator between
+them, form one list. A list equals only a ground truth that is the same list, so guessing does not
+help.
 """
 
 import re
@@ -38,7 +39,7 @@ _PLACEHOLDER = re.compile(
 _CUT_OFF = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _MARKUP = string.whitespace + '*_`"'
 
-# What may stand between boxes of one list, as in `x = \boxed{1}` and `y = \boxed{2}`.
+# This may stand between the boxes of one list, as in `x = \boxed{1}` and `y = \boxed{2}`.
 _LINK = re.compile(
     r"(?:\s|[,;$]|\\[,;() ]|\\q?quad|\\(?:text|mbox)\s*\{\s*(?:and|or),?\s*\}|\b(?:and|or)\b"
     r"|[A-Za-z](?:_\{?\w\}?)?\s*=)+"
@@ -50,14 +51,14 @@ LONGEST_SENTENCE = 400
 
 
 class Stated(NamedTuple):
-    """An answer, and the form in which it was found."""
+    """Hold an answer and the form in which it was found."""
 
     form: Form
     answer: str
 
 
 class Box(NamedTuple):
-    r"""A complete `\boxed{...}`: where its command, its content and its closing brace begin."""
+    r"""Hold the positions of a complete `\boxed{...}`: command, content and closing brace."""
 
     start: int
     inner: int
@@ -65,21 +66,21 @@ class Box(NamedTuple):
 
 
 def extract(response: str, forms: Sequence[Form], thinking: Thinking = "after") -> str | None:
-    """The answer a response states, or None where it states none.
+    """Return the answer that a response states, or None if it states none.
 
     Args:
         response: the decoded response.
-        forms: where answers are looked for; the first form that finds one is the only one heard.
-        thinking: "after": only what follows the last `</think>` counts, and nothing does where a
-            `<think>` was never closed; "require": a response without `</think>` states nothing
-            (Polaris as published); "ignore": the tags are text.
+        forms: the forms to look for. The first form that finds an answer decides.
+        thinking: with "after", only the text after the last `</think>` counts, and nothing counts
+            if a `<think>` is left open. "require" is the same, but a response without `</think>`
+            states nothing (Polaris as published). With "ignore", the tags are ordinary text.
     """
     found = stated(response, forms, thinking)
     return found and found.answer
 
 
 def stated(response: str, forms: Sequence[Form], thinking: Thinking = "after") -> Stated | None:
-    """The answer a response states with the form it stands in; as `extract` otherwise."""
+    """Return the answer of a response with its form, or None. The arguments are `extract`'s."""
     said = _said(response, thinking)
     return next((Stated(form, found) for form in forms if (found := _FORMS[form](said))), None)
 
@@ -92,10 +93,10 @@ def _said(response: str, thinking: Thinking) -> str:
 
 
 def _answer_line(response: str) -> str:
-    """What the last `Answer:` that states something states, "" where none does."""
+    """Return the answer of the last `Answer:` that states something, or ""."""
     end = len(response)
     for marker in _backwards(_MARKER, "answer", response):
-        if marker.end() > end:  # on a line that was read already
+        if marker.end() > end:  # its line was read already
             continue
         start = response.rfind("\n", 0, marker.start()) + 1
         stop = response.find("\n", marker.end(), end)
@@ -103,7 +104,8 @@ def _answer_line(response: str) -> str:
         _, *tails = _MARKER.split(response[start:stop])
         if pieces := [piece for piece in map(_stated, tails) if piece]:
             return _agreed(pieces)
-        # Only a bare marker: the prompt's `after "Answer:".` announces nothing.
+        # The answer may follow on the next lines, but only after a bare marker: an echo of the
+        # prompt's `after "Answer:".` announces nothing.
         if not _MATH_DELIMITER.sub("", tails[-1]).strip(" \t\r*_"):
             for line in response[stop:end].splitlines():
                 if piece := _stated(line):
@@ -113,7 +115,7 @@ def _answer_line(response: str) -> str:
 
 
 def _boxed(response: str) -> str:
-    """The last complete box that states something, with the boxes it is joined to, else ""."""
+    """Return the last complete box that states something, with the boxes joined to it, or ""."""
     pieces: list[str] = []
     begin = len(response)
     for box in reversed(_outermost(_boxes(response))):
@@ -126,7 +128,7 @@ def _boxed(response: str) -> str:
 
 
 def _sentence(response: str) -> str:
-    """What the last `answer is` that states something states, "" where none does."""
+    """Return the answer of the last `answer is` that states something, or ""."""
     for marker in _backwards(_IS, "answer", response):
         tail = response[marker.end() : marker.end() + LONGEST_SENTENCE]
         if piece := clean(_to_end_of_sentence(tail)):
@@ -138,9 +140,9 @@ _FORMS = {"answer_line": _answer_line, "boxed": _boxed, "sentence": _sentence}
 
 
 def _backwards(pattern: re.Pattern[str], word: str, text: str) -> Iterator[re.Match[str]]:
-    """The matches of a pattern that begins with an English word, the last one first."""
+    """Yield the matches of a pattern that begins with `word`, the last one first."""
     lowered = text.lower()
-    if len(lowered) != len(text):  # a few capitals grow, and would shift what follows
+    if len(lowered) != len(text):  # some capitals grow in lower case and would shift positions
         lowered = "".join(low if len(low := char.lower()) == 1 else char for char in text)
     at = len(text)
     while (at := lowered.rfind(word, 0, at)) >= 0:
@@ -149,7 +151,7 @@ def _backwards(pattern: re.Pattern[str], word: str, text: str) -> Iterator[re.Ma
 
 
 def _stated(tail: str) -> str:
-    """The answer in what follows a marker on its line."""
+    """Return the answer in the text after a marker on its line."""
     if said := _IS.search(tail):
         return clean(_to_end_of_sentence(tail[said.end() :]))
     return clean(tail)
@@ -159,13 +161,13 @@ def _to_end_of_sentence(text: str) -> str:
     if formula := _DELIMITED.match(text):
         return next(content for content in formula.groups() if content)
     said = _END_OF_SENTENCE.split(text.lstrip(_MARKUP), maxsplit=1)[0]
-    # `3.14...` and `1, 2, ...` go on; `34...` only trails off.
+    # The dots belong to the answer in `3.14...` and `1, 2, ...`, but not in `34...`.
     goes_on = said.endswith("..") and ("," in said or "." in said.rstrip("."))
     return f"{said}." if goes_on else said
 
 
 def _agreed(pieces: list[str]) -> str:
-    """The one answer that all pieces give, or the list of them where they differ."""
+    """Return the answer that all pieces give, or the list of them if they differ."""
     if len(pieces) < 2:
         return "".join(pieces)
     distinct = {squeeze(tidy(piece[:MAX_CHARS])) for piece in pieces}
@@ -173,14 +175,14 @@ def _agreed(pieces: list[str]) -> str:
 
 
 def _joined(between: str) -> bool:
-    """Whether nothing but a separator stands between two boxes."""
+    """Return whether only a separator stands between two boxes."""
     if len(between) > _LONGEST_LINK or not _SEPARATOR.search(between):
         return False
     return _LINK.fullmatch(between) is not None
 
 
 def _boxes(text: str) -> list[Box]:
-    """All complete boxes, nested ones before the box that holds them."""
+    """Return all complete boxes, nested ones before the box that holds them."""
     first = min((at for name in (r"\boxed", r"\fbox") if (at := text.find(name)) >= 0), default=-1)
     if first < 0:
         return []
@@ -197,7 +199,7 @@ def _boxes(text: str) -> list[Box]:
 
 
 def _outermost(boxes: list[Box]) -> list[Box]:
-    """The boxes that no other box holds, in the order of the text."""
+    """Return the boxes that no other box holds, in the order of the text."""
     kept: list[Box] = []
     begin = None
     for box in reversed(boxes):
@@ -208,7 +210,7 @@ def _outermost(boxes: list[Box]) -> list[Box]:
 
 
 def _unwrap(text: str) -> str:
-    """The text with every complete box replaced by its content; boxes side by side are a list."""
+    """Replace every complete box by its content. Neighbouring boxes become a list."""
     boxes = _boxes(text)
     if not boxes:
         return text
@@ -219,7 +221,7 @@ def _unwrap(text: str) -> str:
 
 
 def _between(text: str, begin: int, end: int) -> str:
-    """What a text says from one cut to the next: a separator, where one box ends and one begins."""
+    """Return the text between two cuts, or a separator between two neighbouring boxes."""
     said = text[begin:end]
     is_behind_a_box = text[begin - 1 : begin] == "}"
     if is_behind_a_box and text[end : end + 1] == "\\" and _NOTHING_BETWEEN.fullmatch(said):
@@ -228,14 +230,14 @@ def _between(text: str, begin: int, end: int) -> str:
 
 
 def clean(text: str) -> str:
-    """A piece of the response without markup, or "" where it states no answer."""
+    """Return a piece of the response without markup, or "" if it states no answer."""
     text = _END_OF_TURN.split(text, maxsplit=1)[0]
     text = _SAYS.sub("", _MATH_DELIMITER.sub(" ", _unwrap(text)))
     text = text.lstrip(_MARKUP)
     short = text.rstrip(_MARKUP + ".,;\u3002")
-    end = len(short) + short.endswith("\\")  # keeps `\\;` whole
+    end = len(short) + short.endswith("\\")  # keep `\\;` complete
     dots = text.rfind("...", end)
-    # What stands apart, as in `$3.14$...`, is none of the answer's.
+    # Dots outside the formula, as in `$3.14$...`, do not belong to the answer.
     if short and dots >= 0 and (dots == end or text[end:dots].strip(_MARKUP)):
         end = dots + 3
     text = text[:end]

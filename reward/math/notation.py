@@ -1,6 +1,6 @@
-r"""One spelling for what people write in many: LaTeX, Unicode and plain text.
+r"""Rewrite LaTeX, Unicode and plain text in one spelling.
 
-Nothing is ever evaluated, and every scan is linear in the text.
+Nothing is evaluated, and every scan takes time linear in the text.
 """
 
 import re
@@ -8,23 +8,23 @@ import unicodedata
 from functools import lru_cache
 from itertools import groupby
 
-# A longer answer is compared as written: NFKC is quadratic in combining marks, and int() refuses
-# more than 4300 digits.
+# Longer answers are compared as written. NFKC takes quadratic time in combining marks, and int()
+# refuses more than 4300 digits.
 MAX_CHARS = 4096
 
-# Around what stood in \text{...}: words, not products of variables.
+# These marks enclose the content of \text{...}: words, not products of variables.
 OPEN, CLOSE = "\u27e6", "\u27e7"
 
-# However "and so on" was written.
+# The one spelling of "and so on".
 ELLIPSIS = r"\ldots"
 
-# What stands before the value in `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
+# A name and its value: `x = 5`, `f(x) = 5`, `\angle ABC = 5` and `(x, y) = (1, 2)`.
 NAME = re.compile(
     r"((?:\\(?:angle|triangle) ?[A-Z]{1,3}|\\[A-Za-z]+|[A-Za-z][A-Za-z']{0,11})"
     r"(?:_\{?[0-9A-Za-z]+\}?)?(?:\([A-Za-z, ]{1,9}\))?|\([A-Za-z](?:, ?[A-Za-z])*\)) ?= ?(.+)"
 )
 
-# By tag of Unicode's decomposition; NFKC alone would make 52 of 5\u00b2 and 31/2 of 3\u00bd.
+# Keys are tags of Unicode's decomposition. NFKC alone turns 5\u00b2 into 52 and 3\u00bd into 31/2.
 _SCRIPTS = {"<super>": "^{%s}", "<sub>": "_{%s}"}
 _APART = ("<fraction>", "<circle>")
 _CHARACTERS = str.maketrans(
@@ -106,14 +106,14 @@ _FONT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|emph|mbox|rm|mathrm|mathbf|mathit"
     r"|mathsf|boldsymbol|bm|underline)\s*\{([^{}]*)\}"
 )
-# `5\mathrm{m}` at the end of an item: behind a number, roman type marks a unit.
+# `5\mathrm{m}` at the end of an item: after a number, roman type marks a unit.
 _ROMAN_UNIT = re.compile(
     r"(?:(?<=[0-9])|(?<=[0-9][)}])|(?<=\\pi))((?:\s|~|\\[,;: ])*+)"
     r"\\(?:mathrm|rm)\s*\{\s*([ghlmsAJKLNVW])\s*\}"
     r"(?=(?:\s|\^\{?[23]\}?)*+(?:[\s.)\]]|\\right|\\\})*+(?:[,;]|$))"
 )
-# Digits enough to stand for a number, and a period, say all that an ellipsis could add; behind
-# nothing but an integer it only trails off.
+# An ellipsis adds nothing after 12 digits, after a repeating decimal, or after an integer that
+# stands alone.
 _NEEDS_NO_ELLIPSIS = re.compile(
     r"((?<![0-9.])(?=[0-9]*\.[0-9])[0.]*+(?:[0-9]\.?){12,}+|\\(?:overline|bar|dot) ?\{?[0-9]+\}?"
     r"|^ *-?[0-9]++(?:,[0-9]{3})*+(?= *\\ldots *$)) *\\ldots(?![A-Za-z])"
@@ -138,14 +138,14 @@ _REDUNDANT_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 
 
 def squeeze(text: str) -> str:
-    """A tidy text without the marks of words and the spaces that separate nothing."""
+    """Return a tidy text without the marks of words and without spaces that separate nothing."""
     words = text.replace(OPEN, " ").replace(CLOSE, " ").split()
     return _REDUNDANT_SPACE.sub("", " ".join(words))
 
 
 @lru_cache(maxsize=4096)
 def tidy(text: str) -> str:
-    """The text with one spelling for what has many, its words one space apart."""
+    """Return a text in one spelling, with single spaces between words."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", _spell_scripts(text)).translate(_CHARACTERS)
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
@@ -170,13 +170,13 @@ def tidy(text: str) -> str:
 
 
 def _rows(environment: re.Match[str]) -> str:
-    """The rows of `aligned` or `cases` as a list; a row that begins with `=` goes on."""
+    """Return the rows of `aligned` or `cases` as a list. A row `= ...` continues the one before."""
     rows = ", ".join(environment[2].replace("&", " ").split(r"\\"))
     return re.sub(r",\s*=", " =", rows)
 
 
 def _words(font: re.Match[str]) -> str:
-    r"""What stood in \\text: a separator, a letter, or words in marks."""
+    r"""Return the content of \text{...}: a separator, a letter, or words in marks."""
     content = font[1].strip()
     if content.strip(", ") in ("and", "or") or not any(char.isalpha() for char in content):
         return f" {content} "
@@ -185,7 +185,7 @@ def _words(font: re.Match[str]) -> str:
 
 
 def _spell_scripts(text: str) -> str:
-    """The text with raised and lowered characters in LaTeX, and those that are numbers apart."""
+    """Return a text with superscripts and subscripts in LaTeX and spaces around fractions."""
     parts = []
     for tag, run in groupby(text, key=lambda char: unicodedata.decomposition(char).split(" ")[0]):
         space = " " if tag in _APART else ""

@@ -1,9 +1,12 @@
-"""A pool of worker processes that can be killed, for work that may never end.
+"""Keep a pool of worker processes that can be killed, for comparisons that may never end.
 
-A caller's thread takes a worker, sends it one question and waits until the deadline; there is no
-thread besides. Callers beyond the number of workers wait for one, which is the pool's
-back-pressure, and that wait does not count against the deadline. A worker that overruns is killed
-and replaced while the others go on.
+A caller's thread takes a worker, sends it one question and waits until the deadline. The pool has
+no thread of its own. If all workers are busy, a caller waits for one. That wait does not count
+against the deadline. A worker that misses the deadline is killed and replaced, and the others go
+on.
+
+This is our own and not a pool from a library because killing and replacing a worker must take
+milliseconds: a response that hangs then delays no other one.
 """
 
 import contextlib
@@ -23,10 +26,11 @@ from typing import NamedTuple
 
 from reward.errors import RewardError
 
-# A worker that has answered so many questions is replaced: sympy's and the parser's caches grow.
+# A worker is replaced after this many questions, because the caches of sympy and the parser grow.
 QUESTIONS_PER_WORKER = 1000
-# Asked before the first fork, so that every worker has the parser's tables warm, and to prove that
-# the installed mathematics works; asked again when workers die.
+# Pairs with a known result. They are compared before the first fork: this fills the parser's tables
+# for every worker and proves that the installed libraries work. They are compared again if workers
+# die.
 KNOWN = (
     (r"\sqrt[3]{16}", r"2\sqrt[3]{2}", True),
     (r"(x+1)(x-12)", r"x^2 - 11x - 12", True),
@@ -39,12 +43,18 @@ KNOWN = (
 
 ATTEMPTS = 2
 START_SECONDS = 120.0
-# Where a worker finds this package, whatever the working directory.
+# A worker finds this package here, also if the working directory holds another one.
 ROOT = str(Path(__file__).parents[2])
 
 
 class Reply(NamedTuple):
-    """What became of a question: `same` if it was decided, else why not."""
+    """Hold the reply to a question.
+
+    Attributes:
+        same: whether the two answers are the same; None if that was not decided.
+        error: why it was not decided.
+        over_limit: whether the comparison exceeded its time or its memory.
+    """
 
     same: bool | None
     error: str = ""
@@ -52,14 +62,14 @@ class Reply(NamedTuple):
 
 
 class _Worker:
-    """One worker process, the connection to it, and the number of questions it has left."""
+    """Hold a worker process, the connection to it, and how many questions it may still get."""
 
     def __init__(self, connection: Connection, process: int) -> None:
         self.connection, self.process = connection, process
         self.left = QUESTIONS_PER_WORKER
 
     def ask(self, answer: str, truth: str, deadline: float) -> Reply | None:
-        """The reply, or None after `deadline` seconds.
+        """Return the reply, or None if there is none after `deadline` seconds.
 
         Raises:
             OSError, EOFError: the worker died.
@@ -72,10 +82,10 @@ class _Worker:
         return Reply(reply.get("same"), reply.get("error", ""), reply.get("limit", False))
 
     def kill(self) -> None:
-        """End the process and wait until it is gone, with all the memory it had."""
+        """End the process and wait until it and its memory are gone."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.process, signal.SIGKILL)
-        gone = select.poll()  # select() takes no descriptor above 1023
+        gone = select.poll()  # select() accepts no descriptor above 1023
         gone.register(self.process, select.POLLIN)
         gone.poll()
         os.close(self.process)
@@ -83,10 +93,10 @@ class _Worker:
 
 
 class _Template:
-    """The process that workers are forked from.
+    """Start and hold the process that workers are forked from.
 
     Raises:
-        OSError, EOFError: it could not be started, or it is gone.
+        OSError, EOFError: the process could not be started, or it has ended.
     """
 
     def __init__(self, memory: int) -> None:
@@ -114,27 +124,30 @@ class _Template:
         try:
             self._await()
         except (OSError, EOFError) as error:
-            raise OSError(f"{error}; it said: {self.close()}") from error
+            raise OSError(f"{error}; it printed: {self.close()}") from error
 
     def _await(self) -> list[int]:
-        """The descriptors that come with the template's next sign."""
+        """Wait for the template's next message and return the descriptors that come with it."""
         sign, descriptors, _, _ = socket.recv_fds(self.control, 1, 1)
         if not sign:
-            raise EOFError("its template ended")
+            raise EOFError("the template process ended")
         return list(descriptors)
 
     def fork(self) -> _Worker:
+        """Return a new worker."""
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self.control, [b"+"], [theirs.fileno()])
         processes = self._await()
         if not processes:
             ours.close()
-            raise OSError("its template could not fork, or no descriptor is left here")
+            raise OSError(
+                "the template process could not fork, or this process has no free descriptor"
+            )
         return _Worker(Connection(ours.detach()), processes[0])
 
     def close(self) -> str:
-        """End the process, which goes when its socket is closed; the end of what it printed."""
+        """End the process by closing its socket and return the end of what it printed."""
         if self.errors.closed:
             return ""
         self.control.close()
@@ -148,14 +161,14 @@ class _Template:
 
 
 class Pool:
-    """Answers from worker processes, each within a deadline and a limit of memory.
+    """Compare answers in worker processes, each within a deadline and a memory limit.
+
+    Threads may share a pool. Processes may not: a forked process has to make its own pool.
 
     Args:
-        workers: how many questions are worked on at once.
-        deadline: seconds for one question.
+        workers: how many comparisons run at the same time.
+        deadline: seconds for one comparison.
         memory: bytes of address space for one worker.
-
-    Threads may share a pool. Processes may not: one that was forked has to make its own.
     """
 
     def __init__(self, workers: int = 2, deadline: float = 5.0, memory: int = 1 << 30) -> None:
@@ -169,40 +182,44 @@ class Pool:
             self._slots.put(None)
 
     def ask(self, answer: str, truth: str) -> Reply:
-        """Whether two answers are the same, by symbolic mathematics.
+        """Compare two answers by symbolic mathematics.
 
         Raises:
-            RewardError: no worker could be started, or workers die whatever they are asked.
+            RewardError: no worker could be started, or workers die on every question.
         """
         if os.getpid() != self._owner:
-            raise RewardError("this pool belongs to the process this one was forked from")
+            raise RewardError(
+                "this pool belongs to the parent process. Make a new pool after a fork."
+            )
         worker = self._slots.get()
+        is_reusable = False
         try:
             for _ in range(ATTEMPTS):
                 worker = worker or self._fork()
                 try:
                     reply = worker.ask(answer, truth, self.deadline)
                 except (OSError, EOFError):
-                    worker = worker.kill()
+                    dead, worker = worker, None
+                    dead.kill()
                     continue
                 if reply is None:
-                    worker = worker.kill()
                     return Reply(None, f"not decided after {self.deadline:g} s", over_limit=True)
-                if worker.left == 0 or reply.over_limit:
-                    worker = worker.kill()
+                is_reusable = worker.left > 0 and not reply.over_limit
                 return reply
             worker = self._fork()
             self._prove(worker)
+            is_reusable = True
             return Reply(None, "ended the process that read it", over_limit=True)
-        except BaseException:
-            # Its reply may still be on the way, and must not reach the next caller.
-            worker = worker and worker.kill()
-            raise
         finally:
-            self._slots.put(worker)
+            try:
+                # After an error its reply may still be on the way. The next caller must not get it.
+                if worker and not is_reusable:
+                    worker.kill()
+            finally:
+                self._slots.put(worker if is_reusable else None)
 
     def close(self) -> None:
-        """End the idle workers and the template; workers in use end with the template."""
+        """End the idle workers and the template. Workers in use end with the template."""
         with self._lock:
             self._is_closed = True
             with contextlib.suppress(queue.Empty):
@@ -211,7 +228,7 @@ class Pool:
                         worker.kill()
             if self._template:
                 self._template.close()
-            for _ in range(self.workers):  # whoever asks from now on is told
+            for _ in range(self.workers):  # later callers get an error instead of waiting for ever
                 self._slots.put(None)
 
     def __enter__(self) -> "Pool":
@@ -221,7 +238,7 @@ class Pool:
         self.close()
 
     def _fork(self) -> _Worker:
-        """A new worker, from a new template if the old one is gone."""
+        """Return a new worker, from a new template if the old one has ended."""
         cause = None
         with self._lock:
             for _ in range(ATTEMPTS):
@@ -237,14 +254,14 @@ class Pool:
                     self._template = None
         raise RewardError(
             f"no process for symbolic mathematics can be started: {cause}. "
-            "Look at free memory and at the installation of math-verify."
+            "Check the free memory and the installation of math-verify."
         ) from cause
 
     def _prove(self, worker: _Worker) -> None:
-        """Check that a worker still knows what it knew when it started: then it was the answer.
+        """Check that a worker still gives the known results, so that the answer was at fault.
 
         Raises:
-            RewardError: it does not, so the machinery is at fault.
+            RewardError: it gives another result, so the machinery is at fault.
         """
         for answer, truth, expected in KNOWN:
             try:
@@ -254,4 +271,6 @@ class Pool:
                     f"workers for symbolic mathematics die at once: {error}"
                 ) from error
             if reply is None or reply.same is not expected:
-                raise RewardError(f"a worker says {reply} of {answer} and {truth}, not {expected}")
+                raise RewardError(
+                    f"a worker compared {answer} with {truth}: expected {expected}, found {reply}"
+                )

@@ -1,4 +1,4 @@
-"""Numbers as exact fractions, and the units behind them."""
+"""Read numbers as exact fractions, with the units after them."""
 
 import re
 from fractions import Fraction
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reward.math.notation import CLOSE, MAX_CHARS, NAME, OPEN, squeeze, tidy
 
-# Longer numbers vote as they are written: Python prints at most 4300 digits.
+# Larger numbers keep their spelling, because Python prints at most 4300 digits.
 MAX_BITS = 10_000
 
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -23,7 +23,7 @@ _SCIENTIFIC = re.compile(
 )
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*) ?\\(?:overline|bar|dot) ?\{?([0-9]+)\}?")
 
-# Only what cannot be read as a variable: `5m` and `5 g` stay expressions, `5 \text{ m}` does not.
+# Only spellings that cannot be variables: `5m` and `5 g` stay expressions, `5 \text{ m}` does not.
 _SPELLINGS_OF_UNITS = {
     "%": ("%", r"\%", "percent", "percentage", "pct"),
     "\u00b0": ("\u00b0", r"^\circ", "degree", "degrees", "deg"),
@@ -47,7 +47,7 @@ _SPELLINGS_OF_UNITS = {
 _UNITS = {
     spelling: unit for unit, spellings in _SPELLINGS_OF_UNITS.items() for spelling in spellings
 }
-# Read as units only where they stood in \text{...}.
+# These are units only inside \text{...}.
 _LETTER_UNITS = {
     "m": "m",
     "s": "s",
@@ -63,7 +63,7 @@ _POWER = re.compile(r"\^\{?([23])\}?$")
 _SYMBOL = re.compile(r"(\\?%|\^ ?\{? ?\\circ ?\}?|\u00b0)$")
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _WORDS_AT_END = re.compile(r"(?:(?<=[0-9}]) ?| )([A-Za-z]{2,}(?: [A-Za-z]{2,}){0,3})$")
-# Words that change the number, or say something else.
+# These words change the number or say something else.
 _NO_UNIT = re.compile(
     r"\b(?:and|or|not|if|for|where|else|otherwise|is|are|of|to|than|less|more|minus|plus|times|over"
     r"|divided|by|power|factorial|dozen|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven"
@@ -76,10 +76,13 @@ _UNIT_TOKEN = re.compile(r"[A-Za-z]+|[/\u00b0%]")
 
 
 class Quantity(NamedTuple):
-    """A number, the name of its unit ("" where it has none), and its decimals as written.
+    """Hold a number, its unit, and how precisely it was written.
 
-    `significant` is the number of significant digits of a plain decimal fraction, and `last_place`
-    the value of one unit in its last place; both are 0 for integers and fractions.
+    Attributes:
+        value: the exact value.
+        unit: the name of its unit, or "".
+        significant: the significant digits of a decimal fraction; 0 for integers and fractions.
+        last_place: the value of one unit in its last decimal place; 0 for integers and fractions.
     """
 
     value: Fraction
@@ -89,7 +92,7 @@ class Quantity(NamedTuple):
 
 
 def normalise(answer: str) -> str:
-    """The form in which answers are voted on; a number becomes `-17/2` or `34`."""
+    """Return the form in which answers are counted as votes. Numbers become `-17/2` or `34`."""
     if _PLAIN_INTEGER.fullmatch(answer):
         return str(int(answer))
     if len(answer) > MAX_CHARS:
@@ -105,7 +108,7 @@ def normalise(answer: str) -> str:
 
 @lru_cache(maxsize=4096)
 def split_unit(text: str) -> tuple[str, str]:
-    """What a tidy text says of a unit at its end: the text before it, and the unit's name or ""."""
+    """Split a tidy text into the text before a unit at its end and the unit's name, or ""."""
     body, unit = _split_unit(text)
     return (text, "") if unit and _split_unit(body)[1] else (body, unit)
 
@@ -132,7 +135,7 @@ def _split_unit(text: str) -> tuple[str, str]:
 
 
 def _unit(words: str, names: dict[str, str]) -> str:
-    """One name for a unit, such as `m^2` for `square meters`."""
+    """Return one name for a unit, such as `m^2` for `square meters`."""
     power, parts = "", []
     for token in _UNIT_TOKEN.findall(words):
         if token.lower() in _POWERS:
@@ -144,7 +147,7 @@ def _unit(words: str, names: dict[str, str]) -> str:
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number a tidy text is, with its unit, or None if it is anything more or else."""
+    """Read a tidy text as one number with its unit. Return None for anything else."""
     body, unit = split_unit(text)
     while len(body) > 2 and body[0] + body[-1] in ("()", "{}") and "," not in body:
         body = body[1:-1].strip()
@@ -153,14 +156,14 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _signed(body: str) -> Quantity | None:
-    """The number without a unit that a text is."""
+    """Read a text as a number without a unit."""
     is_negative = body.startswith("-")
     number = _number(body[1:].lstrip() if body.startswith(("-", "+")) else body)
     return number and number._replace(value=-number.value if is_negative else number.value)
 
 
 def _number(body: str) -> Quantity | None:
-    """The number without a unit or a sign that a text is."""
+    """Read a text as a number without a unit or a sign."""
     if _PLAIN.fullmatch(body):
         whole, _, places = body.replace(",", "").partition(".")
         significant = len((whole + places).lstrip("0")) if places else 0
@@ -188,5 +191,5 @@ def _number(body: str) -> Quantity | None:
 
 
 def _fraction(digits: str) -> Fraction:
-    """The value of a decimal that `_DECIMAL` admitted, with its sign."""
+    """Return the value of a decimal that matches `_SIGNED`."""
     return Fraction(digits.replace(",", "").replace(" ", ""))

@@ -1,4 +1,4 @@
-r"""Take an answer apart: lists, tuples, sets, intervals, unions and matrices of smaller answers."""
+r"""Split an answer into parts: lists, tuples, sets, intervals, unions and matrices."""
 
 import re
 from collections.abc import Iterator
@@ -25,10 +25,12 @@ _GROUP_BEFORE = re.compile(r"(?<![0-9])[0-9]{1,3}(?:,[0-9]{3})*$")
 
 
 class Parts(NamedTuple):
-    """An answer taken apart: its kind, and its items as tidy texts.
+    """Hold the parts of an answer.
 
-    The kind is a pair of brackets such as "(]", "{}" for a set, "," for a bare list, "cup" for a
-    union, "matrix" (items are rows, their cells apart by &), or "" for a single item.
+    Attributes:
+        kind: a pair of brackets such as "(]"; "{}" for a set; "," for a bare list; "cup" for a
+            union; "matrix"; or "" for a single item.
+        items: the items as tidy texts. The items of a matrix are rows, with & between cells.
     """
 
     kind: str
@@ -36,7 +38,7 @@ class Parts(NamedTuple):
 
 
 def depth(text: str) -> int:
-    """How deep brackets are nested, at most."""
+    """Return the greatest depth of nested brackets."""
     level = deepest = 0
     for bracket in _BRACKET.findall(text):
         level += 1 if bracket in "([{" else -1
@@ -45,7 +47,7 @@ def depth(text: str) -> int:
 
 
 def take_apart(text: str) -> Parts:
-    r"""The parts of a tidy text; `a \pm b` in a list or a set is the two that it stands for."""
+    r"""Split a tidy text into parts. In a list or a set, `a \pm b` becomes two items."""
     if element := _ELEMENT.fullmatch(text):
         text = element[1]
     if matrix := _MATRIX.fullmatch(text):
@@ -68,7 +70,7 @@ def take_apart(text: str) -> Parts:
 
 
 def as_interval(text: str) -> Parts | None:
-    r"""The interval that `x > a`, `a > x` or `a < x \le b` is, as its brackets and ends."""
+    r"""Read `x > a`, `a > x` or `a < x \le b` as an interval. Return None for anything else."""
     pieces = _COMPARISON.split(text)
     ends, signs = [piece.strip() for piece in pieces[::2]], pieces[1::2]
     is_less = {sign[0] == "<" or sign.startswith(r"\le") for sign in signs}
@@ -87,7 +89,7 @@ def as_interval(text: str) -> Parts | None:
 
 
 def put_together(parts: Parts) -> str:
-    """The text of parts, for symbolic mathematics; a list is one of relations."""
+    """Return the text of parts, for symbolic mathematics. Items of a list are relations."""
     if parts.kind in ("", ",", "cup"):
         return {"": "", ",": " or ", "cup": r" \cup "}[parts.kind].join(parts.items)
     left, right = (r"\{", r"\}") if parts.kind == "{}" else parts.kind
@@ -95,12 +97,12 @@ def put_together(parts: Parts) -> str:
 
 
 def is_symbolic_set(parts: Parts) -> bool:
-    """Whether parts are a set that only symbolic mathematics can tell, such as `x > 3`."""
+    """Return whether parts are a set for symbolic mathematics, such as `x > 3`."""
     return parts.kind in ("", ",") and all(_SET.search(item) for item in parts.items)
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The items between commas, semicolons, "and" and "or" that no bracket holds."""
+    """Split a text at commas, semicolons, "and" and "or" outside brackets."""
     return _split(text, _SEPARATOR)
 
 
@@ -119,13 +121,16 @@ def _split(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
 
 
 def _groups_digits(text: str, at: int) -> bool:
-    """Whether a comma stands in a number such as 1,234."""
+    """Return whether a comma is part of a number such as 1,234."""
     behind = _GROUP_BEHIND.match(text, at)
     return behind is not None and _GROUP_BEFORE.search(text[max(0, at - 24) : at]) is not None
 
 
 def _brackets(text: str) -> tuple[str, str] | None:
-    r"""The brackets around the whole text and what they hold; braces without a backslash group."""
+    r"""Return the brackets around the whole text and their content, or None.
+
+    Braces without a backslash around one item only group it.
+    """
     opening = 2 if text.startswith(r"\{") else 1
     closing = 2 if text.endswith(r"\}") else 1
     kind = text[opening - 1 : opening] + text[-1:]

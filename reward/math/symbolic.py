@@ -1,9 +1,9 @@
-r"""Whether two expressions are the same, by symbolic mathematics. Runs in worker processes only.
+r"""Decide whether two expressions are the same, by symbolic mathematics, in worker processes only.
 
-math-verify's parser reads an expression that passed the limits; what it cannot read is refused,
-never guessed at. Numbers and expressions in real variables are then compared by their values to 100
-digits, everything else by math-verify. Nothing here stops by itself: the pool that runs it has a
-deadline and a limit of memory.
+math-verify's parser reads expressions within the limits. If it cannot read one, the expression is
+refused: nothing is guessed. Numbers and expressions in real variables are compared by their values
+to 100 digits. math-verify compares everything else. Nothing here stops by itself: the pool sets a
+deadline and a memory limit.
 """
 
 import contextlib
@@ -41,18 +41,18 @@ _IMAGINARY_UNIT = re.compile(r"(?<![A-Za-z\\_])(?<!_\{)i(?![A-Za-z])")
 _OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z]).*\\circ")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])")
 _ROOT_OF_BRACKETS = re.compile(r"\\sqrt ?\(([^()]*)\)")
-# `1/2x` is half of x, here as in `reward.math.closed_form`.
+# `1/2x` is half of x, as in `reward.math.closed_form`.
 _SLASH = re.compile(r"(?<![A-Za-z0-9_.}^])([0-9]+) ?/ ?([0-9]+)(?![0-9.!^])")
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS},}}")
-# What only makes sense as text or code, and what the parser would compute at once.
+# Text and code, and commands that the parser would compute at once.
 _INDEX_OF_A_NUMBER = re.compile(r"[0-9)}]\s*_")
 _FOREIGN = re.compile(
     rf"__|[\"'`@#;?{OPEN}{CLOSE}]|[A-Za-z]{{3,}} [A-Za-z]{{3,}}|[A-Za-z]\.[A-Za-z]"
     r"|\\(?:ldots|operatorname|x?[Rr]ight[Aa]rrow|prod|sum|i*int|lim|begin|det|gcd|lcm|text|[hv]?phantom)(?![A-Za-z])|\\\|"
 )
 
-# Real points at which expressions are compared: no identity between different textbook
-# expressions holds at all of them by chance.
+# Expressions are compared at these real points. Different textbook expressions do not agree at all
+# of them by chance.
 _POINTS = tuple(
     sympy.Rational(*point)
     for point in (
@@ -73,11 +73,11 @@ _TOLERANCE = sympy.Float("1e-100", _DIGITS)
 
 
 class NotUnderstoodError(Exception):
-    """An expression is beyond the limits or the parser."""
+    """Say that an expression exceeds the limits or that the parser cannot read it."""
 
 
 def same_expression(answer: str, truth: str) -> bool:
-    """Whether two tidy texts are the same expression.
+    """Return whether two tidy texts are the same expression.
 
     Raises:
         NotUnderstoodError: one of them is too complex, or the parser cannot read it.
@@ -108,11 +108,11 @@ def same_expression(answer: str, truth: str) -> bool:
 
 
 def _parse(text: str) -> sympy.Basic:
-    """The tree of a tidy text; relations with "or" between them become the set they admit."""
+    """Return the tree of a tidy text. Relations joined by "or" become their set of solutions."""
     if " or " in text:
         sets = [_set_of(_parse(part)) for part in text.split(" or ")]
         if None in sets:
-            raise NotUnderstoodError(f"{text[:80]!r} is no set")
+            raise NotUnderstoodError(f"{text[:80]!r} is not a set")
         return sympy.Union(*sets)
     _check_text(text)
     latex = _PLAIN_FUNCTION.sub(r"\\\1 ", _INFINITY.sub(r"\\infty ", text.replace("**", "^")))
@@ -128,56 +128,57 @@ def _parse(text: str) -> sympy.Basic:
         )
     except MemoryError:
         raise
-    # The parser raises whatever its grammar and sympy raise, bare Exception included.
+    # The grammar and sympy raise many kinds of errors, among them a bare Exception.
     except Exception as error:
         raise NotUnderstoodError(f"the parser cannot read {text[:80]!r}") from error
     if not isinstance(tree, sympy.Basic):
-        raise NotUnderstoodError(f"{text[:80]!r} is no expression")
+        raise NotUnderstoodError(f"{text[:80]!r} is not an expression")
     _check_tree(tree)
     if is_complex:
-        unit = {symbol: sympy.I for symbol in tree.free_symbols if symbol.name == "i"}
-        tree = tree.xreplace(unit)
+        symbols = cast("set[sympy.Symbol]", tree.free_symbols)
+        tree = tree.xreplace({symbol: sympy.I for symbol in symbols if symbol.name == "i"})
     if tree.has(sympy.zoo, sympy.nan) or (isinstance(tree, Boolean) and not tree.free_symbols):
         raise NotUnderstoodError(f"{text[:80]!r} has no value")
     return tree.replace(lambda node: node.is_Float, lambda node: sympy.Rational(str(node)))
 
 
 def _set_of(tree: sympy.Basic) -> sympy.Set | None:
-    """The numbers that a relation in one variable admits, or the set that the tree is."""
+    """Return the solutions of a relation in one variable, or the tree itself if it is a set."""
     if isinstance(tree, sympy.Set):
         return tree
-    is_plain = isinstance(tree, Boolean) and not tree.atoms(AppliedUndef)
-    if is_plain and len(tree.free_symbols) == 1:
-        # What sympy cannot solve is left to math-verify.
+    if not isinstance(tree, Boolean) or tree.atoms(AppliedUndef):
+        return None
+    if len(tree.free_symbols) == 1:
+        # If sympy cannot solve it, math-verify compares it.
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return tree.as_set()
     return None
 
 
 def _check_text(text: str) -> None:
-    """Refuse what the parser would take too long for, or would make something else of."""
+    """Refuse a text on which the parser would take too long, or which it would misread."""
     if len(text) > MAX_CHARS or _DIGIT_RUN.search(text):
         raise NotUnderstoodError(f"more than {MAX_CHARS} characters or {MAX_DIGITS} digits")
     if index := _INDEX_OF_A_NUMBER.search(text):
-        raise NotUnderstoodError(f"{index[0]!r} is an index of a number")
+        raise NotUnderstoodError(f"{index[0]!r} gives a number an index")
     if foreign := _FOREIGN.search(text):
-        raise NotUnderstoodError(f"{foreign[0]!r} is not read as mathematics")
+        raise NotUnderstoodError(f"{foreign[0]!r} is not accepted as mathematics")
 
 
 def _check_tree(tree: sympy.Basic) -> None:
-    """Refuse powers and factorials whose value would fill the memory, the innermost first."""
+    """Refuse powers and factorials that would fill the memory, the innermost ones first."""
     for node in sympy.postorder_traversal(tree):
         size = None
         if isinstance(node, sympy.Pow):
             size = node.exp
         elif isinstance(node, sympy.factorial | sympy.gamma | sympy.binomial):
-            size = node.args[0]
+            size = cast("sympy.Expr", node.args[0])
         if size is not None and size.is_number and abs(size.evalf(5)) > MAX_EXPONENT:
             raise NotUnderstoodError(f"an exponent or a factorial of more than {MAX_EXPONENT}")
 
 
 def _same_value(found: sympy.Expr, wanted: sympy.Expr, decimal: Quantity | None) -> bool | None:
-    """Whether two expressions have the same values, None where too few could be computed."""
+    """Return whether two expressions have the same values; None if too few can be computed."""
     if not found.free_symbols | wanted.free_symbols:
         exact = found.doit(), wanted.doit()
         if all(isinstance(value, sympy.Rational) for value in exact) and not decimal:
@@ -200,7 +201,7 @@ def _difference(equation: sympy.Eq) -> sympy.Expr:
 
 
 def _are_multiples(found: sympy.Expr, wanted: sympy.Expr) -> bool:
-    """Whether one expression is the other times a constant that is not 0."""
+    """Return whether one expression is the other one times a constant that is not 0."""
     pairs = list(_values(found, wanted))
     if len(pairs) < _ENOUGH or any(_near(value, sympy.S.Zero) for pair in pairs for value in pair):
         return False
@@ -209,25 +210,26 @@ def _are_multiples(found: sympy.Expr, wanted: sympy.Expr) -> bool:
 
 
 def _values(found: sympy.Expr, wanted: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
-    """Both expressions' values where both have one, a real one unless they contain i."""
+    """Yield both values at each point where both exist and, unless i occurs, are real."""
     is_complex = found.has(sympy.I) or wanted.has(sympy.I)
     symbols = sorted(found.free_symbols | wanted.free_symbols, key=str)
     for start in range(len(_POINTS)):
         at = {s: _POINTS[(start + 4 * i) % len(_POINTS)] for i, s in enumerate(symbols)}
-        pair = [side.xreplace(at).evalf(_DIGITS) for side in (found, wanted)]
+        sides = (cast("sympy.Expr", side.xreplace(at)) for side in (found, wanted))
+        pair = [side.evalf(_DIGITS) for side in sides]
         if all(value.is_number and value.is_finite for value in pair):
             if is_complex or all(value.is_real for value in pair):
                 yield pair[0], pair[1]
 
 
 def _near(left: sympy.Expr, right: sympy.Expr) -> bool:
-    """Whether two values agree to 100 digits."""
+    """Return whether two values agree to 100 digits."""
     left, right = _without_noise(left), _without_noise(right)
     return bool(abs(left - right) <= max(abs(left), abs(right)) * _TOLERANCE)
 
 
 def _without_noise(value: sympy.Expr) -> sympy.Expr:
-    """The value, 0 where all its digits cancelled; sympy marks that by a precision of one bit."""
+    """Return a value, or 0 if all its digits cancelled. sympy then gives a precision of one bit."""
     parts = (sympy.S.Zero if getattr(x, "_prec", 0) == 1 else x for x in value.as_real_imag())
     real, imaginary = parts
     return real + sympy.I * imaginary

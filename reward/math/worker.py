@@ -1,10 +1,10 @@
-"""The processes in which symbolic mathematics runs: a template, and the workers forked from it.
+"""Run symbolic mathematics in a template process and in the workers that it forks.
 
-The template imports and warms up once, then forks a worker whenever it is asked to, so that a
-worker that was killed is replaced in milliseconds. It has one thread and does nothing else, so
-forking is safe. Both die with the process that started the template.
+The template imports and warms up once. Then it forks a worker whenever the pool asks for one, so a
+killed worker is replaced in milliseconds. The template has one thread and does nothing else, so
+forking is safe. Template and workers die with the process that started the template.
 
-Run by `reward.math.pool` as `python -m reward.math.worker SOCKET MEMORY_BYTES`.
+Started by `reward.math.pool` as `python -m reward.math.worker SOCKET MEMORY_BYTES`.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def compare(answer: str, truth: str) -> dict[str, object]:
-    """The reply to one question: `same`, or `error` with what the answer's fault is.
+    """Return the reply to one question: `same`, or `error` with the reason.
 
-    `limit` says that the worker ran out of its memory.
+    The key `limit` says that the worker ran out of memory.
     """
     try:
         return {"same": same(answer, truth, same_expression)}
@@ -34,13 +34,13 @@ def compare(answer: str, truth: str) -> dict[str, object]:
         return {"error": str(error)}
     except MemoryError:
         return {"error": "needed more memory than a worker may have", "limit": True}
-    # Whatever sympy raises on strange input is the answer's fault: KNOWN has proven sympy itself.
+    # Any other error of sympy is due to strange input: KNOWN has proven that sympy itself works.
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:200]}
 
 
 def serve(questions: Connection) -> None:
-    """Answer questions until the other side hangs up."""
+    """Answer questions until the other side closes the connection."""
     while True:
         try:
             answer, truth = json.loads(questions.recv_bytes())
@@ -50,7 +50,7 @@ def serve(questions: Connection) -> None:
 
 
 def become_worker(questions: socket.socket, memory: int) -> None:
-    """Give a freshly forked process its limits, and serve."""
+    """Limit a freshly forked process and answer questions in it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -58,7 +58,7 @@ def become_worker(questions: socket.socket, memory: int) -> None:
 
 
 def main() -> None:
-    """Fork a worker for each socket that arrives; hand back a descriptor of its process."""
+    """Fork a worker for each socket that arrives and send back a descriptor of its process."""
     control = socket.socket(fileno=int(sys.argv[1]))
     memory = int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -66,7 +66,7 @@ def main() -> None:
     for answer, truth, expected in KNOWN:
         reply = compare(answer, truth)
         if reply.get("same") is not expected:
-            sys.exit(f"{answer} and {truth}: expected {expected}, got {reply}")
+            sys.exit(f"{answer} compared with {truth}: expected {expected}, found {reply}")
     control.sendall(b"+")
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -82,7 +82,7 @@ def main() -> None:
                 finally:
                     os._exit(0)
             process = os.pidfd_open(pid)
-        except OSError:  # no memory, or the worker is dead already
+        except OSError:  # there is no memory, or the worker has ended already
             control.sendall(b"-")
         else:
             socket.send_fds(control, [b"+"], [process])

@@ -25,7 +25,6 @@ from benchmarks.interval_coverage import (
     two_way,
 )
 from eval.stats import mean_interval, paired_interval
-from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
 SMALL = Setting("3 x 8", 3, (8,), (4,), 3)
@@ -120,8 +119,5 @@ def test_the_table_has_the_range_of_coverage_and_the_median_ratio_of_widths():
     assert cells["t interval over seeds"] == "90.0 to 96.1 %; 0.80"
 
 
-def test_the_readme_shows_the_committed_coverage():
-    result = json.loads(RESULT.read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert result["level"] == LEVEL
-    assert between_marks(readme, "coverage", summary(result)) == readme
+def test_the_committed_coverage_is_of_the_level_of_the_code():
+    assert json.loads(RESULT.read_text())["level"] == LEVEL

@@ -1,12 +1,10 @@
 import importlib
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from benchmarks.probes import PROBES, RESULTS, table
-from recipe.base.tables import between_marks
 
 RESULT = {name: json.loads((RESULTS / name / "result.json").read_text()) for name in PROBES}
 
@@ -30,8 +28,3 @@ def test_committed_results_are_of_a_clean_commit_and_one_command(name):
 def test_the_report_of_a_committed_result_says_its_largest_deviation(name):
     lines = importlib.import_module(f"recipe.probes.{name}").report(RESULT[name])
     assert f"{RESULT[name]['largest_deviation']:.1e}." in lines[-1]
-
-
-def test_the_readme_shows_the_committed_results():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert between_marks(readme, "probes", table()) == readme

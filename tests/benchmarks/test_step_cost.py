@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.step_cost import RESULTS, batch_of, driver, per_group_loop, summary, vectorised
+from benchmarks.step_cost import batch_of, driver, per_group_loop, vectorised
 from benchmarks.timing import median_with_interval
 from benchmarks.worker_cost import PeakBytes, worker
-from recipe.base.tables import between_marks
 from recipe.maths.columns import group_numbers
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +55,3 @@ def test_the_driver_part_measures_every_size(monkeypatch):
     torch.set_num_threads(threads)
     assert [row["responses"] for row in found["sizes"]] == [1024, 16_384, 65_536]
     assert found["sizes"][0]["loop_over_ours"] > 1
-
-
-def test_the_readme_shows_the_committed_costs():
-    readme = (ROOT / "README.md").read_text()
-    assert between_marks(readme, "cost", summary(RESULTS)) == readme

@@ -8,14 +8,8 @@ from eval.tables.by_rule import average_table
 from eval.tables.grid import arrange
 from eval.tables.results import read_results
 from recipe.base.paths import CONFIGS
-from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_the_readme_shows_the_published_numbers():
-    readme = (ROOT / "README.md").read_text()
-    assert between_marks(readme, "published", published.table()) == readme
 
 
 def test_every_published_number_belongs_to_an_experiment_and_says_how_it_was_read():

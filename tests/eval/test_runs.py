@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.runs import HEAD, read_summaries, rows
-from recipe.base.tables import between_marks, markdown_table
+from eval.runs import read_summaries, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,12 +52,6 @@ def test_summaries_are_found_and_other_files_are_not(tmp_path):
     assert len(read_summaries(tmp_path)) == 1
     with pytest.raises(ValueError, match="no run summary below"):
         read_summaries(tmp_path / "nowhere")
-
-
-def test_the_readme_shows_the_committed_results():
-    table = markdown_table(HEAD, rows(read_summaries(ROOT / "benchmarks" / "results")))
-    readme = (ROOT / "README.md").read_text()
-    assert between_marks(readme, "results", table) == readme
 
 
 def test_committed_results_name_no_folder_of_a_machine():

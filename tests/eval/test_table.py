@@ -8,9 +8,7 @@ from eval import table
 from eval.published import published
 from eval.stats import mean_interval, paired_interval
 from eval.tables.by_rule import average_table, difference_table
-from eval.tables.grid import arrange
 from eval.tables.results import read_results
-from recipe.base.tables import between_marks
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,10 +118,3 @@ def test_a_table_goes_between_the_marks_of_a_document(on_a_laptop, tmp_path, mon
         printed,
         "<!-- evaluation:end -->\nafter\n",
     )
-
-
-def test_the_readme_shows_the_committed_evaluation():
-    made = table.tables(arrange(read_results([ROOT / "benchmarks/results/evaluation"])), "token")
-    readme = (ROOT / "README.md").read_text()
-    lines = table.as_markdown(made).splitlines()
-    assert between_marks(readme, "evaluation", lines) == readme

@@ -20,9 +20,9 @@ from verl.utils import tensordict_utils as tu
 
 from recipe.maths.disco import DiscoSettings
 from recipe.maths.rules import RULES, over_all_rows, value_and_slope
-from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
-from recipe.objectives.weightable import default_config, losses, refusal
-from recipe.objectives.weighted_loss import SLOPE_METRIC
+from recipe.objectives.losses.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
+from recipe.objectives.losses.weightable import default_config, losses, refusal
+from recipe.objectives.losses.weighted import SLOPE_METRIC
 
 pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.

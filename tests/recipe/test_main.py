@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,22 +54,6 @@ def test_help_is_short():
     assert len(said.splitlines()) < 100
 
 
-def test_make_demo_runs_the_command_of_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    [shown] = re.findall(r"^python -m recipe\.main (.*)$", readme, re.M)
-    dry = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
-    run = re.search(r"-m recipe\.main (.*)$", dry.stdout, re.M)[1]
-    # The demo leaves the seed at its default, and trains however often it is asked to.
-    shown = shown.replace("=R", "=balanced").removesuffix(" seed=S")
-    assert run == f"{shown} trainer.resume_mode=disable"
-
-
-def test_the_readme_names_only_make_targets_that_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text())):
-        assert re.search(rf"^{target}:", makefile, re.M), target
-
-
 LOSS = """
 from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 
@@ -81,12 +64,13 @@ def mine(**columns):
 """
 PREPARE = """
 import sys
+from recipe.config.settings import Settings
 from recipe.main import prepare_verl
 from recipe.config.compose import composed, resolve
 
 config = composed(["+experiment=cpu_demo", *sys.argv[1:]])
 resolve(config)
-prepare_verl(config)
+prepare_verl(config, Settings.of(config))
 """
 
 

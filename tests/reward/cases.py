@@ -1,4 +1,4 @@
-"""The cases of the math grader: rows with a category, the expected outcome and a source."""
+"""Load the cases of the math grader: rows with a category, an expected outcome and a source."""
 
 import json
 from pathlib import Path

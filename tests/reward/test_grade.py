@@ -39,7 +39,7 @@ def write(path, rows):
     return path
 
 
-def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
+def test_a_file_is_graded_in_order(tmp_path, capsys):
     rows, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     assert grade.main([str(rows), "--out", str(out), "--setting", "deadline=1"]) == 0
     graded = [json.loads(line) for line in out.read_text().splitlines()]
@@ -53,12 +53,12 @@ def test_a_file_is_graded_row_by_row_in_order(tmp_path, capsys):
     assert (summary["rows"], summary["correct"], summary["timeout"]) == (9, 5, 1)
     assert {"commit", "command", "versions", "seconds"} <= set(summary)
     printed = capsys.readouterr().out
-    assert "| right       |    5 | 55.6% |" in printed
+    assert "| correct     |    5 | 55.6% |" in printed
     assert "mean score +0.4444" in printed
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
+def test_an_option_gives_the_data_source_of_rows_that_name_none(tmp_path):
     rows = write(tmp_path / "dump.jsonl", [{"output": "\\boxed{3}", "gts": "4", "score": 1.0}])
     out = tmp_path / "out.jsonl"
     assert grade.main([str(rows), "--out", str(out), "--data-source", "math_dapo"]) == 0
@@ -79,7 +79,7 @@ def test_the_data_source_of_rows_that_name_none_can_be_given(tmp_path):
         ("[" * 100_000, "in.jsonl:2: "),
     ],
 )
-def test_a_row_that_cannot_be_read_keeps_its_place_and_has_no_score(tmp_path, capsys, line, said):
+def test_an_unreadable_row_keeps_its_place_and_has_no_score(tmp_path, capsys, line, said):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     correct = json.dumps(ROWS[0])
     rows.write_text(f"{correct}\n{line}\n\n{correct}\n{line}\n")
@@ -94,7 +94,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_has_no_score(tmp_path, ca
     assert "mean score +1.0000" in printed.out
 
 
-def test_a_failure_of_the_machinery_keeps_what_was_graded(tmp_path, capsys, monkeypatch):
+def test_a_failure_of_the_machinery_keeps_the_rows_graded_so_far(tmp_path, capsys, monkeypatch):
     def broken(self):
         raise RewardError("no more processes")
 

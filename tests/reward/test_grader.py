@@ -35,7 +35,7 @@ def test_a_case_gets_its_expected_outcome(grader, case):
     assert not_read.get(outcome, outcome) == case["expected"]
 
 
-def test_the_cases_cover_every_outcome_and_kind():
+def test_the_cases_cover_every_outcome_and_many_categories():
     assert len({(c["response"], c["ground_truth"], c.get("data_source")) for c in CASES}) >= 600
     assert len({case["category"] for case in CASES}) >= 40
     assert all(case["source"] == "ours" or "://" in case["source"] for case in CASES)
@@ -44,14 +44,14 @@ def test_the_cases_cover_every_outcome_and_kind():
     assert counts["no_answer"] > 50
 
 
-def test_many_rows_come_out_in_order_with_the_verdicts_of_one_by_one(grader):
+def test_grading_many_rows_gives_the_same_verdicts_in_the_same_order_as_one_by_one(grader):
     rows = [row(case) for case in CASES]
     many = list(grader.grade_many(rows))
     assert [v[:3] for v in many] == [v[:3] for v in map(grader.grade, rows)]
 
 
-def test_rows_that_hang_hold_up_nobody_else(grader, monkeypatch):
-    """Every tenth row hangs; each is a timeout, and the others are decided meanwhile."""
+def test_rows_that_hang_do_not_delay_other_rows(grader, monkeypatch):
+    """Every tenth row hangs and is a timeout. The other rows are decided meanwhile."""
     rows = [
         Row(
             f"\\boxed{{{HANGS if i % 10 == 0 else f'{i}+' + chr(92) + 'ln x'}}}",
@@ -77,7 +77,7 @@ def test_rows_that_hang_hold_up_nobody_else(grader, monkeypatch):
     assert finished.index(HANGS) >= 9
 
 
-def test_a_grader_does_not_read_far_ahead_of_a_row_that_is_open():
+def test_a_grader_does_not_read_far_ahead_of_an_undecided_row():
     taken = 0
 
     def rows():
@@ -95,7 +95,7 @@ def test_a_grader_does_not_read_far_ahead_of_a_row_that_is_open():
     grader.close()
 
 
-def test_threads_share_a_grader(grader):
+def test_threads_can_share_a_grader(grader):
     cases = [case for case in CASES if case["category"] in ("expression", "trig_log", "interval")]
     with ThreadPoolExecutor(8) as executor:
         verdicts = list(executor.map(lambda case: grader.grade(row(case)), cases * 3))
@@ -119,7 +119,7 @@ def test_code_is_graded_on_its_tests(grader):
     assert grader.grade(Row("It is 5.", TESTS, CODE)).outcome == "no_answer"
 
 
-def test_a_scorer_of_ones_own_is_called_with_the_row(grader):
+def test_a_scorer_of_your_own_is_called_with_the_row(grader):
     def half(response, ground_truth, extra):
         return {"score": 0.5, "style": len(response) + extra["k"]}
 
@@ -135,12 +135,12 @@ def test_a_ground_truth_that_states_nothing_is_refused(truth):
 
 
 @pytest.mark.parametrize("truth", ["", "34", "[1]", None, "{"])
-def test_tests_that_are_no_tests_are_refused(truth):
+def test_a_ground_truth_without_valid_tests_is_refused(truth):
     with pytest.raises(ValueError, match=r"tests` is|tests are"):
         parse_tests(truth)
 
 
-def test_the_score_of_a_source_is_on_its_published_scale(grader):
+def test_a_source_scores_on_its_published_scale(grader):
     dapo = Source(("answer_line",), not_correct=-1.0)
     scores = [grader.grade(Row(text, "34", dapo)).score for text in ("Answer: 34", "Answer: 3", "")]
     assert scores == [1.0, -1.0, -1.0]

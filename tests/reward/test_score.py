@@ -22,7 +22,7 @@ def test_scores_are_on_the_published_scale_of_the_source(source, otherwise):
 
 
 @pytest.mark.parametrize("source", ["math_dapo", "aime24", "polaris", "math500"])
-def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source):
+def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_columns(source):
     answers = {
         "correct": CORRECT,
         "incorrect": INCORRECT,
@@ -46,7 +46,7 @@ def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source)
         ("math_dapo", "\\boxed{34}", 0.0),
         ("polaris", "\\boxed{35}", 1.0),
         ("polaris", "Answer: 34", 0.0),
-        # Undecidable at once, so a process has it.
+        # The fast path cannot decide these, so a process does.
         ("polaris", "Answer: \\log_2 2^{34}", 0.0),
         ("polaris", "\\boxed{\\log_2 2^{34}}", 1.0),
         ("polaris", NOTHING, 0.0),
@@ -54,14 +54,14 @@ def test_each_outcome_has_its_own_column_and_all_rows_have_the_same_keys(source)
         ("livecodebench", "print(2)", 0.0),
     ],
 )
-def test_format_is_the_form_that_the_source_asks_for_whatever_the_verdict(
+def test_format_is_1_for_the_form_that_the_source_asks_for_whatever_the_verdict(
     source, response, in_form
 ):
     truth = json.dumps({"inputs": [""], "outputs": ["2"]}) if "code" in source else "34"
     assert compute_score(source, response, truth)["format"] == in_form
 
 
-def test_a_scorer_of_ones_own_has_the_format_that_it_returns():
+def test_a_scorer_of_your_own_has_the_format_that_it_returns():
     settings = {"sources": {"other": f"{__name__}:own_scorer", "formal": f"{__name__}:formal"}}
     assert "format" not in compute_score("other", CORRECT, "34", {"index": 7}, **settings)
     assert compute_score("formal", CORRECT, "34", {}, **settings)["format"] == 0.5
@@ -91,19 +91,20 @@ def test_equal_answers_vote_together():
         ),
         (("math_dapo", CORRECT, "34"), {"thinking": "x"}, "thinking is 'x'; it may be after"),
         (("math_dapo", CORRECT, "34"), {"workers": 0}, "workers is 0; it must be positive"),
+        ((3, CORRECT, "34"), {}, "data_source is 3; it must be a string"),
         (("mine", CORRECT, "34"), {"sources": {"mine": "no.such:thing"}}, "cannot be imported"),
         (("mine", CORRECT, "34"), {"sources": {"mine": "math:pi"}}, "not a function"),
         (("mine", CORRECT, "x"), {"sources": {"mine": "builtins:int"}}, "TypeError"),
     ],
 )
-def test_a_fault_that_is_not_the_responses_is_nan_with_the_reason(arguments, settings, said):
+def test_a_fault_outside_the_response_gives_nan_and_the_reason(arguments, settings, said):
     row = compute_score(*arguments, **settings)
     assert math.isnan(row["score"])
     assert said in row["error"]
     assert set(row) == set(compute_score("math_dapo", CORRECT, "34"))
 
 
-def test_broken_machinery_is_nan_never_a_score(monkeypatch):
+def test_broken_machinery_gives_nan_and_never_a_score(monkeypatch):
     from reward.math import pool
 
     def broken(self):
@@ -116,11 +117,11 @@ def test_broken_machinery_is_nan_never_a_score(monkeypatch):
 
 
 def own_scorer(response, ground_truth, extra_info):
-    """A scorer as users write them."""
+    """Score like a scorer that a user writes."""
     return {"score": float(ground_truth in response), "index": extra_info["index"]}
 
 
-def test_a_data_source_of_ones_own_has_a_known_style_or_a_scorer():
+def test_a_data_source_of_your_own_uses_a_known_one_or_a_scorer():
     settings = {"sources": {"mine": "polaris", "other": f"{__name__}:own_scorer"}}
     assert compute_score("mine", "\\boxed{35}", "34", **settings)["score"] == 0.0
     row = compute_score("other", "it is 34", "34", {"index": 7}, **settings)
@@ -128,7 +129,7 @@ def test_a_data_source_of_ones_own_has_a_known_style_or_a_scorer():
     assert compute_score("other", "", "34", {"index": 7}, **settings)["acc"] == 0.0
 
 
-def test_only_the_asked_form_counts_where_a_run_wants_it():
+def test_only_the_asked_form_counts_if_the_settings_say_so():
     assert compute_score("math_dapo", "\\boxed{34}", "34")["acc"] == 1.0
     assert compute_score("math_dapo", "\\boxed{34}", "34", asked_form_only=True)["no_answer"] == 1.0
 
@@ -140,13 +141,13 @@ def test_code_is_scored_by_its_tests():
     assert compute_score("livecodebench_v6", program.replace("2", "3"), tests)["incorrect"] == 1.0
 
 
-def test_a_long_answer_cannot_widen_verls_column_of_predictions():
+def test_a_long_answer_is_cut_in_the_column_of_predictions():
     row = compute_score("math_dapo", "Answer: " + "9" * 4000, "9" * 4000)
     assert row["acc"] == 1.0
     assert len(row["pred"]) == MAX_PRED_CHARS
 
 
-def test_verl_may_pass_its_own_arguments_by_name():
+def test_verl_can_pass_its_arguments_by_name():
     row = compute_score(
         data_source="polaris",
         solution_str="\\boxed{34}",
@@ -156,7 +157,7 @@ def test_verl_may_pass_its_own_arguments_by_name():
         reward_model_tokenizer=None,
     )
     assert row["score"] == 1.0
-    # verl awaits coroutine functions and gives other ones a thread.
+    # verl awaits coroutine functions and runs other functions in a thread.
     assert not inspect.iscoroutinefunction(compute_score)
 
 
@@ -170,14 +171,14 @@ def test_verl_may_pass_its_own_arguments_by_name():
         "\\boxed{" + "\\lbrace " * 290 + "5" + "\\rbrace " * 290 + "}",
     ],
 )
-def test_no_response_stops_a_run(response):
+def test_extreme_responses_get_a_score(response):
     row = compute_score("math_dapo", response, "34")
     assert row["score"] == -1.0
     tests = json.dumps({"inputs": ["1"], "outputs": ["1"]})
     assert compute_score("livecodebench", f"```\n{response}\n```", tests)["score"] == 0.0
 
 
-def test_as_many_programs_run_at_once_as_there_are_workers(monkeypatch):
+def test_at_most_as_many_programs_run_at_once_as_there_are_workers(monkeypatch):
     running, most = [0], [0]
     original = grader.grade_code
 

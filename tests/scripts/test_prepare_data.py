@@ -163,8 +163,8 @@ def test_copies_and_filtered_prompts_are_counted_not_listed_and_the_help_says_so
     capsys.readouterr()
     with pytest.raises(SystemExit):
         prepare_data.main(["--help"])
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for said in (capsys.readouterr().out, readme):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    for said in (capsys.readouterr().out, page):
         assert "are counted in the manifest and not listed" in " ".join(said.split())
 
 

@@ -15,6 +15,7 @@ from prepared import (
 )
 
 from recipe.config.data import check_data
+from recipe.config.settings import Settings
 
 
 def test_a_hundred_copies_of_dapos_prompts_become_one_each_with_the_published_template(tmp_path):
@@ -252,12 +253,12 @@ def test_a_run_accepts_what_was_made_of_two_data_sets_together(tmp_path, compose
     rows = [{"problem": f"P{n}", "answer": "1", "difficulty": "7/8"} for n in range(8)]
     prepare(tmp_path, "polaris", write_lines(tmp_path / "b.jsonl", rows))
     files = [f"{tmp_path}/out/{name}.parquet" for name in ("dapo_17k", "polaris")]
-    check_data(
-        composed(
-            f"data.train_files=[{','.join(files)}]",
-            f"data.val_files={files[1]}",
-            "data.train_batch_size=16",
-        )
+    config = composed(
+        f"data.train_files=[{','.join(files)}]",
+        f"data.val_files={files[1]}",
+        "data.val_tasks=[]",
+        "data.train_batch_size=16",
     )
+    check_data(config, Settings.of(config))
     schemas = [pq.read_schema(file) for file in files]
     assert schemas[0] == schemas[1]  # verl puts the rows of all files into one table

@@ -91,7 +91,9 @@ def test_a_sweep_is_over_advantages_and_objectives_as_well():
 
 def test_an_arm_that_does_not_go_together_is_refused_with_the_reason():
     [run] = plan(Grid(("cpu_demo",), ("disco_logl+ha_dw",), (0,)), [])
-    with pytest.raises(UserError, match="advantage=ha_dw does not go with objective=disco_logl"):
+    with pytest.raises(
+        UserError, match=r"advantage\.name is ha_dw and does not go with objective=disco"
+    ):
         check_config(run.config)
     with pytest.raises(UserError, match="no config aggregation/policy_gradient"):
         plan(Grid(("cpu_demo",), ("policy_gradient",), (0,)), [])

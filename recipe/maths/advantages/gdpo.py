@@ -11,56 +11,45 @@ responses, as the text has it; the authors' verl code weighs a response by its t
 the option `token`. It comes before the aggregation, so it composes with every rule.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
-from recipe.maths.advantages.scored import Scored
+from recipe.maths.advantages.base import Advantage, Scored
 from recipe.maths.columns import varies_within
 from recipe.maths.rules import mean_within
-
-STATISTICS = ("response", "token")
 
 
 @dataclass(frozen=True)
 class GdpoSettings:
-    """`advantage.gdpo`."""
+    """Hold the section `advantage.gdpo`."""
 
-    rewards: Mapping[str, float]
-    """Weight of each component of the reward: `correctness`, the verdict as 0 or 1; `length`,
-    whether a response is within `length_limit`; and what the reward returns by a name of its own,
-    such as `format`."""
-    statistics: str
-    """What the batch's mean and standard deviation are over: `response` or `token`."""
-    epsilon: float
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    rewards: Mapping[str, Annotated[float, Lt(math.inf), Gt(-math.inf)]]
+    """Weight of each component of the reward. `correctness` is 1 for a correct response, else 0.
+    `length` is 1 for a response within `length_limit`. Any other name is one that the reward
+    function returns, such as `format`."""
+    statistics: Literal["response", "token"]
+    """Whether the batch's mean and standard deviation are over responses or over tokens."""
+    epsilon: Annotated[float, Gt(0)]
     """Added to both standard deviations."""
-    length_limit: float
+    length_limit: Annotated[float, Gt(0)]
     """Tokens up to which the component `length` is 1."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a setting no run could mean."""
-        weights = list(self.rewards.values()) if isinstance(self.rewards, Mapping) else []
-        if not any(weights) or not all(
-            isinstance(w, int | float) and abs(w) < float("inf") for w in weights
-        ):
+        """Raise ValueError if no component counts."""
+        if not any(self.rewards.values()):
             raise ValueError(
-                f"advantage.gdpo.rewards is {self.rewards}, but must name at least one "
-                f"component of the reward with a weight that is a number other than 0, e.g. "
-                f"correctness: 1."
+                f"advantage.gdpo.rewards is {dict(self.rewards)}, but must name at least one "
+                f"component of the reward with a weight other than 0, e.g. correctness: 1."
             )
-        if self.statistics not in STATISTICS:
-            raise ValueError(
-                f"advantage.gdpo.statistics is {self.statistics!r}; it may be "
-                f"{', '.join(STATISTICS)}."
-            )
-        for name in ("epsilon", "length_limit"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"advantage.gdpo.{name} is {value}, but must be above 0.")
 
 
 def normalised_within(
@@ -116,17 +105,14 @@ def gdpo_advantages(
     return found_N.where(whole_N != 0, 0.0)
 
 
-class Gdpo:
-    """The advantage `gdpo` of a run; it remembers nothing."""
+class Gdpo(Advantage):
+    """Normalise every component of the reward by itself. Nothing is remembered between steps."""
 
-    memory = None
-
-    def __init__(self, settings: GdpoSettings, divide_by_std: bool = True) -> None:
-        """With these settings, and `algorithm.norm_adv_by_std_in_grpo`."""
-        self.settings, self.divide_by_std = settings, divide_by_std
+    Settings = GdpoSettings
+    settings: GdpoSettings
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
-        """The advantages of a batch, and each reward's mean and share of groups it tells apart.
+        """Return the advantages of a batch, each component's mean, and its share of varying groups.
 
         Raises:
             ValueError: the reward has not returned one of the components, or one that is there.

@@ -16,50 +16,34 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Ge, Gt
 from torch import Tensor
 
-from recipe.maths.advantages.scored import Scored
+from recipe.maths.advantages.base import Advantage, Scored
 from recipe.maths.diagnostics import spread_over_groups
 from recipe.maths.rules import mean_within
 
 FILE = "ha_dw.json"
-ANCHORS = ("adaptive", "window", "window_with_current")
-REWARDS = ("correct", "score")
 
 
 @dataclass(frozen=True)
 class HaDwSettings:
-    """`advantage.ha_dw`."""
+    """Hold the section `advantage.ha_dw`."""
 
-    anchor: str
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    anchor: Literal["adaptive", "window", "window_with_current"]
     """`adaptive` (eq. 8-11), `window` (appendix F), or `window_with_current` (the public code)."""
-    scale: float
+    scale: Annotated[float, Gt(0)]
     """`lambda_scale`."""
-    window: int
-    """Batches that the anchor's memory holds: m of `adaptive`, h of the others."""
-    rate: float
-    """eta, read by `adaptive` alone."""
-    reward: str
-    """What p and the anchor are means of: `right` (0 or 1), or `score` as it is."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a setting no run could mean."""
-        for name, allowed in (("anchor", ANCHORS), ("reward", REWARDS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"advantage.ha_dw.{name} is {getattr(self, name)!r}; it may be "
-                    f"{', '.join(allowed)}."
-                )
-        for name in ("scale", "window", "rate"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"advantage.ha_dw.{name} is {value}, but must be above 0.")
-        if not isinstance(self.window, int) or self.window < 2:
-            raise ValueError(
-                f"advantage.ha_dw.window is {self.window}, but must be an integer of at least 2: "
-                f"the standard deviation of one anchor is 0."
-            )
+    window: Annotated[int, Ge(2)]
+    """Batches in the anchor's memory: m of `adaptive`, h of the others. The standard deviation of
+    a single anchor is 0, so there are at least 2."""
+    rate: Annotated[float, Gt(0)]
+    """eta; only `adaptive` reads it."""
+    reward: Literal["correct", "score"]
+    """What p and the anchor average: 1 for a correct response and 0 otherwise, or the score."""
 
 
 class Anchor:
@@ -148,15 +132,19 @@ def difficulty_factors(
     return scale * (-advantage_N.sign() * (success_N - anchor)).exp()
 
 
-class HaDw:
-    """The advantage `ha_dw` of a run, with its memory."""
+class HaDw(Advantage):
+    """Multiply advantages by a factor that compares the prompt's difficulty with the anchor."""
 
-    def __init__(self, settings: HaDwSettings) -> None:
-        """Of a run that begins."""
-        self.settings, self.memory = settings, Anchor(settings)
+    Settings = HaDwSettings
+    settings: HaDwSettings
+
+    def __init__(self, settings: HaDwSettings, divide_by_std: bool = True) -> None:
+        """Begin with an empty memory."""
+        super().__init__(settings, divide_by_std)
+        self.memory: Anchor = Anchor(settings)
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
-        """The weighted advantages of a batch and its metrics; takes the batch into the anchor."""
+        """Return the weighted advantages of a batch and its metrics; the anchor takes it in."""
         reward_N = rows.correct_N if self.settings.reward == "correct" else rows.score_N
         y = reward_N.double().mean().item()
         before = self.memory.before(y)

@@ -3,7 +3,10 @@ from omegaconf import OmegaConf
 
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
-from recipe.config.compose import KEYS, check_choice, composed, groups, help_text, keys
+from recipe.config.compose import composed
+from recipe.config.groups import groups
+from recipe.config.help import KEYS, help_text
+from recipe.config.hydra_errors import check_choice, keys
 
 DEMO = "+experiment=cpu_demo"
 

@@ -2,22 +2,42 @@ import pytest
 import torch
 from batches import fixed_batch
 
-from recipe.config.settings import AggregationSettings, ScalarSettings
+from recipe.base.errors import UserError
+from recipe.base.typed import parse
+from recipe.maths.aggregation import AggregationSettings
+from recipe.maths.learned import ScalarSettings
 from recipe.maths.rules import RULES
 
 SCALAR = {"start": 0.0, "spread": 0.1, "optimizer": "sgd", "lr": 0.1}
 
 
+def aggregation(**section):
+    return parse(
+        AggregationSettings, {"rule": "token", "constant_length": 50} | section, "aggregation"
+    )
+
+
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="'balance'; known rules are balanced, constant, lambda, seq"
+        UserError, match="'balance'; known rules are balanced, constant, lambda, seq"
     ):
-        AggregationSettings("balance", 1024)
+        aggregation(rule="balance")
 
 
-def test_a_length_that_is_no_length_is_refused():
-    with pytest.raises(ValueError, match="constant_length is 0"):
-        AggregationSettings("constant", 0)
+def test_a_length_of_zero_is_refused():
+    with pytest.raises(UserError, match=r"constant_length is 0, but must be greater"):
+        aggregation(constant_length=0)
+
+
+def test_a_key_that_nothing_reads_is_refused_with_the_nearest():
+    with pytest.raises(
+        UserError, match=r"no key aggregation\.mask_trunc\. The nearest is mask_trunca"
+    ):
+        aggregation(mask_trunc=True)
+    with pytest.raises(
+        UserError, match=r"aggregation\.rule is missing.* keys rule, constant_length"
+    ):
+        parse(AggregationSettings, {"constant_length": 50}, "aggregation")
 
 
 def test_the_constant_is_bound_to_the_rule():
@@ -28,16 +48,17 @@ def test_the_constant_is_bound_to_the_rule():
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"optimizer": "lion"}, "optimizer is 'lion'; known ones are sgd, adamw"),
-        ({"lr": 0}, "lr is 0, but must be a number above 0"),
-        ({"lr": None}, "lr is None, but must be a number above 0"),
-        ({"spread": -1}, "spread is -1, but must be a number above 0"),
-        ({"start": "low"}, "start is low, but must be a number"),
+        ({"optimizer": "lion"}, "optimizer is \"lion\", but must be 'sgd' or 'adamw'"),
+        ({"lr": 0}, "lr is 0, but must be greater than 0"),
+        ({"lr": None}, "lr is null, but must be a valid number"),
+        ({"spread": -1}, "spread is -1, but must be greater than 0"),
+        ({"start": "low"}, 'start is "low", but must be a valid number'),
+        ({"momentum": 1}, "no key aggregation.scalar.momentum. Known keys are start, spread"),
     ],
 )
 def test_a_scalar_that_cannot_learn_is_refused(change, found):
-    with pytest.raises(ValueError, match=found):
-        ScalarSettings(**SCALAR | change)
+    with pytest.raises(UserError, match=found):
+        aggregation(rule="lambda", scalar=SCALAR | change)
 
 
 @pytest.mark.parametrize(

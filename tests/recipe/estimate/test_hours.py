@@ -1,14 +1,12 @@
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from recipe import cost, memory
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks
-from recipe.config.resources import num_gpus
-from recipe.estimate.hours import gpu_hours, rollout_seconds, table, training_seconds
+from recipe.estimate.gpus import num_gpus
+from recipe.estimate.hours import gpu_hours, rollout_seconds, training_seconds
 from recipe.estimate.shapes import Shape
 
 # config.json of Qwen/Qwen3-8B.
@@ -100,11 +98,6 @@ def test_a_second_epoch_costs_a_second_update_and_no_second_rollout(cell):
     two = gpu_hours(cell)
     assert two.training_seconds == pytest.approx(one.training_seconds * 9 / 5)
     assert two.rollout_seconds == one.rollout_seconds
-
-
-def test_the_table_of_the_document_is_the_estimate_as_it_is_now():
-    document = (Path(__file__).parents[3] / "README.md").read_text()
-    assert between_marks(document, "runs", table()) == document
 
 
 def test_a_run_without_a_number_of_steps_is_not_estimated(cell):

@@ -8,6 +8,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from recipe.base.errors import UserError
+from recipe.config.batches import check_micro_batches
 from recipe.estimate.memory import GIB, activation_bytes, kv_cache_bytes, logit_bytes, memory, table
 from recipe.estimate.shapes import KNOWN, Shape, shape_of
 
@@ -126,7 +127,7 @@ def test_what_does_not_fit_is_said_with_its_reason(cell, changes, problem):
 
 def test_a_budget_that_the_longest_row_is_above_is_refused(cell):
     with pytest.raises(UserError, match=r"ppo_max_token_len_per_gpu is 4000, .* Use 4096 or more"):
-        memory(changed(cell, **{ACTOR + "ppo_max_token_len_per_gpu": 4000}))
+        check_micro_batches(changed(cell, **{ACTOR + "ppo_max_token_len_per_gpu": 4000}))
 
 
 def test_a_cpu_is_not_estimated(composed):

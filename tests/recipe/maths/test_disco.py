@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipe.base.errors import UserError
+from recipe.base.typed import parse
 from recipe.maths.disco import DiscoSettings, kl_terms, scores, slopes
 
 SETTINGS = {"score": "log_likelihood", "tau": 10.0, "kl_limit": 1e-4, "kl_penalty": 1e3, "kl": "k1"}
@@ -124,5 +126,5 @@ def test_both_kl_estimators_have_the_divergence_as_their_mean():
     ],
 )
 def test_settings_that_mean_nothing_are_refused(incorrect):
-    with pytest.raises(ValueError, match=f"objective.disco.{next(iter(incorrect))} is"):
-        DiscoSettings(**SETTINGS | incorrect)
+    with pytest.raises(UserError, match=f"objective.disco.{next(iter(incorrect))} is"):
+        parse(DiscoSettings, SETTINGS | incorrect, "objective.disco")

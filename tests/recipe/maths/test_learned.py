@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from recipe.config.settings import ScalarSettings
-from recipe.maths.learned import LearnedScalar
+from recipe.maths.learned import LearnedScalar, ScalarSettings
 
 
 def scalar(**settings):

@@ -17,7 +17,7 @@ ENTRIES = [(module, entry) for module, entries in border.BORDER.items() for entr
 FILES = sorted(
     path
     for folder in ("training", "objectives")
-    for path in (ROOT / "recipe" / folder).glob("*.py")
+    for path in (ROOT / "recipe" / folder).rglob("*.py")
     if path.name != "border.py"
 )
 # Private only in name: the methods of a NamedTuple.

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from recipe.maths.advantages.gdpo import GdpoSettings, gdpo_advantages
 from recipe.maths.columns import group_numbers, per_response, prompt_of, row_sums
 from recipe.maths.rules import RULES
-from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
-from recipe.objectives.weighted_loss import SLOPE_COLUMN, WEIGHT_COLUMN
+from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
+from recipe.objectives.policy_gradient import SLOPE_COLUMN, WEIGHT_COLUMN
 from recipe.training import trainer
 
 METHODS = {
@@ -62,6 +62,12 @@ def add_columns(monkeypatch):
     def run(advantage="grpo", objective="policy_gradient", **aggregation):
         settings = {"rule": "balanced", "constant_length": LIMIT}
         chosen = {
+            "experiment_name": "test",
+            "seed": 0,
+            "output_root": "outputs",
+            "data_root": "data",
+            "poll_interval": 2.0,
+            "reward": {"custom_reward_function": {"path": "another"}},
             "algorithm": {"use_kl_in_reward": False},
             "data": {"max_response_length": LIMIT},
             "advantage": METHODS.get(advantage, {"name": advantage}),
@@ -199,7 +205,6 @@ def disco_trainer(monkeypatch, composed):
     def run(*overrides):
         sizes = ("actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.rollout.n=2")
         mixin = driver.Bare(composed("objective=disco_logl", *sizes, *overrides))
-        mixin.choose()
         ranks = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
         mixin.actor_rollout_wg = ranks
         return mixin
@@ -280,7 +285,7 @@ def test_a_run_waits_for_gpus_that_others_hold(monkeypatch, capsys):
     monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2})
     trainer.wait_for_gpus(2)
-    assert capsys.readouterr().out.count("needs 2 GPUs") == 2
+    assert capsys.readouterr().out.count("2 needed") == 2
     assert next(looks, None) is None
 
 

@@ -9,7 +9,8 @@ from eval.sampling.grading import grade
 from eval.sampling.samples import Sample
 from recipe.base.errors import UserError
 from recipe.config.compose import composed, resolve
-from recipe.config.validation import check_validation
+from recipe.config.data import check_validation
+from recipe.config.settings import Settings
 from recipe.tasks.task import Problems, samples_by_source
 from recipe.training.validation import TaskLoader, validation_metrics
 from reward.errors import RewardError
@@ -107,7 +108,7 @@ def test_what_is_validated_on_are_the_tasks_or_none_of_them(tmp_path):
     def check(*overrides):
         config = composed(["+experiment=cpu_demo", *overrides])
         resolve(config)
-        check_validation(config)
+        check_validation(config, Settings.of(config))
 
     check()
     check("data.val_tasks=[]", f"data.val_files={tmp_path}")

@@ -10,12 +10,8 @@ from reward.code import code_answer
 from reward.code.code_answer import extract_code, grade_code, same_output, same_result
 from reward.code.sandbox import Level, Limits, SandboxError
 
-LINES = (
-    (Path(__file__).parents[1].joinpath("code_cases.jsonl"))
-    .read_text(encoding="utf-8")
-    .splitlines()
-)
-CASES = [json.loads(line) for line in LINES]
+CASES_FILE = Path(__file__).parents[1] / "code_cases.jsonl"
+CASES = [json.loads(line) for line in CASES_FILE.read_text(encoding="utf-8").splitlines()]
 LIMITS = Limits(cpu_seconds=1, wall_seconds=20, memory_bytes=512 << 20, file_bytes=1 << 20)
 TIMES_TWO = {"inputs": ["4\n"], "outputs": ["8\n"]}
 DOUBLE = "```python\nprint(2 * int(input()))\n```"
@@ -43,17 +39,17 @@ def grade(case, names):
 
 @pytest.fixture
 def at(monkeypatch):
-    """Grade at a level, also where the machine offers a stronger one."""
+    """Return a function that sets the level, even if the machine offers a stronger one."""
     return lambda level: monkeypatch.setattr(code_answer, "require", lambda minimum: level)
 
 
 @pytest.mark.parametrize(("case", "level"), at_each_level(CASES))
-def test_a_case_gets_its_outcome_and_leaves_nothing(case, level, at, monkeypatch):
+def test_a_case_gets_its_outcome_and_leaves_nothing_behind(case, level, at, monkeypatch):
     at(level)
     with stage(monkeypatch) as names, adopting_orphans():
         children, descriptors = child_pids(), len(os.listdir("/proc/self/fd"))
         found = grade(case, names)
-        # Of time and memory, a slow machine runs out of the other one first.
+        # A slow machine may reach its time limit before its memory limit, or the reverse.
         either = {"incorrect", "timeout"} if case["category"] == "resources" else {case["expected"]}
         assert found.outcome in {case["expected"], *(either - {"correct"})}, found.detail
         assert found.total == len(case["tests"]["inputs"])
@@ -66,8 +62,8 @@ def test_a_case_gets_its_outcome_and_leaves_nothing(case, level, at, monkeypatch
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.get("proof")], ids=lambda c: c["name"])
-def test_an_attack_succeeds_where_nothing_holds_it(case, at, monkeypatch):
-    """Else its failure at the other levels would say nothing."""
+def test_an_attack_succeeds_without_isolation(case, at, monkeypatch):
+    """Otherwise its failure at the other levels would prove nothing."""
     at(Level.RLIMITS)
     with stage(monkeypatch) as names:
         try:
@@ -78,7 +74,7 @@ def test_an_attack_succeeds_where_nothing_holds_it(case, at, monkeypatch):
         assert found.outcome == "correct", found.detail
 
 
-def test_every_category_and_outcome_has_cases():
+def test_the_cases_are_many_and_cover_every_outcome():
     assert len(CASES) >= 150
     assert len({case["name"] for case in CASES}) == len(CASES)
     assert {case["expected"] for case in CASES} == {"correct", "incorrect", "no_answer", "timeout"}
@@ -91,7 +87,7 @@ def test_every_category_and_outcome_has_cases():
         ("print(9)", "test 1 of 1: wrong output '9"),
         ("raise ValueError('why')", "crash with return code 1, last line of stderr 'ValueError: w"),
         ("x = [0] * 10**10", "out of memory"),
-        ("while True: print('x' * 1000)", "over the cap of 1048576 bytes"),
+        ("while True: print('x' * 1000)", "over the limit of 1048576 bytes"),
         ("import os; os.abort()", "killed by signal 6"),
     ],
 )
@@ -102,7 +98,7 @@ def test_the_detail_says_which_test_failed_and_why(program, detail, at):
     assert detail in found.detail
 
 
-def test_the_tests_of_a_response_share_its_seconds():
+def test_all_tests_of_a_response_share_one_time_limit():
     program = "import time\nprint(2 * int(input()), flush=True)\ntime.sleep(0.3)"
     tests = {"inputs": ["4\n"] * 50, "outputs": ["8\n"] * 50}
     found = grade_code(f"```\n{program}\n```", tests, response_seconds=1.0)
@@ -110,13 +106,13 @@ def test_the_tests_of_a_response_share_its_seconds():
     assert found.passed < 4
 
 
-def test_what_a_process_added_to_a_module_does_not_reach_the_program(monkeypatch):
+def test_names_added_to_a_module_of_the_grader_do_not_reach_the_program(monkeypatch):
     monkeypatch.setattr(sys, "last_value", 1, raising=False)
     program = "last_value = 2\nprint(last_value * int(input()))"
     assert grade_code(f"```\n{program}\n```", TIMES_TWO).outcome == "correct"
 
 
-def test_the_program_extracted_is_what_stands_between_the_fences():
+def test_the_extracted_program_is_the_text_between_the_fences():
     assert extract_code("```py\na\n\n  b\n```") == "a\n\n  b\n"
     assert extract_code("````python\n```\n````") == "```\n"
     assert extract_code("```python\n```") == ""
@@ -138,7 +134,7 @@ def test_the_program_extracted_is_what_stands_between_the_fences():
         ({"inputs": [3], "outputs": ["1"], "fn_name": "f"}, "list of arguments"),
     ],
 )
-def test_malformed_tests_are_refused_also_where_there_is_no_program(tests, reason):
+def test_malformed_tests_are_refused_even_without_a_program(tests, reason):
     with pytest.raises(ValueError, match=reason):
         grade_code("nothing", tests)
 
@@ -146,7 +142,7 @@ def test_malformed_tests_are_refused_also_where_there_is_no_program(tests, reaso
 @pytest.mark.parametrize(
     "broken", [{"memory_bytes": 1 << 20}, {"cpu_seconds": 0}, {"wall_seconds": 0.001}]
 )
-def test_limits_under_which_nothing_runs_are_no_wrong_response(broken):
+def test_limits_too_tight_for_any_program_are_an_error_and_no_verdict(broken):
     program = "```\nheld = bytearray(16 << 20)\nprint(2 * int(input()))\n```"
     with pytest.raises(SandboxError):
         grade_code(program, TIMES_TWO, LIMITS._replace(**broken))
@@ -171,7 +167,7 @@ def test_limits_under_which_nothing_runs_are_no_wrong_response(broken):
         ("1e999999999999", "1", False),
     ],
 )
-def test_outputs_agree_by_line_or_as_exact_decimals(found, expected, same):
+def test_outputs_agree_line_by_line_or_as_exact_decimals(found, expected, same):
     assert same_output(found.encode(), expected) is same
 
 
@@ -191,5 +187,5 @@ def test_outputs_agree_by_line_or_as_exact_decimals(found, expected, same):
         ("[" + "0," * 100_000 + "0]", [0], False),
     ],
 )
-def test_a_result_agrees_as_the_value_of_its_json(found, expected, same):
+def test_results_agree_as_json_values(found, expected, same):
     assert same_result(found.encode(), expected) is same

@@ -42,13 +42,13 @@ def wait_until(condition, seconds=20.0):
     assert condition()
 
 
-def test_a_program_sees_its_stdin_and_is_seen_by_its_outputs_and_code(level):
+def test_a_program_reads_stdin_and_returns_its_outputs_and_code(level):
     source = "import sys\nprint(input())\nprint('why', file=sys.stderr)\nsys.exit(3)"
     found = run(source, "d\u00e9j\u00e0\n".encode(), level=level)
     assert found == ("exit", 3, "d\u00e9j\u00e0\n".encode(), "why\n")
 
 
-def test_a_program_is_the_main_module_of_a_bare_interpreter(level):
+def test_a_program_is_the_main_module_of_an_empty_interpreter(level):
     source = "import os, sys\nprint(__name__, sys.argv, dict(os.environ), os.listdir())"
     assert printed(source, level) == "__main__ ['solution.py'] {} []"
     assert printed("import sys; print([m for m in sys.modules if 'reward' in m])", level) == "[]"
@@ -75,7 +75,7 @@ def test_only_three_descriptors_are_open(level):
 
 
 @pytest.mark.skipif(Level.NAMESPACES not in OFFERED, reason="needs namespaces")
-def test_in_namespaces_only_the_interpreter_is_to_be_seen():
+def test_in_namespaces_a_program_sees_only_the_interpreter():
     shown = {path.split("/")[1] for path in [*confine.readable_paths(), confine.PRIVATE_FOLDER]}
     names = sorted({*os.listdir("/"), *shown})
     source = f"import os\nprint(*[n for n in {names} if os.path.exists('/' + n)])"
@@ -85,8 +85,8 @@ def test_in_namespaces_only_the_interpreter_is_to_be_seen():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
-def test_a_program_of_root_has_no_capabilities(level):
-    # Read by a system call, since /proc is not to be seen: capget, version 3.
+def test_a_program_run_by_root_has_no_capabilities(level):
+    # The program cannot see /proc, so it calls capget, version 3.
     source = (
         "import ctypes\n"
         "held = (ctypes.c_uint32 * 6)()\n"
@@ -107,14 +107,14 @@ def test_a_program_is_ended_at_each_of_its_limits(level):
 
 
 @pytest.mark.slow
-def test_the_limit_on_cpu_time_counts_no_sleep(level):
+def test_the_limit_on_cpu_time_does_not_count_sleep(level):
     limits = Limits(cpu_seconds=1, wall_seconds=20)
     assert run("while True: pass", b"", level=level, limits=limits).reason == "cpu"
     slept = run("import time; time.sleep(1.5)", b"", level=level, limits=limits)
     assert slept[:2] == ("exit", 0)
 
 
-def test_files_are_counted_together_where_the_folder_has_no_size(level):
+def test_all_files_together_are_limited(level):
     source = (
         "import time\n"
         "for i in range(50):\n    open(f'f{i}', 'w').write('x' * 60000)\n"
@@ -125,7 +125,7 @@ def test_files_are_counted_together_where_the_folder_has_no_size(level):
     assert found.reason == ("exit" if level == Level.NAMESPACES else "files")
 
 
-def test_files_that_come_and_go_do_not_disturb_the_count(level):
+def test_files_that_come_and_go_do_not_disturb_the_count_of_bytes(level):
     source = (
         "import os, time\n"
         "end = time.monotonic() + 0.5\n"
@@ -136,7 +136,7 @@ def test_files_that_come_and_go_do_not_disturb_the_count(level):
     assert run(source, b"", level=level)[:2] == ("exit", 0)
 
 
-def test_programs_run_side_by_side_from_many_threads(level):
+def test_many_threads_can_run_programs_at_the_same_time(level):
     found = {}
 
     def work(i):
@@ -153,7 +153,7 @@ def test_programs_run_side_by_side_from_many_threads(level):
 
 
 @pytest.mark.parametrize("victim", ["grader", "keeper"])
-def test_a_program_ends_with_its_grader_and_with_its_keeper(victim, level, tmp_path):
+def test_a_program_ends_if_its_grader_or_its_keeper_is_killed(victim, level, tmp_path):
     started = tmp_path / "started"
     script = (
         "import sys, tempfile\n"
@@ -205,7 +205,7 @@ def is_gone(pid):
         return True
 
 
-def test_a_machine_that_cannot_start_an_interpreter_is_no_ending(level, monkeypatch):
+def test_an_interpreter_that_cannot_start_is_an_error(level, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(SandboxError, match="/nowhere/python"):
         run("pass", b"", level=level)
@@ -214,13 +214,13 @@ def test_a_machine_that_cannot_start_an_interpreter_is_no_ending(level, monkeypa
 @pytest.mark.parametrize(
     "start", ["raise OSError('no fork')", "import os; os.kill(os.getpid(), 9)"]
 )
-def test_a_keeper_that_fails_is_no_ending(start, level, monkeypatch):
+def test_a_keeper_that_fails_is_an_error(start, level, monkeypatch):
     monkeypatch.setattr(sandbox, "_START", start)
     with pytest.raises(SandboxError, match="could not be run at level"):
         run("pass", b"", level=level)
 
 
-def test_a_keeper_that_hangs_is_killed_and_no_ending(level, monkeypatch):
+def test_a_keeper_that_hangs_is_killed_and_is_an_error(level, monkeypatch):
     monkeypatch.setattr(sandbox, "_START", "import time; time.sleep(300)")
     monkeypatch.setattr(sandbox, "GRACE_SECONDS", 0.3)
     with adopting_orphans():
@@ -230,17 +230,17 @@ def test_a_keeper_that_hangs_is_killed_and_no_ending(level, monkeypatch):
         assert child_pids() == before
 
 
-def test_the_canary_tells_a_broken_machine_from_a_program(level):
+def test_a_check_finds_limits_too_tight_for_any_program(level):
     check(level)
     with pytest.raises(SandboxError, match="memory_bytes=1000"):
         check(level, Limits(memory_bytes=1000))
 
 
-def test_a_program_without_a_sandbox_can_do_all_that_is_tried():
+def test_every_tried_escape_succeeds_without_isolation():
     assert len(sandbox._escapes(Level.RLIMITS).split("; ")) >= 7
 
 
-def test_a_level_does_not_count_if_a_program_escapes(monkeypatch):
+def test_a_level_does_not_count_if_a_program_can_escape(monkeypatch):
     monkeypatch.setattr(sandbox, "_escapes", lambda level: "open a socket")
     assert strongest_level()[0] == Level.RLIMITS
     with pytest.raises(SandboxError, match=r"offers level RLIMITS.*could open a socket"):
@@ -248,7 +248,7 @@ def test_a_level_does_not_count_if_a_program_escapes(monkeypatch):
     assert require(Level.RLIMITS) == Level.RLIMITS
 
 
-def test_a_level_that_cannot_be_entered_is_named_with_the_reason(monkeypatch):
+def test_an_error_names_the_level_that_fails_and_the_reason(monkeypatch):
     def broken(level, limits=None):
         if level == Level.NAMESPACES:
             raise SandboxError("unshare: not permitted")
@@ -261,7 +261,7 @@ def test_a_level_that_cannot_be_entered_is_named_with_the_reason(monkeypatch):
 
 
 @pytest.mark.skipif(len(OFFERED) < 3 or not shutil.which("unshare"), reason="needs all levels")
-def test_where_user_namespaces_are_forbidden_landlock_holds():
+def test_landlock_works_where_user_namespaces_are_forbidden():
     script = "from reward.code.sandbox import *; print(strongest_level()[0].name); check(Level(1))"
     command = f"echo 0 > /proc/sys/user/max_user_namespaces; {sys.executable} -c '{script}'"
     found = subprocess.run(
@@ -270,12 +270,12 @@ def test_where_user_namespaces_are_forbidden_landlock_holds():
     assert found.stdout.strip() == "LANDLOCK", found.stderr
 
 
-def test_the_version_of_landlock_is_asked_of_the_kernel():
+def test_the_kernel_reports_its_version_of_landlock():
     assert confine.landlock_version() >= (1 if Level.LANDLOCK in OFFERED else 0)
     assert ctypes.sizeof(confine._SockFprog) == 16
 
 
-def test_no_working_folder_is_left(level, tmp_path, monkeypatch):
+def test_no_working_folder_is_left_behind(level, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     run("import os; os.mkdir('d') if os.getpid() else 0; open('f', 'w')", b"", level=level)
     assert list(tmp_path.iterdir()) == []

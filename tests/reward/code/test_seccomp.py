@@ -14,7 +14,7 @@ UNISTD = {
 
 
 def evaluate(program, architecture, number, arguments=()):
-    """What a filter answers: an interpreter of the few instructions it uses."""
+    """Return the answer of a filter. This interprets the few instructions that filters use."""
     data = struct.pack("<iIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
     steps = list(struct.iter_unpack("HBBI", program))
     held, at = 0, 0
@@ -36,7 +36,7 @@ ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
 
 
 @pytest.mark.parametrize("machine", seccomp.AUDIT_ARCHITECTURE)
-def test_the_filter_answers_each_call_as_meant(machine):
+def test_the_filter_allows_and_refuses_the_intended_calls(machine):
     program, architecture = seccomp.program(machine, pid=7), seccomp.AUDIT_ARCHITECTURE[machine]
     is_x86 = machine == "x86_64"
 
@@ -70,13 +70,13 @@ def test_the_filter_answers_each_call_as_meant(machine):
     assert evaluate(program, 0x40000003, 0) == KILL
 
 
-def test_a_machine_whose_calls_are_unknown_is_refused():
+def test_an_unknown_machine_is_refused():
     with pytest.raises(ValueError, match="riscv64"):
         seccomp.program("riscv64", 1)
 
 
 @pytest.mark.parametrize("machine", seccomp.AUDIT_ARCHITECTURE)
-def test_the_numbers_are_those_of_the_kernel(machine):
+def test_the_numbers_of_system_calls_are_the_kernels(machine):
     if not UNISTD[machine].exists():
         pytest.skip(f"no {UNISTD[machine]}")
     found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\n", UNISTD[machine].read_text())

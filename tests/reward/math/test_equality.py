@@ -17,7 +17,7 @@ def decimal(value, places):
 
 @st.composite
 def written(draw, value):
-    """One way to write a fraction, by the conventions of text and LaTeX."""
+    """Draw one spelling of a fraction, by the conventions of text and LaTeX."""
     minus = draw(st.sampled_from(["-", "\u2212", "- "])) if value < 0 else ""
     scale = draw(st.integers(1, 50))
     top, bottom = abs(value.numerator) * scale, value.denominator * scale
@@ -42,7 +42,7 @@ def written(draw, value):
     return dress.replace("#", draw(st.sampled_from(ways)))
 
 
-# Near each other and with short decimals, so that equal pairs and near misses are common.
+# Values near each other and short decimals make equal pairs and near misses common.
 fractions = st.one_of(
     st.fractions(),
     st.builds(Fraction, st.integers(-20, 20), st.integers(1, 10)),
@@ -52,8 +52,8 @@ fractions = st.one_of(
 
 @settings(deadline=None, max_examples=400)
 @given(st.data(), fractions, st.one_of(st.none(), fractions))
-def test_two_writings_are_equal_just_when_their_fractions_are(data, value, other):
-    """`None` draws two writings of one fraction."""
+def test_two_spellings_are_equal_if_and_only_if_their_fractions_are(data, value, other):
+    """Compare two spellings of one fraction if `other` is None."""
     other = value if other is None else other
     left, right = data.draw(written(value)), data.draw(written(other))
     near = not (value == other) and abs(value - other) < Fraction(1, 10**6)
@@ -76,12 +76,14 @@ def test_two_writings_are_equal_just_when_their_fractions_are(data, value, other
         ("1234.57", "1234567/1000", False),
     ],
 )
-def test_a_decimal_of_twelve_digits_stands_for_what_no_decimal_is(decimal, fraction, expected):
+def test_a_decimal_of_twelve_digits_equals_a_number_without_finite_decimals(
+    decimal, fraction, expected
+):
     assert same(decimal, fraction) == same(fraction, decimal) == expected
 
 
 @given(st.text(max_size=40))
-def test_any_answer_that_states_something_equals_itself(text):
+def test_every_answer_that_states_something_equals_itself(text):
     assert not normalise(text) or same(text, text)
 
 
@@ -92,12 +94,12 @@ def test_any_answer_that_states_something_equals_itself(text):
     ),
     st.text(alphabet="()[]{}\\,;=x12\u27e6\u27e7", max_size=30),
 )
-def test_no_text_breaks_the_fast_path(left, right):
+def test_the_fast_path_accepts_every_text(left, right):
     assert same(left, right) in (True, False, None)
 
 
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=6, unique=True), st.randoms())
-def test_the_order_of_lists_and_sets_is_free_and_that_of_tuples_is_not(numbers, random):
+def test_order_matters_in_tuples_but_not_in_lists_and_sets(numbers, random):
     shuffled = random.sample(numbers, len(numbers))
     plain, mixed = (", ".join(map(str, x)) for x in (numbers, shuffled))
     assert same(mixed, plain)
@@ -113,7 +115,7 @@ def test_the_order_of_lists_and_sets_is_free_and_that_of_tuples_is_not(numbers, 
 
 
 @pytest.mark.parametrize("left", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
-@pytest.mark.parametrize("correct", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
+@pytest.mark.parametrize("right", ["(0,1)", "(0,1]", "[0,1)", "[0,1]"])
 def test_brackets_of_intervals_matter(left, right):
     assert same(left, right) == (left == right)
     assert same(left, f"[0,1] \\cup {right}") in (False, None)
@@ -130,7 +132,7 @@ def test_brackets_of_intervals_matter(left, right):
         (r"4 \ge t > 1", "(1, 4]"),
     ],
 )
-def test_a_relation_is_its_interval(relation, interval):
+def test_a_relation_equals_its_interval(relation, interval):
     others = {
         "(3, \\infty)",
         "[3, \\infty)",
@@ -148,7 +150,7 @@ def test_other_relations_are_left_to_symbolic_mathematics(relation):
     assert same(relation, "(1, 2)") is None
 
 
-def test_an_answer_is_taken_apart():
+def test_an_answer_is_split_into_parts():
     assert take_apart(tidy("1, 2 \\text{ and } 3")) == Parts(",", ("1", "2", "3"))
     assert take_apart(tidy("\\left(1, \\frac{1}{2}\\right]")) == Parts("(]", ("1", "\\frac{1}{2}"))
     assert take_apart(tidy("\\{1 \\pm \\sqrt2\\}")) == Parts(
@@ -197,11 +199,11 @@ def test_a_unit_has_one_name(text, value, unit):
         "2 \\text{ if } x",
     ],
 )
-def test_what_may_be_a_variable_or_a_word_is_no_unit(text):
+def test_a_possible_variable_or_number_word_is_no_unit(text):
     assert quantity(tidy(text)) is None
 
 
-def test_separate_numbers_do_not_vote_for_the_number_of_their_joined_digits():
+def test_separate_numbers_do_not_vote_for_one_number_with_their_digits():
     assert normalise("3 4") == "3 4"
     assert normalise("1, 234") != normalise("1,234") == "1234"
 
@@ -236,13 +238,13 @@ def test_nesting_of_any_depth_is_decided(brackets, depth):
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ["9" * 3500 + "e999", "9" * 4000 + "/7", "7e999" + "9"])
-def test_a_number_that_python_would_not_print_votes_as_written(text):
+def test_a_number_too_long_to_print_votes_as_written(text):
     assert normalise(text) == text
     assert same(text, text)
     assert not same(text, "34")
 
 
-def test_a_letter_with_an_index_is_no_number_in_a_base():
+def test_an_index_of_a_letter_is_no_base():
     assert same("a_1", "a") is not True
     assert same("1101_2", "1101_3") is False
     assert same("FF_{16}", "ff_{16}") is not False
@@ -275,7 +277,7 @@ def test_a_list_of_any_length_is_decided():
         *("\\pm", "^2", "a b", "1a", "{1}", "\\{", ",", "=", "_", ":", "&", "\u27e6", "abcd "),
     ],
 )
-def test_the_longest_answer_of_anything_is_decided_at_once(unit):
+def test_the_longest_answers_are_decided_at_once(unit):
     text = (unit * MAX_CHARS)[:MAX_CHARS]
     for other in ("34", "(1,2)", text[1:], "x" + text[1:]):
         same(text, other)

@@ -15,7 +15,7 @@ def test_the_extracted_answer_has_no_markup():
     assert extract("\\boxed{(0, 1]}", POLARIS) == "(0, 1]"
 
 
-def test_the_form_that_is_asked_first_is_the_only_one_heard():
+def test_the_first_form_that_finds_an_answer_decides():
     response = "Answer: 34\nor \\boxed{35}"
     assert extract(response, DAPO) == "34"
     assert extract(response, POLARIS) == "35"
@@ -40,7 +40,7 @@ def test_the_form_that_is_asked_first_is_the_only_one_heard():
         ("Answer: 3\nAnswer: 4", "4"),
     ],
 )
-def test_answers_that_are_joined_are_stated_together_and_else_the_last_counts(response, found):
+def test_joined_answers_form_a_list_and_otherwise_the_last_one_counts(response, found):
     assert extract(response, ANY) == found
 
 
@@ -55,7 +55,7 @@ def test_answers_that_are_joined_are_stated_together_and_else_the_last_counts(re
         ("The answer is clear.\nSo 7.", "clear"),
     ],
 )
-def test_a_sentence_states_what_follows_up_to_its_end(response, found):
+def test_a_sentence_states_the_text_up_to_its_end(response, found):
     assert extract(response, ANY) == found
 
 
@@ -71,7 +71,9 @@ def test_a_sentence_states_what_follows_up_to_its_end(response, found):
         ("<think>a</think>\\boxed{1}<think>b", None, None, "1"),
     ],
 )
-def test_thinking_is_no_answer_unless_it_is_ignored(response, after, require, ignore):
+def test_an_answer_in_the_thinking_counts_only_if_tags_are_ignored(
+    response, after, require, ignore
+):
     assert extract(response, ANY, "after") == after
     assert extract(response, ANY, "require") == require
     assert extract(response, ANY, "ignore") == ignore
@@ -90,8 +92,8 @@ def test_text_without_a_marker_states_no_answer(text):
 
 
 @given(st.text(alphabet="aA\u0130nNsSwWeErR:\u1e9e\n 1{}\\boxed", max_size=60))
-def test_capitals_that_grow_in_lower_case_shift_nothing(text):
-    """`\u0130`.lower() has two characters."""
+def test_capitals_that_grow_in_lower_case_shift_no_positions(text):
+    """Read a text with capitals such as `\u0130`, whose lower case has two characters."""
     assert extract(text + "\nAnswer: 34", ("answer_line",)) == "34"
 
 
@@ -118,7 +120,7 @@ def test_capitals_that_grow_in_lower_case_shift_nothing(text):
     ],
 )
 def test_a_megabyte_of_anything_is_read_in_linear_time(unit):
-    """Quadratic work on a megabyte takes many minutes; linear work takes a few seconds at most."""
+    """Read a megabyte. Quadratic work takes many minutes, linear work a few seconds at most."""
     text = unit * (1_000_000 // len(unit))
     for response in (f"Answer: {text}x", f"\\boxed{{{text}}}", f"{text}\nx", f"answer is {text}"):
         extract(response, ANY)

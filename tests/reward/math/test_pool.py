@@ -18,7 +18,7 @@ from reward.math.pool import KNOWN, Pool
 
 
 def children(parent):
-    """Process ids below a process, by the kernel."""
+    """Return the ids of all processes below a process, from the kernel."""
     found = []
     for task in Path(f"/proc/{parent}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -27,14 +27,14 @@ def children(parent):
     return found
 
 
-def of(pool):
-    """The template of a pool and its workers."""
+def processes(pool):
+    """Return the process ids of a pool's template and its workers."""
     template = pool._template.process.pid
     return [template, *children(template)]
 
 
-def gone(pids):
-    """Wait until processes whose parent was killed are gone as well."""
+def wait_until_gone(pids):
+    """Wait until all these processes have ended."""
     for _ in range(100):
         if not any(Path(f"/proc/{pid}").exists() for pid in pids):
             return
@@ -47,7 +47,7 @@ def test_the_process_that_asks_does_not_import_sympy():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_question_is_decided():
+def test_questions_are_decided_or_refused():
     with Pool(workers=1) as pool:
         assert all(pool.ask(left, right).same is expected for left, right, expected in KNOWN)
         refused = pool.ask("9^{9^{9^9}}", "1")
@@ -55,15 +55,15 @@ def test_a_question_is_decided():
         assert "exponent" in refused.error
 
 
-def test_a_worker_that_overruns_is_killed_and_replaced():
+def test_a_worker_that_misses_its_deadline_is_killed_and_replaced():
     with Pool(workers=1, deadline=1.0) as pool:
         pool.ask(*KNOWN[0][:2])
-        before = of(pool)
+        before = processes(pool)
         reply = pool.ask(HANGS, "1")
         assert (reply.same, reply.over_limit) == (None, True)
         assert "1 s" in reply.error
         assert pool.ask(*KNOWN[0][:2]).same
-        after = of(pool)
+        after = processes(pool)
         assert len(after) == len(before)
         assert set(before) - set(after)
     assert not any(Path(f"/proc/{pid}").exists() for pid in before + after)
@@ -85,20 +85,20 @@ def test_threads_wait_for_a_worker_and_each_gets_its_own_reply():
             )
         )
         assert [reply.same for reply in replies] == [i % 2 == 0 for i in range(1, 81)]
-        assert len(of(pool)) == 3  # the template and two workers
+        assert len(processes(pool)) == 3  # the template and two workers
 
 
-def test_a_worker_is_replaced_after_its_share_of_questions(monkeypatch):
+def test_a_worker_is_replaced_after_its_number_of_questions(monkeypatch):
     monkeypatch.setattr(pool_module, "QUESTIONS_PER_WORKER", 3)
     with Pool(workers=1) as pool:
         seen = set()
         for _ in range(9):
             pool.ask("x", "y")
-            seen |= set(of(pool))
+            seen |= set(processes(pool))
         assert len(seen) == 1 + 3
 
 
-def test_a_worker_that_was_killed_from_outside_is_replaced_and_the_question_asked_again():
+def test_a_killed_worker_is_replaced_and_its_question_is_asked_again():
     with Pool(workers=1) as pool:
         pool.ask("x", "y")
         (worker,) = children(pool._template.process.pid)
@@ -106,7 +106,7 @@ def test_a_worker_that_was_killed_from_outside_is_replaced_and_the_question_aske
         assert pool.ask(*KNOWN[0][:2]).same
 
 
-def test_a_template_that_was_killed_is_replaced():
+def test_a_killed_template_is_replaced():
     with Pool(workers=1) as pool:
         pool.ask("x", "y")
         pool._template.process.kill()
@@ -114,7 +114,7 @@ def test_a_template_that_was_killed_is_replaced():
         assert pool.ask(*KNOWN[0][:2]).same
 
 
-def test_an_answer_that_ends_every_worker_is_at_fault_itself(monkeypatch):
+def test_an_answer_that_ends_every_worker_gets_an_over_limit_reply(monkeypatch):
     asked = []
 
     def ask(self, answer, truth, deadline):
@@ -131,7 +131,7 @@ def test_an_answer_that_ends_every_worker_is_at_fault_itself(monkeypatch):
         assert asked == ["fatal", "fatal", *(left for left, _, _ in KNOWN)]
 
 
-def test_workers_that_die_whatever_they_are_asked_are_an_error_never_a_verdict(monkeypatch):
+def test_workers_that_die_on_every_question_are_an_error_and_no_verdict(monkeypatch):
     def ask(*_):
         raise EOFError
 
@@ -140,7 +140,7 @@ def test_workers_that_die_whatever_they_are_asked_are_an_error_never_a_verdict(m
         pool.ask("x", "y")
 
 
-def test_mathematics_that_does_not_work_is_an_error_with_what_it_said(monkeypatch, tmp_path):
+def test_a_broken_installation_is_an_error_with_its_message(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('broken installation')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(pool_module, "ROOT", f"{tmp_path}{os.pathsep}{pool_module.ROOT}")
@@ -150,13 +150,13 @@ def test_mathematics_that_does_not_work_is_an_error_with_what_it_said(monkeypatc
 
 @pytest.fixture
 def can_be_interrupted():
-    """A suite in the background inherits an ignored Ctrl-C."""
+    """Enable Ctrl-C, which processes in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupted_question_never_answers_the_next_one(can_be_interrupted):
+def test_the_reply_to_an_interrupted_question_never_reaches_the_next_one(can_be_interrupted):
     def interrupt():
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
@@ -171,7 +171,7 @@ def test_an_interrupted_question_never_answers_the_next_one(can_be_interrupted):
         assert pool.ask(*KNOWN[0][:2]).same
 
 
-def test_a_forked_process_may_not_use_the_pool_of_its_parent():
+def test_a_forked_process_cannot_use_the_pool_of_its_parent():
     with Pool(workers=1) as pool:
         pid = os.fork()
         if pid == 0:
@@ -183,7 +183,7 @@ def test_a_forked_process_may_not_use_the_pool_of_its_parent():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-def test_nothing_is_left_of_a_process_that_was_killed_while_its_worker_hung():
+def test_no_process_is_left_after_a_kill_while_a_worker_hangs():
     program = f"""
         import threading
         from reward.math.pool import Pool
@@ -202,13 +202,13 @@ def test_nothing_is_left_of_a_process_that_was_killed_while_its_worker_hung():
         below = children(process.pid)
         assert len(below) == 2
         process.kill()
-    gone(below)
+    wait_until_gone(below)
 
 
-def test_a_closed_pool_says_so_also_to_a_thread_that_waits_for_a_reply():
+def test_a_closed_pool_refuses_new_questions_and_waiting_threads():
     pool = Pool(workers=1, deadline=60.0)
     pool.ask("x", "y")
-    below = of(pool)
+    below = processes(pool)
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(pool.ask, HANGS, "1")
         time.sleep(0.5)
@@ -218,10 +218,10 @@ def test_a_closed_pool_says_so_also_to_a_thread_that_waits_for_a_reply():
     with pytest.raises(RewardError, match="closed"):
         pool.ask("x", "y")
     pool.close()
-    gone(below)
+    wait_until_gone(below)
 
 
-def test_a_worker_is_found_whatever_the_working_directory_holds(tmp_path, monkeypatch):
+def test_a_worker_ignores_modules_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "reward").mkdir()
     (tmp_path / "reward" / "__init__.py").write_text("raise ImportError")
     (tmp_path / "sympy.py").write_text("raise ImportError")

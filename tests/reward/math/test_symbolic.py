@@ -78,21 +78,21 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("left", "correct"), EQUAL)
+@pytest.mark.parametrize(("left", "right"), EQUAL)
 def test_textbook_forms_of_one_expression_are_the_same(left, right):
     assert same_expression(tidy(left), tidy(right))
     assert same_expression(tidy(right), tidy(left))
 
 
-@pytest.mark.parametrize(("left", "correct"), DIFFERENT)
-def test_different_expressions_are_not(left, right):
+@pytest.mark.parametrize(("left", "right"), DIFFERENT)
+def test_different_expressions_are_not_the_same(left, right):
     assert not same_expression(tidy(left), tidy(right))
     assert not same_expression(tidy(right), tidy(left))
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_too_large_or_no_mathematics_is_refused(text):
+def test_texts_that_are_too_large_or_no_mathematics_are_refused(text):
     with pytest.raises(NotUnderstoodError):
         same_expression(tidy(text), "0")
     with pytest.raises(NotUnderstoodError):
@@ -100,7 +100,7 @@ def test_what_is_too_large_or_no_mathematics_is_refused(text):
 
 
 def test_no_text_is_ever_evaluated(monkeypatch, tmp_path):
-    """sympy's parse_expr and sympify evaluate a string: neither may see one."""
+    """Refuse any string given to sympy's parse_expr or sympify, which would evaluate it."""
     import latex2sympy2_extended.latex2sympy2 as parser
     import latex2sympy2_extended.logic as logic
     import latex2sympy2_extended.sets as sets

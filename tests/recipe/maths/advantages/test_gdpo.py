@@ -1,6 +1,6 @@
 """GDPO beside its equations written out, and beside verl's own function."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 import numpy as np
@@ -10,8 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
 
+from recipe.base.errors import UserError
+from recipe.base.typed import parse
+from recipe.maths.advantages.base import Scored
 from recipe.maths.advantages.gdpo import Gdpo, GdpoSettings, gdpo_advantages
-from recipe.maths.advantages.scored import Scored
 
 SETTINGS = GdpoSettings(
     rewards={"correctness": 1.0, "format": 0.5},
@@ -184,5 +186,5 @@ def test_a_component_that_the_reward_does_not_return_is_named():
     ],
 )
 def test_settings_that_mean_nothing_are_refused(incorrect):
-    with pytest.raises(ValueError, match=f"advantage.gdpo.{next(iter(incorrect))} is"):
-        replace(SETTINGS, **incorrect)
+    with pytest.raises(UserError, match=f"advantage.gdpo.{next(iter(incorrect))}"):
+        parse(GdpoSettings, asdict(SETTINGS) | incorrect, "advantage.gdpo")

@@ -1,7 +1,7 @@
 """HA-DW beside its equations, written out for one response and one batch at a time."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import mean, pstdev
 
 import pytest
@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipe.base.errors import UserError
+from recipe.base.typed import parse
+from recipe.maths.advantages.base import Scored
 from recipe.maths.advantages.ha_dw import Anchor, HaDw, HaDwSettings, difficulty_factors
-from recipe.maths.advantages.scored import Scored
 from recipe.maths.rules import mean_within
 
 ADAPTIVE = HaDwSettings(anchor="adaptive", scale=1.3, window=4, rate=10.0, reward="correct")
@@ -152,7 +154,7 @@ def test_a_checkpoint_of_another_advantage_or_anchor_is_refused(tmp_path):
     Anchor(WINDOW).save(tmp_path)
     with pytest.raises(ValueError, match="anchor=window, but it is adaptive"):
         Anchor(ADAPTIVE).load(tmp_path)
-    with pytest.raises(ValueError, match="reward=right, but it is score"):
+    with pytest.raises(ValueError, match="reward=correct, but it is score"):
         Anchor(replace(WINDOW, reward="score")).load(tmp_path)
 
 
@@ -167,5 +169,5 @@ def test_the_spread_of_anchors_is_over_all_of_them_not_one_less():
     "incorrect", [{"anchor": "ema"}, {"reward": "acc"}, {"scale": 0}, {"window": 1}, {"rate": None}]
 )
 def test_settings_that_mean_nothing_are_refused(incorrect):
-    with pytest.raises(ValueError, match=f"advantage.ha_dw.{next(iter(incorrect))} is"):
-        replace(ADAPTIVE, **incorrect)
+    with pytest.raises(UserError, match=f"advantage.ha_dw.{next(iter(incorrect))}"):
+        parse(HaDwSettings, asdict(ADAPTIVE) | incorrect, "advantage.ha_dw")

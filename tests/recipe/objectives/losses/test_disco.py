@@ -10,8 +10,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 from recipe.maths.disco import DiscoSettings
-from recipe.objectives import disco_loss
-from recipe.objectives.disco_loss import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
+from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
+from recipe.objectives.losses import disco as disco_loss
+from recipe.objectives.losses.disco import DiscoLoss
 
 PROMPT = 2
 LENGTHS = [3, 1, 4, 2, 5, 2, 3, 1]

@@ -1,7 +1,6 @@
 """Advantage and objective of a config, and what is refused before training."""
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ from omegaconf import OmegaConf
 
 from recipe.base.errors import UserError
 from recipe.config.checks import check_config
-from recipe.config.methods import advantage_of, disco_of
+from recipe.config.settings import Settings
 from recipe.maths.advantages.gdpo import Gdpo
+from recipe.maths.advantages.grpo import Grpo
 from recipe.maths.advantages.ha_dw import HaDw
 from recipe.run.folder import holds_same_run, method_of, run_folder
 
@@ -72,25 +72,32 @@ def test_a_run_of_before_there_was_a_choice_is_named_by_its_rule_and_goes_on(res
         holds_same_run(tmp_path, resolved("advantage=ha_dw"))
 
 
+def advantage(config):
+    return Settings.of(config).begin(config).chosen.advantage
+
+
+def disco(config):
+    return Settings.of(config).objective.settings
+
+
 def test_each_option_is_what_its_paper_or_code_says(resolved):
     adaptive, window, code = (
-        advantage_of(resolved(f"advantage={name}"))
-        for name in ("ha_dw", "ha_dw_window", "ha_dw_code")
+        advantage(resolved(f"advantage={name}")) for name in ("ha_dw", "ha_dw_window", "ha_dw_code")
     )
-    assert all(isinstance(advantage, HaDw) for advantage in (adaptive, window, code))
+    assert all(isinstance(found, HaDw) for found in (adaptive, window, code))
     anchors = [a.settings.anchor for a in (adaptive, window, code)]
     assert anchors == ["adaptive", "window", "window_with_current"]
     assert [a.settings.scale for a in (adaptive, window, code)] == [1.3, 1.3, 1.5]
     assert code.settings.window == 10
-    gdpo, token = (advantage_of(resolved(f"advantage={name}")) for name in ("gdpo", "gdpo_token"))
+    gdpo, token = (advantage(resolved(f"advantage={name}")) for name in ("gdpo", "gdpo_token"))
     assert isinstance(gdpo, Gdpo)
     assert (gdpo.settings.statistics, token.settings.statistics) == ("response", "token")
     # Half of the demo's 96 tokens.
     assert gdpo.settings.length_limit == 48
     assert gdpo.divide_by_std
-    assert not advantage_of(resolved("advantage=gdpo", "aggregation=constant")).divide_by_std
+    assert not advantage(resolved("advantage=gdpo", "aggregation=constant")).divide_by_std
     taus = {
-        name: disco_of(resolved(f"objective={name}")).tau
+        name: disco(resolved(f"objective={name}")).tau
         for name in ("disco_logl", "disco_lratio", "discob_logl", "discob_lratio")
     }
     assert taus == {
@@ -99,9 +106,10 @@ def test_each_option_is_what_its_paper_or_code_says(resolved):
         "discob_logl": math.inf,
         "discob_lratio": math.inf,
     }
-    disco = disco_of(resolved("objective=disco_logl"))
-    assert (disco.kl_limit, disco.kl_penalty, disco.kl) == (1e-4, 1e3, "k1")
-    assert advantage_of(resolved()) is disco_of(resolved()) is None
+    logl = disco(resolved("objective=disco_logl"))
+    assert (logl.kl_limit, logl.kl_penalty, logl.kl) == (1e-4, 1e3, "k1")
+    assert isinstance(advantage(resolved()), Grpo)
+    assert disco(resolved()) is None
 
 
 DISCO = "objective=disco_logl"
@@ -110,10 +118,10 @@ DISCO = "objective=disco_logl"
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ([DISCO, "aggregation=token"], "aggregation=token .* no aggregation to choose"),
-        ([DISCO, "advantage=gdpo"], "advantage=gdpo .* no advantages"),
+        ([DISCO, "aggregation=token"], "aggregation.rule is token .* no aggregation to choose"),
+        ([DISCO, "advantage=gdpo"], "advantage.name is gdpo .* no advantages"),
         ([DISCO, "aggregation.mask_truncated=true"], "mask_truncated"),
-        ([DISCO, f"{ACTOR}.policy_loss.loss_mode=gspo"], "loss_mode=gspo"),
+        ([DISCO, f"{ACTOR}.policy_loss.loss_mode=gspo"], "loss_mode is gspo"),
         ([DISCO, f"{ACTOR}.entropy_coeff=0.1"], "entropy_coeff"),
         ([DISCO, f"{ACTOR}.use_kl_loss=true"], "use_kl_loss"),
         (
@@ -124,19 +132,25 @@ DISCO = "objective=disco_logl"
             ],
             "rollout_is",
         ),
-        ([DISCO, f"{ACTOR}.shuffle=true"], "shuffle .* part the groups"),
+        ([DISCO, f"{ACTOR}.shuffle=true"], "shuffle .* separate the groups"),
         (
             [DISCO, "rewards=dapo", "reward.reward_kwargs.overlong_buffer_cfg.len=20"],
-            "rewards=dapo .* punishment for length would be lost",
+            "length penalty would be lost",
         ),
-        ([DISCO, "objective.disco.tau=0"], "objective.disco.tau is 0, but must be above 0"),
+        ([DISCO, "objective.disco.tau=0"], "objective.disco.tau is 0, but must be greater than 0"),
         (["objective=policy_gradient", "aggregation=none"], "aggregation=none is for objectives"),
         (["advantage=none"], "advantage=none is for objectives"),
         (["advantage=ha_dw", "advantage.ha_dw.window=1"], "ha_dw.window is 1"),
-        (["advantage=ha_dw", "+advantage.ha_dw.speed=1"], "speed.* must have the keys anchor"),
+        (
+            ["advantage=ha_dw", "+advantage.ha_dw.speed=1"],
+            "no key advantage.ha_dw.speed. Known keys are anchor",
+        ),
         (["+advantage.ha_dw.scale=2"], "advantage=grpo has no advantage.ha_dw"),
         (["advantage=ha_dw", "~advantage.ha_dw"], "advantage=ha_dw has no settings"),
-        (["advantage=gdpo", "advantage.gdpo.rewards=null"], "rewards is None, but must name"),
+        (
+            ["advantage=gdpo", "advantage.gdpo.rewards=null"],
+            "rewards is null, but must be a section",
+        ),
         (["advantage=gdpo_token", "aggregation.drop_zero_groups=true"], "move groups without"),
         (
             [
@@ -153,7 +167,7 @@ DISCO = "objective=disco_logl"
         ),
         (
             ["advantage=gdpo", "rewards=dapo", "reward.reward_kwargs.overlong_buffer_cfg.len=20"],
-            "which advantage=gdpo does not read",
+            "which the advantage does not read",
         ),
     ],
 )
@@ -187,16 +201,3 @@ def test_what_would_be_lost_or_mean_nothing_is_refused_with_the_reason(overrides
 )
 def test_what_goes_together_is_not_refused(overrides, resolved):
     check_config(resolved(*overrides))
-
-
-def test_the_readme_says_of_each_choice_where_its_code_and_its_test_are():
-    readme = (CONFIGS.parent / "README.md").read_text()
-    section = readme.partition("## Beside the rules")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    for group in ("advantage", "objective"):
-        for path in options(group):
-            if path.stem not in ("grpo", "none", "policy_gradient"):
-                assert any(f"`{group}={path.stem}`" in row for row in rows), path.stem
-    named = re.findall(r"`((?:recipe|tests)/[\w/]+\.py)`", section)
-    assert len(named) > 8
-    assert all((CONFIGS.parent / name).is_file() for name in named)

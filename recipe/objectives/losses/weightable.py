@@ -9,7 +9,7 @@ A loss takes any aggregation rule if, summed over tokens, it is
 because then multiplying advantages by weights is the weighted objective under any split. Scalar
 homogeneity alone would not do: it misses losses that average rows or pick tokens of the batch.
 
-    python -m recipe.objectives.weightable [--into README.md]
+    python -m recipe.objectives.losses.weightable [--into README.md]
 """
 
 import argparse
@@ -25,7 +25,6 @@ from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 
 from recipe.base.errors import UserError
 from recipe.base.tables import between_marks, markdown_table
-from recipe.objectives.weighted_loss import PREFIX
 
 NUM_ROWS, NUM_TOKENS = 12, 9
 COUNTS = {"dp_size": 1, "batch_num_tokens": 60, "global_batch_size": 12}
@@ -80,7 +79,9 @@ def evaluate(
         "advantages": columns["advantages"] * weight_N[:, None],
     }
     loss_fn: Callable[..., Any] = get_policy_loss_fn(config.policy_loss.loss_mode)
-    loss, _ = loss_fn(**given, loss_agg_mode="token-sum", config=config)
+    loss, _ = loss_fn(**given, loss_agg_mode="token-mean", config=config)
+    # The sum over tokens, which is what `weighted_ppo_loss` makes of it.
+    loss = loss * config.global_batch_info["batch_num_tokens"]
     gradients = torch.autograd.grad(loss, (log_prob, weight_N), allow_unused=True)
     by_log_prob, by_weight = (
         torch.zeros_like(x) if gradient is None else gradient
@@ -153,8 +154,8 @@ def check_loss(config: ActorConfig) -> None:
 
 
 def losses() -> list[str]:
-    """Names of verl's registered losses, without the weighted ones made from them."""
-    return [name for name in POLICY_LOSS_REGISTRY if not name.startswith(PREFIX)]
+    """Return the names of verl's registered losses."""
+    return list(POLICY_LOSS_REGISTRY)
 
 
 def default_config(loss_mode: str, **settings: Any) -> FSDPActorConfig:

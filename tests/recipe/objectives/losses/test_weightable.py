@@ -1,7 +1,6 @@
 """The three-part criterion, on verl's losses and on losses that fail just one part of it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks
-from recipe.objectives.weightable import default_config, failures, losses, refusal, table
+from recipe.objectives.losses.weightable import default_config, failures, losses, refusal
 
 ACCEPTED = {"vanilla", "dppo_tv", "dppo_kl", "gspo", "gpg", "cispo", "bypass_mode"}
 
@@ -115,13 +113,8 @@ def test_the_criterion_leaves_the_random_numbers_alone():
     assert torch.rand(1) == expected
 
 
-def test_the_readme_shows_the_table():
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    assert between_marks(readme, "losses", table()) == readme
-
-
 def test_a_run_with_a_refused_loss_says_which_are_accepted():
-    from recipe.objectives.weightable import check_loss
+    from recipe.objectives.losses.weightable import check_loss
 
     check_loss(default_config("gspo"))
     with pytest.raises(

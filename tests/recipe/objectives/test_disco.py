@@ -9,18 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from recipe.objectives.disco_batch import disco_columns, is_on_policy, packed, whole_groups
+from recipe.objectives.base import Chosen
+from recipe.objectives.disco import Disco, columns, packed
+
+
+def disco(config):
+    """Begin DisCO under a config of verl."""
+    return Disco(Chosen(None, None, None, config))
 
 
 def test_graded_scores_are_refused_by_disco():
     scores = torch.tensor([0.0, 0.5, 1.0])
     with pytest.raises(ValueError, match=r"scores 0, 0.5, 1. .* objective=policy_gradient"):
-        disco_columns(responses(score_N=scores))
+        columns(responses(score_N=scores))
     # Two prompts, of data sources with different scales.
-    columns = disco_columns(
+    found = columns(
         responses(score_N=torch.tensor([-1.0, 1, 0, 1]), group_N=torch.tensor([0, 0, 1, 1]))
     )
-    assert columns["disco_correct"].tolist() == [0, 1, 0, 1]
+    assert found["disco_correct"].tolist() == [0, 1, 0, 1]
 
 
 @st.composite
@@ -45,7 +51,7 @@ def batches(draw):
 @given(batches())
 def test_every_mini_batch_of_all_ranks_together_holds_whole_groups(batch):
     meta, config, ranks, size = batch
-    parts = whole_groups(meta, config, ranks)
+    parts = disco(config).order(meta.keys, meta.tags, ranks)
     assert sorted(row for part in parts for row in part) == list(range(len(meta.keys)))
     assert {len(part) for part in parts} == {len(meta.keys) // ranks}
     where = {}
@@ -63,17 +69,15 @@ def test_groups_that_do_not_fit_are_refused():
 
 
 def test_aborted_responses_are_in_no_group():
-    columns = disco_columns(
-        responses(score_N=torch.tensor([1.0, 0, 0]), length_N=torch.tensor([3, 0, 2]))
-    )
-    assert columns["disco_group"].tolist() == [0, -1, 0]
+    found = columns(responses(score_N=torch.tensor([1.0, 0, 0]), length_N=torch.tensor([3, 0, 2])))
+    assert found["disco_group"].tolist() == [0, -1, 0]
 
 
 def test_several_outputs_of_a_sample_are_refused():
     config = OmegaConf.create({"actor_rollout_ref": {}})
     meta = SimpleNamespace(keys=["a_0_0", "a_0_1"], tags=[{"seq_len": 1}] * 2)
     with pytest.raises(ValueError, match="several outputs of a sample"):
-        whole_groups(meta, config, 1)
+        disco(config).order(meta.keys, meta.tags, 1)
 
 
 ACTOR = "actor_rollout_ref.actor"
@@ -109,4 +113,4 @@ ACTOR = "actor_rollout_ref.actor"
 def test_a_batch_is_on_policy_if_it_makes_one_update_from_the_trainers_log_probs(
     overrides, num_rows, expected, composed
 ):
-    assert is_on_policy(composed(*overrides), num_rows) is expected
+    assert disco(composed(*overrides)).is_on_policy(num_rows) is expected

@@ -4,7 +4,7 @@
 gives every response's score, the ranks exchange them (five numbers a response), and each row gets
 its slope. The loss of a micro-batch is then linear in its own responses (`recipe.maths.disco`), so
 the gradient does not depend on ranks or micro-batches, as long as the mini-batch holds whole
-groups, which `recipe.objectives.disco_batch` sees to.
+groups, which `recipe/objectives/disco.py` ensures.
 """
 
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ from verl.workers.engine import BaseEngine
 from verl.workers.utils.padding import no_padding_2_padding
 
 from recipe.maths.disco import DiscoSettings, kl_terms, scores, slopes
+from recipe.objectives.base import Loss
+from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
 
-GROUP_COLUMN, CORRECT_COLUMN = "disco_group", "disco_correct"
-SLOPE_COLUMN = "disco_slope"
-ON_POLICY, MINI_BATCH = "disco_on_policy", "disco_mini_batch"
+SLOPE_COLUMN, MINI_BATCH = "disco_slope", "disco_mini_batch"
 
 
 class MiniBatch(NamedTuple):
@@ -34,11 +34,11 @@ class MiniBatch(NamedTuple):
     num_tokens: int
 
 
-class DiscoLoss:
-    """What `set_loss_fn` gives the actor under an objective of DisCO."""
+class DiscoLoss(Loss):
+    """Run DisCO in a worker: look at a whole mini-batch, then compute any part of its loss."""
 
     def __init__(self, settings: DiscoSettings) -> None:
-        """Of a run, with its `objective.disco`."""
+        """Create the loss of a run from its `objective.disco` settings."""
         self.settings = settings
 
     def prepare(self, engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> None:

@@ -11,11 +11,10 @@ from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 from recipe.maths.rules import RULES, value_and_slope
-from recipe.objectives.weighted_loss import (
+from recipe.objectives.losses.weighted import (
     SLOPE_COLUMN,
     SLOPE_METRIC,
     WEIGHT_COLUMN,
-    for_worker,
     weighted_ppo_loss,
 )
 
@@ -74,7 +73,7 @@ def test_loss_equals_verl_vanilla_on_weighted_advantages_with_token_sum(name):
     batch = fixed_batch()
     weight_N = RULES[name](*batch)
     config = actor_config()
-    found, gradient, _ = loss_and_gradient(batch, weight_N, slice(None), for_worker(config))
+    found, gradient, _ = loss_and_gradient(batch, weight_N, slice(None), config)
 
     columns = token_columns(batch)
     columns["log_prob"].requires_grad_()
@@ -91,7 +90,7 @@ def test_parts_over_ranks_and_micro_batches_add_up_to_the_whole(name):
     """FSDP averages over ranks, hence the factor dp_size in each part."""
     batch = fixed_batch()
     weight_N = RULES[name](*batch)
-    config = for_worker(actor_config())
+    config = actor_config()
     whole, gradient, _ = loss_and_gradient(batch, weight_N, slice(None), config)
 
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
@@ -109,7 +108,7 @@ def test_parts_over_ranks_and_micro_batches_add_up_to_the_whole(name):
 def test_clip_excess_is_the_mean_way_past_the_bound_of_the_sign(rows):
     batch = fixed_batch()
     weight_N = RULES["balanced"](*batch)
-    _, _, metrics = loss_and_gradient(batch, weight_N, rows, for_worker(actor_config()))
+    _, _, metrics = loss_and_gradient(batch, weight_N, rows, actor_config())
     columns = {key: column[rows] for key, column in token_columns(batch).items()}
     past = []
     for token in columns["response_mask"].nonzero().tolist():
@@ -128,7 +127,7 @@ def test_entropy_and_kl_terms_stay_verls_token_mean():
     batch = fixed_batch()._replace(advantage_N=torch.zeros(12).double())
     config = actor_config(use_kl_loss=True, kl_loss_coef=0.1)
     found, gradient, metrics = loss_and_gradient(
-        batch, RULES["balanced"](*batch), slice(None), for_worker(config)
+        batch, RULES["balanced"](*batch), slice(None), config
     )
     expected, verl_gradient, _ = loss_and_gradient(
         batch, torch.ones(12), slice(None), config, loss=ppo_loss
@@ -165,9 +164,9 @@ def test_the_slope_by_a_learned_scalar_is_that_of_autograd_under_any_split(name)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     ranks = [
         [
-            loss_and_gradient(
-                batch, weight_N, rows, for_worker(config), slope_N=slope_N, dp_size=2
-            )[2][SLOPE_METRIC]
+            loss_and_gradient(batch, weight_N, rows, config, slope_N=slope_N, dp_size=2)[2][
+                SLOPE_METRIC
+            ]
             for rows in rank.split([1, 3, 2])
         ]
         for rank in order.split(6)
@@ -182,7 +181,7 @@ def test_the_slope_by_a_learned_scalar_is_that_of_autograd_under_any_split(name)
 def test_the_slope_column_changes_neither_loss_nor_gradient():
     """With entropy and KL terms too, which do not depend on the scalar."""
     batch = fixed_batch()
-    config = for_worker(actor_config(use_kl_loss=True, kl_loss_coef=0.1))
+    config = actor_config(use_kl_loss=True, kl_loss_coef=0.1)
     weight_N, slope_N = value_and_slope(RULES["lambda"], 0.5, *batch)
     loss, gradient, _ = loss_and_gradient(batch, weight_N, slice(None), config)
     with_slope = loss_and_gradient(batch, weight_N, slice(None), config, slope_N=slope_N)
@@ -197,7 +196,7 @@ def test_the_micro_batch_keeps_its_advantages():
     batch = fixed_batch()
     data, output, _ = micro_batch(batch, RULES["token"](*batch), slice(None))
     before = data["advantages"].values().clone()
-    weighted_ppo_loss(for_worker(actor_config()), output, data)
+    weighted_ppo_loss(actor_config(), output, data)
     assert torch.equal(data["advantages"].values(), before)
 
 
@@ -206,4 +205,4 @@ def test_padded_advantages_are_refused():
     data, output, _ = micro_batch(batch, RULES["token"](*batch), slice(None))
     data["advantages"] = data["advantages"].to_padded_tensor(0.0)
     with pytest.raises(TypeError, match="advantages is padded"):
-        weighted_ppo_loss(for_worker(actor_config()), output, data)
+        weighted_ppo_loss(actor_config(), output, data)
