@@ -43,9 +43,9 @@ from recipe.config.settings import Settings
 from recipe.run.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
 from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
-    arm,
     holds_same_run,
     is_finished,
+    method_of,
     name_run,
     new_folder,
     other_overrides,
@@ -114,7 +114,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         check_disk(config, folder)
         clean_up_killed()
         journal = open_journal(folder, config)
-        print(f"{config.experiment_name}: {arm(config)}, seed {config.seed}")
+        print(f"{config.experiment_name}: {method_of(config)}, seed {config.seed}")
         print(f"log: {folder / 'run.log'}")
         if journal.begins_after:
             print(f"goes on after step {journal.begins_after}, from its last whole checkpoint")
@@ -131,7 +131,7 @@ def open_journal(folder: Path, config: DictConfig) -> Journal:
     trainer, data = config.trainer, sha256_of_files(data_files(config, "train_files"))
     keep, checkpoint = trainer.max_actor_ckpt_to_keep, None
     if holds_same_run(folder, config) and trainer.resume_mode != "disable":
-        checkpoint = Journal(folder).last_whole()
+        checkpoint = Journal(folder).last_complete()
     if checkpoint is None:
         aside = new_folder(folder, config)
         if aside is not None and trainer.resume_mode != "disable":
@@ -155,7 +155,7 @@ def conclude(
     held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
     summary = {
         "experiment": config.experiment_name,
-        "rule": arm(config),
+        "rule": method_of(config),
         "seed": config.seed,
         "overrides": other_overrides(overrides),
         "steps": records[-1][0],

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.base.errors import UserError
 from recipe.run.checkpoints import export, exported
-from recipe.run.folder import arm, other_overrides, read_metrics
+from recipe.run.folder import method_of, other_overrides, read_metrics
 from recipe.run.journal import Journal, step_of
 
 # The paper's two quantities, as metrics of training.
@@ -106,7 +106,7 @@ def chosen(run: Path, steps: Sequence[str]) -> list[int]:
     Raises:
         UserError: one has none.
     """
-    checkpoints = [*Journal(run).whole(), *(run / "exported").glob("global_step_*")]
+    checkpoints = [*Journal(run).complete(), *(run / "exported").glob("global_step_*")]
     there = sorted({step_of(c) for c in checkpoints if c.suffix != ".part"})
     if not there and set(steps) != {"0"}:
         raise UserError(
@@ -146,7 +146,7 @@ def of_run(run: Path, step: int) -> Model:
         )
     described = {
         "experiment": config.experiment_name,
-        "rule": arm(config),
+        "rule": method_of(config),
         "seed": config.seed,
         "overrides": other_overrides(shlex.split(starts[0]["command"])[3:]),
         "step": step,

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, found and merged into folders that transformers and vLLM load."""
+"""Find the checkpoints of a run, and merge them into folders that transformers and vLLM load."""
 
 import json
 import os
@@ -13,20 +13,20 @@ from recipe.run.journal import Journal, step_of
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint that is meant: the folder itself, or the last whole one of a run.
+    """Return the checkpoint that a folder is, or the last complete one of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder is neither, or the run has none.
     """
     if run.name.startswith("global_step_") and (run / "actor/fsdp_config.json").is_file():
         return run
     if (run / "config.yaml").is_file():
-        checkpoint = Journal(run).last_whole()
+        checkpoint = Journal(run).last_complete()
         if checkpoint is not None:
             return checkpoint
         raise UserError(
-            f"{run} has no whole checkpoint. A run saves one every trainer.save_freq steps and at "
-            f"its end; with save_freq=-1, as the demo has, none."
+            f"{run} has no complete checkpoint. A run saves one every trainer.save_freq steps and "
+            f"at its end, but none with save_freq=-1, which the demo has. Train with save_freq set."
         )
     raise UserError(
         f"{run} is neither the folder of a run (with config.yaml) nor a checkpoint (global_step_N "
@@ -35,18 +35,23 @@ def find_checkpoint(run: Path) -> Path:
 
 
 def exported(checkpoint: Path) -> Path:
-    """Where a checkpoint is exported to unless told otherwise."""
+    """Return the folder into which a checkpoint is exported by default."""
     return checkpoint.parents[1] / "exported" / checkpoint.name
 
 
 def export(checkpoint: Path, out: Path, module: str) -> None:
-    """Merge the actor's shards into `out`, whole or not at all; `module` is the command at work.
+    """Merge the actor's shards into `out`, completely or not at all.
+
+    Args:
+        checkpoint: a folder global_step_N with a folder actor.
+        out: the new folder.
+        module: the command that exports, noted in export.json.
 
     Raises:
-        UserError: `out` is there already, or the merger failed.
+        UserError: `out` exists already, or the merger failed.
     """
     if out.exists():
-        raise UserError(f"{out} is there already. Move it away, or name another with --out.")
+        raise UserError(f"{out} exists already. Move it away, or name another folder with --out.")
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,10 @@ def export(checkpoint: Path, out: Path, module: str) -> None:
     if done.returncode:
         shutil.rmtree(part, ignore_errors=True)
         said = done.stderr.strip().splitlines()
-        raise UserError(f"verl's merger failed on {checkpoint}: {said[-1] if said else '?'}")
+        raise UserError(
+            f"verl's merger failed on {checkpoint}: {said[-1] if said else 'it said nothing'}. See "
+            f"whether the checkpoint is complete and the disk has room, and export again."
+        )
     made = {"checkpoint": str(checkpoint), "step": step_of(checkpoint)}
     (part / "export.json").write_text(json.dumps(made | provenance(module), indent=2) + "\n")
     part.rename(out)

@@ -1,4 +1,4 @@
-"""The Ray that a run trains on: one of its own, or a cluster's."""
+"""Set up the Ray that a run trains on: one of its own, or that of a cluster."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from recipe.run.journal import Journal
 from recipe.run.processes import alone
 
 ALONE = (
-    "Two would mix up their weights. Wait for it or stop it; to train several runs on one machine, "
-    "give them to one Ray cluster (python -m scripts.submit)."
+    "Two at a time would mix up their weights. Wait for it or stop it. To train several runs on "
+    "one machine, give them to one Ray cluster (python -m scripts.submit)."
 )
 # Set by Ray in the driver of a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def alone_with_ray() -> AbstractContextManager[None]:
-    """Hold this machine's lock while its own Ray runs.
+    """Hold this machine's lock while a Ray of the run's own is up.
 
-    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every Ray
-    started on its own has the same: two runs would send each other their weights.
+    verl names its weight-sync sockets in /tmp by Ray's job id, and the first job of every new Ray
+    has the same id. Two runs at a time would send each other their weights.
     """
     if not owns_ray():
         return nullcontext()
@@ -33,18 +33,19 @@ def alone_with_ray() -> AbstractContextManager[None]:
 
 
 def owns_ray() -> bool:
-    """Whether Ray starts with this run, rather than being a cluster (RAY_ADDRESS) it joins."""
+    """Return whether this run starts its own Ray, instead of joining a cluster (RAY_ADDRESS)."""
     return "RAY_ADDRESS" not in os.environ
 
 
 def environment(journal: Journal, temporary: Path) -> dict[str, str]:
-    """Environment of the driver and of every worker, beside what the cluster config sets.
+    """Return the environment of the driver and every worker, beside what the cluster config sets.
 
-    What a Ray job's own runtime environment sets stays as it is; Ray refuses it twice.
+    Variables that a Ray job's own runtime environment sets are left out, because Ray refuses to set
+    a variable twice.
     """
     ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        # Kept, or vLLM would compile its kernel anew for every run.
+        # Kept between runs, or vLLM would compile its kernel again for each.
         "TORCHINDUCTOR_CACHE_DIR": str(cache() / "torchinductor"),
         "VERL_FILE_LOGGER_PATH": str(journal.verl_metrics),
         "WANDB_DIR": str(journal.folder),
@@ -61,14 +62,14 @@ def environment(journal: Journal, temporary: Path) -> dict[str, str]:
 
 
 def check_place(output_root: str) -> None:
-    """A Ray job does not write into its working directory, a copy that Ray removes.
+    """Check that a Ray job does not write into its working directory, a copy that Ray removes.
 
     Raises:
-        UserError: it would.
+        UserError: `output_root` is a relative path in a Ray job.
     """
     if JOB in os.environ and not Path(output_root).is_absolute():
         raise UserError(
-            f"output_root is {output_root}, but a Ray job runs in a copy of this folder that Ray "
-            f"removes. Name a folder that all nodes see, output_root=/shared/outputs, or submit "
-            f"with python -m scripts.submit --output-root."
+            f"output_root is {output_root}, but a Ray job runs in a copy of this folder, and Ray "
+            f"removes the copy. Name a folder that all nodes see, output_root=/shared/outputs, or "
+            f"submit with python -m scripts.submit --output-root."
         )

@@ -1,4 +1,4 @@
-"""What a person sees: one line a step, while the stack's own output goes to a log file."""
+"""Show one line per step on the terminal, and send the stack's own output to a log file."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from recipe.base.files import Record
 from recipe.run.journal import Journal
 
 POLL_SECONDS = 0.5
-# Said on a step's line where a response was not simply right or wrong.
+# Shown on a step's line if a response could not be marked correct or incorrect.
 UNREAD = {
     "reward/no_answer": "no answer",
-    "reward/parse_error": "not readable",
+    "reward/parse_error": "unreadable",
     "reward/timeout": "timed out",
 }
 
@@ -28,7 +28,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
     """Send this process's output, and what Ray forwards to it, into `log`.
 
     Yields:
-        The terminal, for what a person should still see.
+        The terminal, for lines that a person should still see.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -39,7 +39,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
         try:
             yield terminal
         finally:
-            # A full disk takes no more of the log.
+            # On a full disk the end of the log is lost.
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -49,7 +49,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 class Progress:
-    """Follows a run's journal while verl logs, and prints a line for each record."""
+    """Follow a run's journal while verl logs, and print a line for each record."""
 
     def __init__(self, journal: Journal, num_steps: int, terminal: TextIO) -> None:
         """Follow a run of `num_steps` steps whose records appear in `journal`."""
@@ -61,23 +61,24 @@ class Progress:
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Progress":
-        """Begin to follow."""
-        self.terminal.write("starting Ray, the FSDP actor and vLLM (about a minute) ...\n")
+        """Start to follow."""
+        self.terminal.write("Starting Ray, the FSDP actor and vLLM (about a minute).\n")
         self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Print what is left and end.
+        """Print the remaining records and stop to follow.
 
         Raises:
-            UserError: the records could not be kept; the run was stopped for it.
+            UserError: the records could not be saved, so the run was stopped.
         """
         self.stop.set()
         self.thread.join()
         if self.failure:
             raise UserError(
-                f"the metrics cannot be kept in {self.journal.metrics}: {self.failure}. Mend that, "
-                f"and give the same command again: it goes on after the last whole checkpoint."
+                f"the metrics cannot be saved in {self.journal.metrics}: {self.failure}. Correct "
+                f"that and give the same command again. It resumes from the last complete "
+                f"checkpoint."
             ) from self.failure
 
     def _follow(self) -> None:
@@ -89,7 +90,7 @@ class Progress:
                     self._show(record)
         except (OSError, ValueError) as error:
             self.failure = error
-            # Training on would be for nothing.
+            # Without its metrics a run is worth nothing, so it stops here.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _show(self, record: Record) -> None:
@@ -97,7 +98,7 @@ class Progress:
             line = self._line(record["step"], record["data"])
         except (KeyError, TypeError) as error:
             line = f"step {record['step']}  cannot be shown: {error!r}"
-        # Nobody may look any more.
+        # The terminal may be closed.
         with suppress(OSError):
             self.terminal.write(line + "\n")
 
@@ -114,7 +115,7 @@ class Progress:
                 f"{data.get(f'reward/length_{verdict}', 0):.0f}"
                 for verdict in ("correct", "incorrect")
             )
-            parts.append("length right/wrong " + "/".join(lengths))
+            parts.append("length correct/incorrect " + "/".join(lengths))
             parts += [
                 f"{data[key]:.0%} {words}"
                 for key, words in UNREAD.items()
@@ -127,12 +128,12 @@ class Progress:
                 parts.append(f"{clock(pace * (self.num_steps - step))} left")
         held_out = held_out_accuracy(data)
         if held_out is not None:
-            parts.append(f"held-out prompts: {held_out:.1%} correct")
+            parts.append(f"held-out accuracy {held_out:.1%}")
         return "  ".join(parts)
 
 
 def held_out_accuracy(data: dict[str, float]) -> float | None:
-    """Share of right responses on the validation prompts, averaged over data sources."""
+    """Return the share of correct responses to validation prompts, averaged over data sources."""
     values = [
         value for key, value in data.items() if key.startswith("val-core/") and "/acc/mean@" in key
     ]
@@ -140,6 +141,6 @@ def held_out_accuracy(data: dict[str, float]) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Return a duration as minutes and seconds, M:SS."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its config, its summary."""
+"""Name the folder of a run, and write and read its config and summary."""
 
 import hashlib
 import json
@@ -10,8 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.base.errors import UserError
+from recipe.base.files import write_atomically
 
-# Overrides that the folder's name shows, or that change nothing in what a run computes.
+# Overrides that the folder's name shows, or that do not change what a run computes.
 NAMED = (
     "+experiment",
     "experiment",
@@ -24,8 +25,8 @@ NAMED = (
     "trainer.resume_mode",
 )
 BEFORE = {"advantage": {"name": "grpo"}, "objective": {"name": "policy_gradient"}}
-# May differ between two starts of one run: how it starts, where things lie on a machine (of the
-# training files a checkpoint knows the contents), and what only estimates read.
+# Keys that may differ between two starts of one run: how it starts, the places of files on the
+# machine (a checkpoint knows the contents of the training files), and what only estimates read.
 OF_A_START = re.compile(
     r"trainer\.resume_mode|actor_rollout_ref\.rollout\.agent\.agent_loop_config_path"
     r"|output_root|data_root|data\.train_files|data\.val_files|estimate\..*"
@@ -33,18 +34,21 @@ OF_A_START = re.compile(
 
 
 def run_folder(config: DictConfig, overrides: list[str]) -> Path:
-    """`OUTPUT_ROOT/EXPERIMENT/ARM-sSEED[-HASH]`, with a hash of the overrides not in the name."""
+    """Return `OUTPUT_ROOT/EXPERIMENT/METHOD-sSEED[-HASH]`.
+
+    The hash is of the overrides that the name does not show.
+    """
     others = other_overrides(overrides)
-    name = f"{arm(config)}-s{config.seed}"
+    name = f"{method_of(config)}-s{config.seed}"
     if others:
         name += "-" + hashlib.sha256("\n".join(others).encode()).hexdigest()[:6]
     return Path(config.output_root).absolute() / config.experiment_name / name
 
 
-def arm(config: DictConfig) -> str:
-    """What a run is compared by: RULE, RULE+ADVANTAGE, or an objective that has neither.
+def method_of(config: DictConfig) -> str:
+    """Return what a run is compared by: RULE, RULE+ADVANTAGE, or an objective that has neither.
 
-    GRPO's advantages and the policy gradient go unsaid.
+    GRPO's advantages and the policy gradient are left out of the name.
     """
     config = completed(config)
     if config.objective.name != "policy_gradient":
@@ -54,19 +58,19 @@ def arm(config: DictConfig) -> str:
 
 
 def completed(config: Any) -> DictConfig:
-    """A run's config, with what runs had before there was a choice."""
+    """Return a run's config, with the values of older runs for keys that came later."""
     found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
     assert isinstance(found, DictConfig)
     return found
 
 
 def other_overrides(overrides: list[str]) -> list[str]:
-    """What sets a run apart from others of its experiment, arm and seed, in order."""
+    """Return, sorted, what distinguishes a run from others of its experiment, method and seed."""
     return sorted(o for o in overrides if o.partition("=")[0] not in NAMED)
 
 
 def holds_same_run(folder: Path, config: DictConfig) -> bool:
-    """Whether the folder holds an earlier start of this run.
+    """Return whether the folder holds an earlier start of this run.
 
     Raises:
         UserError: it holds a run with another resolved config.
@@ -74,7 +78,7 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
     saved = folder / "config.yaml"
     if not saved.exists():
         return False
-    # Both as YAML has them: it knows no tuples.
+    # Compare both after a pass through YAML, which turns tuples into lists.
     written = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
     changed = differing_keys(completed(OmegaConf.load(saved)), completed(written))
     if changed:
@@ -87,10 +91,10 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
 
 
 def new_folder(folder: Path, config: DictConfig) -> Path | None:
-    """Make the folder and write `config.yaml`.
+    """Make the folder and write `config.yaml`; move an existing folder aside first.
 
     Returns:
-        Where what was there moved to: `NAME~1`, `NAME~2`, ...
+        The new place of an existing folder: `NAME~1`, `NAME~2`, ...
     """
     aside = None
     if folder.exists():
@@ -99,14 +103,13 @@ def new_folder(folder: Path, config: DictConfig) -> Path | None:
             number += 1
         folder.rename(aside)
     folder.mkdir(parents=True)
-    part = folder / "config.yaml.part"
-    part.write_text(OmegaConf.to_yaml(config, resolve=True, sort_keys=True))
-    part.rename(folder / "config.yaml")
+    text = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
+    write_atomically(folder / "config.yaml", text)
     return aside
 
 
 def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
-    """Dotted keys whose values differ, at most `limit` of them."""
+    """Return the dotted keys whose values differ, at most `limit` of them."""
     flat = [dict(leaves(config)) for config in (one, other)]
     every = sorted(flat[0].keys() | flat[1].keys())
     keys = [key for key in every if flat[0].get(key) != flat[1].get(key)]
@@ -127,14 +130,12 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write `summary.json`, whole or not at all."""
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.rename(folder / "summary.json")
+    """Write `summary.json`, completely or not at all."""
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def read_metrics(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """The (step, metrics) records of a run, in order."""
+    """Return the (step, metrics) records of a run, in order."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [(record["step"], record["data"]) for record in map(json.loads, lines)]
 

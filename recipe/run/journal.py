@@ -1,9 +1,9 @@
-"""How far a run has come: its metrics, and the checkpoints from which it can go on.
+"""Keep the metrics of a run, and know the checkpoints from which it can resume.
 
-verl empties its metrics file when it starts, and saves a checkpoint before it logs the step. So it
-logs into a file of its own, from which every record is copied to `metrics.jsonl`; then the step's
-checkpoint is declared whole. A run that was killed goes on from the last whole one, with the
-metrics cut back to its step: no step is there twice, and none is missing.
+verl empties its metrics file when it starts, and saves a checkpoint before it logs the step. So
+verl logs into a file of its own, from which every record is copied to `metrics.jsonl`. Then the
+step's checkpoint is declared complete. A run that was killed resumes from the last complete
+checkpoint, with the metrics cut back to its step: no step appears twice, and none is missing.
 """
 
 import json
@@ -17,19 +17,20 @@ from typing import Any
 from recipe.base.errors import UserError
 from recipe.base.files import Record, read_lines, write_atomically, write_lines
 
-WHOLE, NAME = "whole.json", r"global_step_\d+"
+# In a complete checkpoint. Older checkpoints have the file under this name, too.
+SEAL, NAME = "whole.json", r"global_step_\d+"
 
 
 class Journal:
-    """A run's metrics, whole checkpoints and starts."""
+    """The metrics, complete checkpoints and starts of a run."""
 
     def __init__(self, folder: Path, data: str = "", keep: int | None = None) -> None:
-        """Of the run in `folder`.
+        """Open the journal of the run in `folder`.
 
         Args:
-            folder: the run's.
-            data: sha256_of_files of the files it trains on.
-            keep: checkpoints that stay when a new one is whole; all if None.
+            folder: the folder of the run.
+            data: `sha256_of_files` of the files it trains on.
+            keep: how many checkpoints stay when a new one is complete; all if None.
         """
         self.folder, self.data, self.keep = folder, data, keep
         self.checkpoints = folder / "checkpoints"
@@ -37,10 +38,10 @@ class Journal:
         self.begins_after, self.seconds_before, self.offset = 0, 0.0, 0
 
     def begin(self, checkpoint: Path | None, made_by: dict[str, Any]) -> None:
-        """Start anew, or go on after `checkpoint` and forget what came later.
+        """Start from step 0, or resume from `checkpoint` and forget what came later.
 
         Raises:
-            UserError: the training files are not those that the checkpoint's order is made of.
+            UserError: the training files have changed since the checkpoint was saved.
         """
         if checkpoint is not None:
             self._check_same_data(checkpoint)
@@ -57,16 +58,16 @@ class Journal:
 
     @property
     def run_id(self) -> str:
-        """The run's id at W&B."""
+        """Return the run's id at W&B."""
         return (self.folder / "run_id").read_text()
 
     def starts(self) -> list[Record]:
-        """Every start of this run: the step it went on after, the commit and the command."""
+        """Return every start of this run: the step it resumed after, the commit and the command."""
         path = self.folder / "starts.jsonl"
         return read_lines(path) if path.exists() else []
 
     def new_records(self) -> Iterator[Record]:
-        """The records since the last call, each kept before it is handed out."""
+        """Yield the records since the last call, each saved before it is yielded."""
         if not self.verl_metrics.exists():
             return
         with self.verl_metrics.open("rb") as file:
@@ -84,41 +85,41 @@ class Journal:
             yield record
 
     def close(self) -> None:
-        """Remove verl's file, all of which is in `metrics.jsonl`."""
+        """Remove verl's file, whose records are all in `metrics.jsonl`."""
         self.verl_metrics.unlink(missing_ok=True)
 
-    def whole(self) -> list[Path]:
-        """The checkpoints that were declared whole and have all their files, by their steps."""
-        return [folder for folder in self._saved() if is_whole(folder)]
+    def complete(self) -> list[Path]:
+        """Return the complete checkpoints in the order of their steps."""
+        return [folder for folder in self._saved() if is_complete(folder)]
 
-    def last_whole(self) -> Path | None:
-        """The whole checkpoint of the highest step."""
-        return next(reversed(self.whole()), None)
+    def last_complete(self) -> Path | None:
+        """Return the complete checkpoint of the highest step, None if there is none."""
+        return next(reversed(self.complete()), None)
 
     def _saved(self) -> list[Path]:
-        """The checkpoints' folders, whole or not, by their steps."""
+        """Return all checkpoint folders, complete or not, in the order of their steps."""
         named = self.checkpoints.glob("global_step_*")
         return sorted((f for f in named if re.fullmatch(NAME, f.name)), key=step_of)
 
     def _remove_old(self) -> None:
-        """Keep the last whole checkpoints; verl forgets those from before a resume."""
-        whole = self.whole()
-        if self.keep and len(whole) > self.keep:
+        """Remove all but the last complete checkpoints; verl forgets those from before a resume."""
+        complete = self.complete()
+        if self.keep and len(complete) > self.keep:
             for folder in self._saved():
-                if step_of(folder) < step_of(whole[-self.keep]):
+                if step_of(folder) < step_of(complete[-self.keep]):
                     shutil.rmtree(folder)
 
     def _check_same_data(self, checkpoint: Path) -> None:
-        if json.loads((checkpoint / WHOLE).read_text())["data"] != self.data:
+        if json.loads((checkpoint / SEAL).read_text())["data"] != self.data:
             raise UserError(
-                f"the training files have changed since {checkpoint} was saved, and its place in "
-                f"the order of prompts would mean other prompts now. Put the old files back, or "
-                f"train anew with trainer.resume_mode=disable."
+                f"the training files have changed since {checkpoint} was saved, so its place in "
+                f"the order of prompts no longer names the same prompts. Put the old files back, "
+                f"or train from step 0 with trainer.resume_mode=disable."
             )
 
     def _cut_back(self) -> None:
-        """Forget checkpoints and records after the step this start begins after."""
-        # First, as it makes room; with their seals, which would fit the sizes of what comes there.
+        """Forget the checkpoints and records after the step from which this start resumes."""
+        # Checkpoints first, to make room, with their seals: new files may have equal sizes.
         for folder in self._saved():
             if step_of(folder) > self.begins_after:
                 shutil.rmtree(folder)
@@ -127,29 +128,29 @@ class Journal:
 
 
 def seal(checkpoint: Path, data: str) -> None:
-    """Declare a checkpoint whole, with the sizes of its files and the data it was trained on."""
+    """Declare a checkpoint complete; note the sizes of its files and the training data."""
     write_atomically(
-        checkpoint / WHOLE, json.dumps({"data": data, "files": sizes(checkpoint)}, indent=1)
+        checkpoint / SEAL, json.dumps({"data": data, "files": sizes(checkpoint)}, indent=1)
     )
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was declared whole and still has all its files."""
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint was declared complete and still has all its files."""
     try:
-        return json.loads((checkpoint / WHOLE).read_text())["files"] == sizes(checkpoint)
+        return json.loads((checkpoint / SEAL).read_text())["files"] == sizes(checkpoint)
     except (FileNotFoundError, json.JSONDecodeError):
         return False
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was saved."""
+    """Return the step after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("_")[2])
 
 
 def sizes(checkpoint: Path) -> dict[str, int]:
-    """Bytes of every file below a checkpoint's folder, but for the seal."""
+    """Return the bytes of every file in a checkpoint, except the seal."""
     return {
         str(path.relative_to(checkpoint)): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and not path.name.startswith(WHOLE)
+        if path.is_file() and not path.name.startswith(SEAL)
     }

@@ -1,7 +1,8 @@
-"""Nothing of a run outlives it: processes, shared-memory segments, temporary files.
+"""Clean up after a run: its processes, shared-memory segments and temporary files.
 
-Ray ends its workers with SIGKILL, so what they share by name (vLLM's message queues among it)
-stays behind unless somebody removes it. Everything here goes by process, never by name.
+Ray ends its workers with SIGKILL, so segments that they share by name (vLLM's message queues among
+them) stay behind unless somebody removes them. The code here finds everything by process id and
+never by name.
 """
 
 import fcntl
@@ -22,25 +23,26 @@ from pathlib import Path
 import psutil
 
 from recipe.base.errors import UserError
+from recipe.base.files import write_atomically
 
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLE_SECONDS = 4.0
-# What a run's processes and shared-memory segments are, in its temporary folder.
+# Lists a run's processes and shared-memory segments, in its temporary folder.
 NOTES = "notes.json"
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for Ray's session and all temporary files, gone at the end.
+    """Make a folder for Ray's session and all temporary files, and remove it at the end.
 
-    Under /tmp whatever TMPDIR says, because Unix sockets allow 107 characters. Its lock tells a run
-    from what is left of a killed one.
+    It is under /tmp whatever TMPDIR says, because the path of a Unix socket has at most 107
+    characters. The lock in it shows that its run is alive.
     """
     folder = Path(tempfile.mkdtemp(prefix="ba-", dir="/tmp"))
     try:
         with (folder / "lock.part").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Under its name only when it is held, or another run might take this one for dead.
+            # Renamed only once it is held, or another run might take this one for dead.
             Path(lock.name).rename(folder / "lock")
             yield folder
     finally:
@@ -50,7 +52,7 @@ def temporary_folder() -> Iterator[Path]:
 def clean_up_killed() -> None:
     """End what killed runs of this user left, by the notes in their temporary folders."""
     for left in Path("/tmp").glob("ba-*"):
-        # Anybody may put notes there, and another run may just have ended.
+        # Other users may put notes there, and another run may just have ended.
         with suppress(FileNotFoundError):
             if left.stat().st_uid == os.getuid():
                 clean_up(left)
@@ -63,7 +65,7 @@ def clean_up(folder: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             notes = json.loads((folder / NOTES).read_text())
     except (BlockingIOError, FileNotFoundError, PermissionError):
-        # It runs, begins or ends, or belongs to somebody else.
+        # The run is alive, is starting or ending, or belongs to another user.
         return
     left = []
     for pid, created in notes["processes"]:
@@ -77,7 +79,7 @@ def clean_up(folder: Path) -> None:
 
 @contextmanager
 def alone(lock: Path, what: str, advice: str) -> Iterator[None]:
-    """Hold `lock` meanwhile; a killed process holds none.
+    """Hold `lock` inside the context; the system frees the lock of a killed process.
 
     Raises:
         UserError: another process holds it for `what`; `advice` says what to do.
@@ -87,23 +89,23 @@ def alone(lock: Path, what: str, advice: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{what} is at work already ({lock} is held). {advice}") from None
+            raise UserError(f"{what} is already running ({lock} is held). {advice}") from None
         except OSError as error:
-            # Lustre and NFS may be mounted without them.
+            # Lustre and NFS may be mounted without locks.
             print(
-                f"warning: {lock} cannot be locked ({error}), so nothing keeps {what} from being "
-                f"started twice",
+                f"warning: {lock} cannot be locked ({error}), so nothing prevents {what} from "
+                f"being started twice",
                 file=sys.stderr,
             )
         yield
 
 
 class Watch:
-    """Follows this process and its descendants, and cleans up after them when it closes.
+    """Follow this process and its descendants, and clean up after them when it closes.
 
-    Ray and vLLM processes die before or after their parents, so the descendants at the end are
-    not all there were: they are sampled while the run goes on. What was seen is noted in the run's
-    temporary folder, for whoever comes after a run that was killed.
+    Ray and vLLM processes end before or after their parents, so the descendants at the end are not
+    all that there were. They are sampled while the run goes on. What was seen is noted in the run's
+    temporary folder, so that the next run can clean up if this one is killed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -124,13 +126,13 @@ class Watch:
         """Shut Ray down, then end what it left and remove the segments it shared."""
         import ray
 
-        # A second Ctrl-C or SIGTERM must not leave the half of it.
+        # A second Ctrl-C or SIGTERM must not stop the clean-up half-way.
         stops = (signal.SIGINT, signal.SIGTERM)
         handlers = [signal.signal(stop, signal.SIG_IGN) for stop in stops]
         self.stop.set()
         self.thread.join()
         self._sample()
-        # It prints the workers' last lines, and if a full disk does not take them, ends half-way.
+        # Ray prints the workers' last lines, and would stop half-way if the disk is full.
         last_lines = io.StringIO()
         with redirect_stdout(last_lines), redirect_stderr(last_lines):
             ray.shutdown()
@@ -143,7 +145,7 @@ class Watch:
 
     def _follow(self) -> None:
         took = 0.0
-        # Many processes with much memory take long to read: at most a 20th of the time.
+        # Reading many processes with much memory takes long: spend at most a 20th of the time.
         while not self.stop.wait(max(SAMPLE_SECONDS, 20 * took)):
             started = time.monotonic()
             self._sample()
@@ -164,17 +166,15 @@ class Watch:
                     self.shared.add((segment, inode))
         processes = [(process.pid, process.create_time()) for process in self.seen]
         shared = [(str(segment), inode) for segment, inode in self.shared]
-        # What a full disk does not take is missed only if this run is killed.
+        # On a full disk the notes are lost, and needed only if this run is killed.
         with suppress(OSError):
-            part = self.notes.with_suffix(".part")
-            part.write_text(json.dumps({"processes": processes, "shared": shared}))
-            part.rename(self.notes)
-        kib = sum(proportional_kib(process.pid) for process in (me, *descendants))
-        self.peak_gib = max(self.peak_gib, kib / 2**20)
+            write_atomically(self.notes, json.dumps({"processes": processes, "shared": shared}))
+        size = sum(proportional_bytes(process) for process in (me, *descendants))
+        self.peak_gib = max(self.peak_gib, size / 2**30)
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """Ask these processes to end, and insist after a few seconds."""
+    """Ask these processes to end, and kill those that are left after a few seconds."""
     for demand in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -183,7 +183,7 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 def unlink_unmapped(segments: Iterable[tuple[Path, int]]) -> None:
-    """Remove shared-memory segments, by path and inode, that no process has mapped any more."""
+    """Remove the shared-memory segments, given by path and inode, that no process has mapped."""
     mapped = mapped_inodes(psutil.process_iter())
     for segment, inode in segments:
         if inode not in mapped and segment.exists() and segment.stat().st_ino == inode:
@@ -191,9 +191,9 @@ def unlink_unmapped(segments: Iterable[tuple[Path, int]]) -> None:
 
 
 def mapped_inodes(processes: Iterable[psutil.Process]) -> set[int]:
-    """Inodes of the files under /dev/shm that these processes have mapped.
+    """Return the inodes of the files under /dev/shm that these processes have mapped.
 
-    By inode, because a semaphore is mapped under another name than it is opened by.
+    A name would not do, because a semaphore is mapped under another name than it is opened by.
     """
     found: set[int] = set()
     for process in processes:
@@ -205,10 +205,9 @@ def mapped_inodes(processes: Iterable[psutil.Process]) -> set[int]:
     return found
 
 
-def proportional_kib(pid: int) -> int:
-    """Proportional set size of a process in KiB; 0 if it is gone."""
+def proportional_bytes(process: psutil.Process) -> int:
+    """Return the proportional set size of a process; 0 if it is gone or may not be read."""
     try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return process.memory_full_info().pss
+    except psutil.Error:
         return 0
-    return int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1])

@@ -1,4 +1,4 @@
-"""The report of a run: a table and four pictures, from its metrics alone."""
+"""Write the report of a run, a table and four pictures, from its metrics alone."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,17 +17,17 @@ from recipe.run.console import held_out_accuracy
 Records = list[tuple[int, dict[str, float]]]
 UNDER_RULE = {
     "objective_share_negative": "negative share",
-    "sign_length_coupling": "sign_length_coupling",
+    "sign_length_coupling": "sign-length coupling",
     "effective_num_responses": "effective responses",
-    "pg_loss_expected": "loss at ratio 1",
+    "pg_loss_expected": "on-policy loss",
     "prefix_push": "prefix push",
-    "weight_relative_std": "weight spread",
+    "weight_relative_std": "relative std of weights",
 }
 COLORS = {"positive": "tab:green", "negative": "tab:red"}
 
 
 def write_report(folder: Path, records: Records, summary: dict[str, Any]) -> list[Path]:
-    """Write `report.md` and its pictures; returns their paths, the report first."""
+    """Write `report.md` and its pictures; return their paths, the report first."""
     pictures = [
         draw(folder / f"{name}.png", plot, records)
         for name, plot in (
@@ -43,37 +43,43 @@ def write_report(folder: Path, records: Records, summary: dict[str, Any]) -> lis
 
 
 def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]) -> str:
-    """The text of the report."""
+    """Return the text of the report."""
     steps = [data for _, data in records if "critic/rewards/mean" in data]
     first, last = steps[0], steps[-1]
     rows = [
-        ("held-out prompts right", percent(summary["val_start"]), percent(summary["val_end"])),
+        ("held-out accuracy", percent(summary["val_start"]), percent(summary["val_end"])),
         *(
             (label, number(first.get(key)), number(last.get(key)))
             for label, key in (
                 ("sampled reward", "critic/rewards/mean"),
                 ("responses without an answer", "reward/no_answer"),
-                ("answers that cannot be read", "reward/parse_error"),
-                ("answers over their time or memory", "reward/timeout"),
-                ("seconds of grading a response", "reward/seconds"),
-                ("mean length, right", "reward/length_correct"),
-                ("mean length, wrong", "reward/length_incorrect"),
+                ("unreadable answers", "reward/parse_error"),
+                ("answers over their limit of time or memory", "reward/timeout"),
+                ("seconds to grade a response", "reward/seconds"),
+                ("mean length, correct", "reward/length_correct"),
+                ("mean length, incorrect", "reward/length_incorrect"),
                 ("length gap (negative - positive, in group means)", "aggregation/length_gap"),
                 ("length variation within groups", "aggregation/length_variation"),
                 ("groups without variance", "aggregation/num_zero_groups"),
-                ("tokens that a group's responses begin with", "aggregation/prefix_length"),
-                ("truncated, of positive", "aggregation/truncated_positive"),
-                ("truncated, of negative", "aggregation/truncated_negative"),
+                ("tokens of the prefix that a group shares", "aggregation/prefix_length"),
+                ("truncated share of positive responses", "aggregation/truncated_positive"),
+                ("truncated share of negative responses", "aggregation/truncated_negative"),
                 ("policy loss", "actor/pg_loss"),
-                ("policy loss expected at ratio 1", "aggregation/pg_loss_expected"),
+                ("policy loss expected on-policy", "aggregation/pg_loss_expected"),
                 ("learned scalar", "aggregation/lambda_scalar"),
                 ("difficulty anchor", "advantage/anchor"),
-                ("objective of DisCO", "actor/disco_objective"),
-                ("its KL, mean over the step's updates", "actor/disco_kl"),
+                ("DisCO objective", "actor/disco_objective"),
+                ("DisCO KL, mean over the step's updates", "actor/disco_kl"),
                 ("gradient norm", "actor/grad_norm"),
                 ("update norm", "actor/update_norm"),
-                ("parameters on which AdamW feels the scale", "actor/adamw_scale_sensitive_share"),
-                ("excess of ratios past their clip bound", "actor/ratio_clip_excess"),
+                (
+                    "parameters whose AdamW step depends on the gradient scale",
+                    "actor/adamw_scale_sensitive_share",
+                ),
+                (
+                    "clipping excess (mean distance of ratios beyond their bound)",
+                    "actor/ratio_clip_excess",
+                ),
             )
         ),
     ]
@@ -97,12 +103,14 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
             f"{number(summary['peak_memory_gib'])} GiB; gradient clipped in {clipped} of the "
             f"updates.",
             "",
-            "What each rule would have made of the same responses, mean over the steps: the share "
-            "of the objective of negative responses; the coupling of sign and length, log of "
-            "positive over negative share, relative to `sequence`; the number of responses that "
-            "share the objective, counted as if alike; the policy loss at ratio 1; the push on "
-            "tokens that all responses of a group begin with; the spread of the weights in units "
-            "of `token`'s.",
+            "The next table shows what each rule would have made of the same responses, averaged "
+            "over the steps. Negative share: the part of the objective that negative responses "
+            "have. Sign-length coupling: the log of positive over negative share, relative to "
+            "`sequence`. "
+            "Effective responses: how many equal responses would share the objective as evenly. "
+            "On-policy loss: the policy loss before any update. Prefix push: the push on tokens "
+            "with which all responses of a group begin. Relative std of weights: the standard "
+            "deviation of the weights in units of that of `token`.",
             "",
             *markdown_table(("rule", *UNDER_RULE.values()), under),
             "",
@@ -114,7 +122,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
 
 
 def draw(path: Path, plot: Any, records: Records) -> Path:
-    """Draw one picture."""
+    """Draw one picture and return its path."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     plot(axes, records)
     axes.set_xlabel("step")
@@ -126,26 +134,26 @@ def draw(path: Path, plot: Any, records: Records) -> Path:
 
 
 def plot_reward(axes: Axes, records: Records) -> None:
-    """Right responses: sampled in training, and on held-out prompts with the start value."""
+    """Plot the share of correct responses, in training and on held-out prompts."""
     line(axes, records, "reward/correct", label="training prompts", alpha=0.5)
     values = ((step, held_out_accuracy(data)) for step, data in records)
     held_out = [(step, value) for step, value in values if value is not None]
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", label="held-out prompts")
         axes.axhline(held_out[0][1], linestyle=":", color="gray", label="held-out, start")
-    axes.set_ylabel("share of right responses")
+    axes.set_ylabel("share of correct responses")
 
 
 def plot_length(axes: Axes, records: Records) -> None:
-    """Mean length by advantage sign."""
+    """Plot the mean length by the sign of the advantage."""
     for sign, color in COLORS.items():
         line(axes, records, f"aggregation/length_{sign}", label=f"{sign} advantage", color=color)
     axes.set_ylabel("mean response length (tokens)")
 
 
 def plot_share(axes: Axes, records: Records) -> None:
-    """Share of the objective that negative responses have under each rule."""
-    # Rules that agree lie on each other: thinner and thinner, all stay visible.
+    """Plot the share of the objective that negative responses have under each rule."""
+    # Lines of rules that agree cover each other; each is thinner than the one below it.
     for rank, rule in enumerate(RULES):
         width = 1.5 * (len(RULES) - rank)
         line(
@@ -160,7 +168,7 @@ def plot_share(axes: Axes, records: Records) -> None:
 
 
 def plot_gradient(axes: Axes, records: Records) -> None:
-    """Norm of the gradient before clipping, and of the update."""
+    """Plot the norm of the gradient before clipping and of the update."""
     line(axes, records, "actor/grad_norm", label="gradient norm")
     line(axes, records, "actor/update_norm", label="update norm")
     axes.set_yscale("log")
@@ -168,23 +176,23 @@ def plot_gradient(axes: Axes, records: Records) -> None:
 
 
 def line(axes: Axes, records: Records, key: str, **style: Any) -> None:
-    """Draw a metric over the steps that have it."""
+    """Plot a metric over the steps that have it."""
     points = [(step, data[key]) for step, data in records if key in data]
     if points:
         axes.plot(*zip(*points, strict=True), **style)
 
 
 def mean(records: Records, key: str) -> float | None:
-    """Mean of a metric over the steps that have it."""
+    """Return the mean of a metric over the steps that have it, None if none has."""
     values = [data[key] for _, data in records if key in data]
     return sum(values) / len(values) if values else None
 
 
 def number(value: float | None) -> str:
-    """Three significant digits."""
+    """Return a number with three significant digits."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def percent(value: float | None) -> str:
-    """One decimal."""
+    """Return a share as a percentage with one decimal."""
     return "-" if value is None else f"{value:.1%}"

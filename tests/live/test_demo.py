@@ -99,7 +99,9 @@ def test_a_person_sees_a_line_a_step_and_where_the_report_is(finished):
     assert len(steps) == 4
     for line in steps[1:]:
         # What is not always there, as responses without an answer, stands before the seconds.
-        pattern = r"reward [+-]\d\.\d\d,  ?\d+% right  length right/wrong \d+/\d+  .*\d+\.\d s"
+        pattern = (
+            r"reward [+-]\d\.\d\d,  ?\d+% correct  length correct/incorrect \d+/\d+  .*\d+\.\d s"
+        )
         assert re.search(pattern, line)
     # Making the model may come first, with a line every few seconds; verl's own output is logged.
     assert len(lines) - lines.index("cpu_demo: balanced, seed 0") < 20

@@ -13,7 +13,7 @@ from recipe.config.settings import Settings
 from recipe.maths.advantages.gdpo import Gdpo
 from recipe.maths.advantages.grpo import Grpo
 from recipe.maths.advantages.ha_dw import HaDw
-from recipe.run.folder import arm, holds_same_run, run_folder
+from recipe.run.folder import holds_same_run, method_of, run_folder
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 ACTOR = "actor_rollout_ref.actor"
@@ -55,7 +55,7 @@ def test_a_file_is_named_as_the_run_is_and_says_in_one_line_which_paper_it_is(pa
 )
 def test_a_run_is_named_and_compared_by_its_arm(overrides, name, resolved):
     config = resolved(*overrides)
-    assert arm(config) == name
+    assert method_of(config) == name
     assert run_folder(config, ["+experiment=cpu_demo", *overrides]).name == f"{name}-s0"
     assert run_folder(config, [*overrides, "advantage.x=1"]).name.startswith(f"{name}-s0-")
 
@@ -65,7 +65,7 @@ def test_a_run_of_before_there_was_a_choice_is_named_by_its_rule_and_goes_on(res
     before = OmegaConf.create(
         {k: v for k, v in config.items() if k not in ("advantage", "objective")}
     )
-    assert arm(before) == "balanced"
+    assert method_of(before) == "balanced"
     OmegaConf.save(before, tmp_path / "config.yaml")
     assert holds_same_run(tmp_path, config)
     with pytest.raises(UserError, match=r"differs in advantage\.ha_dw\.anchor"):

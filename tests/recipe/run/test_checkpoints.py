@@ -7,7 +7,7 @@ from recipe.run.journal import seal
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with a whole checkpoint and a later one that was cut off."""
+    """A run with a complete checkpoint and a later one that was cut off."""
     (tmp_path / "config.yaml").touch()
     for step in (2, 4):
         actor = tmp_path / "checkpoints" / f"global_step_{step}" / "actor"
@@ -17,7 +17,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_the_last_whole_checkpoint_of_a_run_is_meant_or_the_one_that_is_named(run):
+def test_the_last_complete_checkpoint_of_a_run_is_meant_or_the_one_that_is_named(run):
     assert find_checkpoint(run).name == "global_step_2"
     named = run / "checkpoints" / "global_step_4"
     assert find_checkpoint(named) == named
@@ -27,7 +27,7 @@ def test_what_is_no_run_or_has_no_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="neither the folder of a run"):
         find_checkpoint(run / "checkpoints")
     (run / "checkpoints" / "global_step_2" / "whole.json").unlink()
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         find_checkpoint(run)
 
 
@@ -38,5 +38,5 @@ def test_a_merger_that_fails_leaves_nothing(run, tmp_path):
     assert not out.exists()
     assert not out.with_name("out.part").exists()
     out.mkdir()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(find_checkpoint(run), out, "scripts.export")

@@ -33,9 +33,9 @@ def test_one_line_a_step_as_the_metrics_appear(tmp_path):
             file.flush()
     lines = terminal.getvalue().splitlines()[1:]
     assert len(lines) == 3
-    assert "held-out prompts: 25.0% right" in lines[0]
+    assert "held-out accuracy 25.0%" in lines[0]
     assert lines[1].startswith(
-        "step  1/10  reward -0.25,  38% right  length right/wrong 20/41  2.5 s"
+        "step  1/10  reward -0.25,  38% correct  length correct/incorrect 20/41  2.5 s"
     )
     assert lines[1].endswith("left")
     assert "held-out" in lines[2]
@@ -76,10 +76,10 @@ def test_nobody_looking_and_a_strange_record_stop_nothing(tmp_path):
     assert len(journal.metrics.read_text().splitlines()) == 2
 
 
-def test_metrics_that_cannot_be_kept_stop_the_run(tmp_path):
+def test_metrics_that_cannot_be_saved_stop_the_run(tmp_path):
     journal = Journal(tmp_path)
     journal.metrics.mkdir()
-    with pytest.raises(UserError, match=r"metrics cannot be kept in .*metrics\.jsonl"):
+    with pytest.raises(UserError, match=r"metrics cannot be saved in .*metrics\.jsonl"):
         with Progress(journal, 10, io.StringIO()):
             journal.verl_metrics.write_text(json.dumps({"step": 0, "data": STEP}) + "\n")
             time.sleep(20)

@@ -50,7 +50,7 @@ def killed(again):
     return journal
 
 
-def test_every_record_is_copied_once_and_only_when_it_is_whole(again):
+def test_every_record_is_copied_once_and_only_when_it_is_complete(again):
     journal = again()
     journal.begin(None, MADE_BY)
     assert list(journal.new_records()) == []
@@ -62,36 +62,36 @@ def test_every_record_is_copied_once_and_only_when_it_is_whole(again):
     assert journal.metrics.read_text() == line(0) + line(1)
 
 
-def test_a_checkpoint_is_whole_once_its_step_is_logged(killed):
-    assert step_of(killed.last_whole()) == 4
+def test_a_checkpoint_is_complete_once_its_step_is_logged(killed):
+    assert step_of(killed.last_complete()) == 4
 
 
 @pytest.mark.parametrize("harm", ["lost", "cut"])
 def test_a_checkpoint_that_lost_something_is_passed_over(killed, harm):
     file = killed.checkpoints / "global_step_4" / "actor" / "model.pt"
     file.unlink() if harm == "lost" else file.write_bytes(b"wei")
-    assert step_of(killed.last_whole()) == 2
+    assert step_of(killed.last_complete()) == 2
 
 
 def test_a_seal_that_cannot_be_read_and_a_copy_are_passed_over(killed):
     (killed.checkpoints / "global_step_4" / "whole.json").write_text("")
     (killed.checkpoints / "global_step_3_old").mkdir()
-    assert step_of(killed.last_whole()) == 2
+    assert step_of(killed.last_complete()) == 2
 
 
 def test_a_seal_does_not_outlive_what_it_sealed(killed, again):
     """What is written over a checkpoint that lost a file has the sizes of the old one."""
     (killed.checkpoints / "global_step_4" / "data.pt").unlink()
     journal = again()
-    journal.begin(journal.last_whole(), MADE_BY)
+    journal.begin(journal.last_complete(), MADE_BY)
     assert journal.begins_after == 2
     saved(journal, 4)  # and killed before the step was logged
-    assert step_of(again().last_whole()) == 2
+    assert step_of(again().last_complete()) == 2
 
 
 def test_the_last_checkpoints_stay_also_those_from_before_a_resume(killed, again):
     journal = again(keep=2)
-    journal.begin(journal.last_whole(), MADE_BY)
+    journal.begin(journal.last_complete(), MADE_BY)
     kept = []
     for step in (5, 6, 7):
         saved(journal, step)
@@ -106,7 +106,7 @@ def test_a_cut_off_start_is_forgotten(killed, again):
     with (killed.folder / "starts.jsonl").open("a") as file:
         file.write('{"after_')
     journal = again()
-    journal.begin(journal.last_whole(), MADE_BY)
+    journal.begin(journal.last_complete(), MADE_BY)
     assert [start["after_step"] for start in journal.starts()] == [0, 4]
 
 
@@ -114,7 +114,7 @@ def test_going_on_cuts_back_to_the_checkpoint(killed, again):
     killed.metrics.write_text(killed.metrics.read_text() + line(6)[:20])
     kept = killed.metrics.read_text().splitlines()[:5]
     journal = again()
-    journal.begin(journal.last_whole(), MADE_BY)
+    journal.begin(journal.last_complete(), MADE_BY)
     assert journal.begins_after == 4
     assert journal.metrics.read_text().splitlines() == kept
     assert journal.seconds_before == 10.0
@@ -125,14 +125,14 @@ def test_going_on_cuts_back_to_the_checkpoint(killed, again):
     saved(journal, 6)
     list(journal.new_records())
     assert steps(journal.metrics) == list(range(7))
-    assert step_of(again().last_whole()) == 6
+    assert step_of(again().last_complete()) == 6
     assert [start["after_step"] for start in journal.starts()] == [0, 4]
 
 
 def test_other_training_files_are_refused(killed, again):
     journal = again(data="other")
     with pytest.raises(UserError, match=r"training files have changed since .*global_step_4"):
-        journal.begin(journal.last_whole(), MADE_BY)
+        journal.begin(journal.last_complete(), MADE_BY)
     assert steps(journal.metrics) == list(range(6))
 
 

@@ -19,7 +19,7 @@ from recipe.run.processes import (
     clean_up,
     clean_up_killed,
     mapped_inodes,
-    proportional_kib,
+    proportional_bytes,
     temporary_folder,
 )
 
@@ -47,7 +47,7 @@ def test_processes_and_segments_of_a_run_are_gone_after_it(tmp_path):
     assert not segment.exists()
 
 
-def test_they_are_gone_after_an_error_too(tmp_path):
+def test_processes_and_segments_are_gone_after_an_error_too(tmp_path):
     try:
         with Watch(tmp_path):
             child, segment = start_child()
@@ -58,7 +58,7 @@ def test_they_are_gone_after_an_error_too(tmp_path):
     assert not segment.exists()
 
 
-def test_a_segment_that_somebody_else_still_uses_stays(tmp_path):
+def test_a_segment_that_another_process_still_uses_stays(tmp_path):
     child, segment = start_child()
     mine = shared_memory.SharedMemory(name=segment.name)
     try:
@@ -71,12 +71,16 @@ def test_a_segment_that_somebody_else_still_uses_stays(tmp_path):
         segment.unlink(missing_ok=True)
 
 
-def test_what_died_before_the_end_is_cleaned_up_after_too(monkeypatch, tmp_path):
+def test_segments_of_a_process_that_died_before_the_end_are_removed_too(monkeypatch, tmp_path):
     """Ray may end a worker, and so orphan what it started, before the run is over."""
     monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
     with Watch(tmp_path):
         child, segment = start_child()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        notes = tmp_path / "notes.json"
+        while not (notes.exists() and str(segment) in notes.read_text()):
+            assert time.monotonic() < deadline, "the segment was never sampled"
+            time.sleep(0.05)
         child.kill()
         child.wait()
         assert segment.exists()
@@ -92,7 +96,7 @@ def test_the_peak_is_of_all_processes_together(monkeypatch, tmp_path):
         for child in children:
             child.stdout.readline()
         time.sleep(1)
-    assert watch.peak_gib > 0.58 + proportional_kib(os.getpid()) / 2**20 - 0.1
+    assert watch.peak_gib > 0.58 + proportional_bytes(psutil.Process()) / 2**30 - 0.1
     assert all(not psutil.pid_exists(child.pid) for child in children)
 
 
@@ -103,17 +107,18 @@ def test_a_semaphore_is_found_though_it_is_mapped_under_another_name():
     del semaphore
 
 
-def test_memory_of_a_process_is_counted_and_of_a_gone_one_is_zero():
-    assert proportional_kib(os.getpid()) > 10_000
+def test_the_memory_of_a_process_is_counted_and_that_of_an_ended_one_is_zero():
+    assert proportional_bytes(psutil.Process()) > 10_000_000
     child = subprocess.Popen(["true"])
+    process = psutil.Process(child.pid)
     child.wait()
-    assert proportional_kib(child.pid) == 0
+    assert proportional_bytes(process) == 0
 
 
 def test_a_second_run_is_refused_until_the_first_is_over(tmp_path):
     lock = tmp_path / "cache" / "run.lock"
     with alone(lock, "this run", "Wait."):
-        with pytest.raises(UserError, match=r"this run is at work already .*held\)\. Wait\."):
+        with pytest.raises(UserError, match=r"this run is already running .*held\)\. Wait\."):
             with alone(lock, "this run", "Wait."):
                 pass
     with alone(lock, "this run", "Wait."):
@@ -141,7 +146,7 @@ def test_a_full_disk_does_not_keep_a_run_from_cleaning_up(tmp_path, monkeypatch)
     assert not segment.exists()
 
 
-def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_locked_gives_a_warning(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -53,7 +53,7 @@ def test_a_report_has_its_tables_and_pictures(tmp_path):
     for picture in written[1:]:
         assert picture.read_bytes().startswith(b"\x89PNG")
     text = squeezed(written[0])
-    assert "| held-out prompts right | 25.0% | 50.0% |" in text
+    assert "| held-out accuracy | 25.0% | 50.0% |" in text
     assert "| balanced (trained) | 0.65 | - |" in text
     assert "![share](share.png)" in text
     assert "Commit abc; `python -m recipe.main`; verl 0.9.1." in text
@@ -61,7 +61,7 @@ def test_a_report_has_its_tables_and_pictures(tmp_path):
 
 def test_a_metric_that_no_step_has_is_a_dash(tmp_path):
     text = squeezed(write_report(tmp_path, RECORDS, SUMMARY)[0])
-    assert "| mean length, right | - | - |" in text
+    assert "| mean length, correct | - | - |" in text
 
 
 def test_the_mean_is_over_the_steps_that_have_the_metric():
