@@ -3,7 +3,8 @@
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
-PURE := $(PY) -m pytest -q -n 2 -m "not live and not slow and not gpu"
+# Tests of one xdist_group run in one process: live runs one at a time, the others beside them.
+PYTEST := $(PY) -m pytest -q -n 2 --dist loadgroup
 
 .PHONY: install demo lint check test test-all gpu-smoke docs results
 
@@ -21,14 +22,13 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(PURE)
+	@$(PYTEST) -m "not live and not slow and not gpu"
 
 test: install
-	@$(PURE)
-	@$(PY) -m pytest -q -m "(live or slow) and not exhaustive and not gpu"
+	@$(PYTEST) -m "not exhaustive and not gpu"
 
-test-all: test
-	@$(PY) -m pytest -q -m exhaustive
+test-all: install
+	@$(PYTEST) -m "not gpu"
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu

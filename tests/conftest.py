@@ -1,4 +1,5 @@
 import os
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ if not torch.cuda.is_available():
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"
 os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_patches"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray gives way to everything else; tests run beside it, and it would starve.
+os.environ["RAY_worker_niceness"] = "0"
 
 
 def pytest_addoption(parser):
@@ -26,7 +29,13 @@ def composed():
     """Compose a config as the command line does: `composed("data.train_batch_size=4")`."""
     from recipe.config.compose import composed
 
+    # Composing takes most of a second, and many tests start from the same config.
+    found: dict[tuple[str, ...], DictConfig] = {}
+
     def run(*overrides: str, experiment: str = "cpu_demo") -> DictConfig:
-        return composed([f"+experiment={experiment}", *overrides])
+        words = (f"+experiment={experiment}", *overrides)
+        if words not in found:
+            found[words] = composed([*words])
+        return deepcopy(found[words])
 
     return run

@@ -13,6 +13,7 @@ from verl_patches import (
     own_transfer_queue,
     received_weights,
     unpinned_offload,
+    unused_hccl_engine,
     vllm_cpu_linear,
     vllm_distribution,
 )
@@ -25,6 +26,7 @@ ON_A_CPU = (
     vllm_cpu_linear,
     received_weights,
     unpinned_offload,
+    unused_hccl_engine,
 )
 PATCHES = (*EVERYWHERE, *ON_A_CPU)
 
