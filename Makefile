@@ -3,8 +3,7 @@
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
-# Tests of one xdist_group run in one process: live runs one at a time, the others beside them.
-PYTEST := $(PY) -m pytest -q -n 2 --dist loadgroup
+PURE := $(PY) -m pytest -q -n 2 -m "not live and not slow and not gpu"
 
 .PHONY: install demo lint check test test-all gpu-smoke docs results
 
@@ -22,13 +21,14 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(PYTEST) -m "not live and not slow and not gpu"
+	@$(PURE)
 
 test: install
-	@$(PYTEST) -m "not exhaustive and not gpu"
+	@$(PURE)
+	@$(PY) -m pytest -q -m "(live or slow) and not exhaustive and not gpu"
 
-test-all: install
-	@$(PYTEST) -m "not gpu"
+test-all: test
+	@$(PY) -m pytest -q -m exhaustive
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu

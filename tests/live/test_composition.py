@@ -12,7 +12,7 @@ from variants import AGAIN, METHODS, RESUMED, SAVED, VARIANTS
 
 from recipe.tasks import embedded
 
-pytestmark = [pytest.mark.live, pytest.mark.exhaustive, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
 MODEL = Path(embedded.folder("length_gap")) / "model"
 NUM_ROWS, LIMIT = 64, 40

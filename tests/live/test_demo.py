@@ -1,6 +1,5 @@
 """The whole loop as a person runs it: the README's command with fewer steps, then interrupted."""
 
-import fcntl
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,48 +29,17 @@ def names(folder: str, of_the_stack: str) -> set[str]:
     return {name for name in os.listdir(folder) if re.match(of_the_stack, name)}
 
 
-def is_running(folder: str) -> bool:
-    """Return whether the run with this temporary folder is alive: it holds the folder's lock."""
-    try:
-        with open(f"/tmp/{folder}/lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
 def traces() -> dict[str, set[str]]:
     """What a run could leave outside its output folder and the user's cache."""
     status = ["git", "status", "--porcelain", "--untracked-files=all"]
     return {
         "shared memory": names("/dev/shm", r"psm_|sem\.|torch_|verl_|plasma"),
-        "temporary files": {
-            name
-            for name in names("/tmp", r"ba-|ray|rl-colocate|vllm|torchinductor|[0-9a-f-]{36}$")
-            if not is_running(name)
-        },
+        "temporary files": names("/tmp", r"ba-|ray|rl-colocate|vllm|torchinductor|[0-9a-f-]{36}$"),
         "clone": set(
             subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
         ),
         "home": set(os.listdir(Path.home())),
     }
-
-
-def left_behind(before: dict[str, set[str]], seconds: float = 20) -> dict[str, set[str]]:
-    """Return the new traces that stay, by place.
-
-    Other tests run at the same time; what they make is in use, or gone within these seconds.
-    """
-    deadline = time.monotonic() + seconds
-    found = traces()
-    left = {where: found[where] - before[where] for where in found}
-    while any(left.values()) and time.monotonic() < deadline:
-        time.sleep(1)
-        found = traces()
-        left = {where: left[where] & found[where] for where in found}
-    return {where: names for where, names in left.items() if names}
 
 
 def processes_of(outputs: Path) -> list[int]:
@@ -191,7 +159,8 @@ def test_the_weights_reach_the_actor(finished):
 def test_a_finished_run_leaves_nothing_behind(finished):
     outputs, _, before = finished
     assert processes_of(outputs) == []
-    assert left_behind(before) == {}
+    for where, found in traces().items():
+        assert not found - before[where], where
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +186,8 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing_behind(interrupted):
     assert said.splitlines()[-1] == "stopped; nothing was left running"
     assert "Traceback" not in said
     assert processes_of(outputs) == []
-    assert left_behind(before) == {}
+    for where, found in traces().items():
+        assert not found - before[where], where
 
 
 def test_the_first_responses_depend_on_the_seed_alone(finished, interrupted):

@@ -26,7 +26,7 @@ from recipe.objectives.losses.weighted import SLOPE_METRIC
 
 pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.
-pytestmark = [pytest.mark.live if CPU else pytest.mark.gpu, pytest.mark.xdist_group("gradient")]
+pytestmark = pytest.mark.live if CPU else pytest.mark.gpu
 
 
 def weights(name, facts, limit=96.0):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from recipe.run.processes import Watch, temporary_folder
 
-pytestmark = [pytest.mark.live, pytest.mark.exhaustive, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
 SHORT = ("trainer.total_training_steps=4", "trainer.test_freq=4", "trainer.save_freq=1")
 

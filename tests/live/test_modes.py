@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.live, pytest.mark.exhaustive, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
 SAVED = 2
 

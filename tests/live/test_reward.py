@@ -15,7 +15,7 @@ from reward.math.equality import same
 from reward.math.extract import extract
 from reward.sources import DAPO
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
 PROMPTS, RESPONSES, LIMIT, BUFFER = 20, 8, 96, 48
 

@@ -23,9 +23,6 @@ from recipe.run.processes import (
     temporary_folder,
 )
 
-# What these leave in /tmp on purpose a live run would clean up.
-pytestmark = pytest.mark.xdist_group("live")
-
 # A child that shares memory by name and never cleans up, as a killed vLLM server does.
 CHILD = """
 import sys, time
