@@ -15,7 +15,7 @@ from recipe.config.compose import resolve
 from recipe.config.settings import Settings
 from recipe.maths.rules import RULES
 from recipe.objectives.losses import disco as disco_loss
-from recipe.run.folder import arm
+from recipe.run.folder import method_of
 
 PROMPT = 2
 ONE_RANK = SimpleNamespace(get_data_parallel_size=lambda: 1, get_data_parallel_rank=lambda: 0)
@@ -97,5 +97,5 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
             # `constant` and `token_batch` differ in scale, and `lambda` starts as `token`.
             is_token = {one[0], other[0]} == {"lambda", "token"}
             assert (apart > 1e-4) is not is_token, (one, other)
-    methods = [arm(config) for config in configs.values()]
+    methods = [method_of(config) for config in configs.values()]
     assert len(set(methods)) == len(methods)
