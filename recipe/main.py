@@ -90,7 +90,7 @@ def main(config: DictConfig) -> None:
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """One run, from a composed config to its report."""
+    """Do one run, from a composed config to its report."""
     started = time.monotonic()
     folder = run_folder(config, overrides)
     name_run(config, folder, overrides)
@@ -127,7 +127,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 
 def open_journal(folder: Path, config: DictConfig) -> Journal:
-    """The run's folder, new or as an earlier start left it; decides how verl begins."""
+    """Open the journal of a new or resumed run, and tell verl where to start."""
     trainer, data = config.trainer, sha256_of_files(data_files(config, "train_files"))
     keep, checkpoint = trainer.max_actor_ckpt_to_keep, None
     if holds_same_run(folder, config) and trainer.resume_mode != "disable":
@@ -223,7 +223,7 @@ def train(
 
 
 def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:
-    """Import verl under the platform of the config and validate it; returns what trains.
+    """Import verl for the device of the config, check it, and return the function that trains.
 
     Raises:
         UserError: verl's own validation refused the config, or its loss takes no weights.
@@ -253,7 +253,7 @@ def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:
 
 
 def num_steps(config: DictConfig) -> int:
-    """Steps of the run, if verl drops no prompt."""
+    """Return the number of steps, provided that verl drops no prompt."""
     if config.trainer.total_training_steps is not None:
         return config.trainer.total_training_steps
     num_rows = sum(pq.read_metadata(path).num_rows for path in data_files(config, "train_files"))
@@ -261,7 +261,7 @@ def num_steps(config: DictConfig) -> int:
 
 
 def command_line() -> None:
-    """`main`, with our own help, and what Hydra finds wrong in the overrides in one paragraph."""
+    """Run `main` with our own help, and explain in one paragraph what Hydra refuses."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -25,13 +25,13 @@ from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from reward.errors import RewardError
-from reward.grader import Grader, Row, Verdict, parse_tests, read_truth
+from reward.grader import Grader, Outcome, Row, Verdict, parse_tests, read_truth
 from reward.sources import ANY, CODE, RewardSettings, Source
 
 RESPONSES = ("response", "output")
 TRUTHS = ("ground_truth", "gts")
 INVALID = "invalid_row"
-OUTCOMES = ("correct", "incorrect", "no_answer", "parse_error", "timeout", INVALID)
+OUTCOMES = (*get_args(Outcome), INVALID)
 
 Fields = dict[str, Any]
 

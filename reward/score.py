@@ -7,16 +7,16 @@
 import math
 import threading
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
-from reward.grader import Grader, Row, Verdict
+from reward.grader import Grader, Outcome, Row, Verdict
 from reward.math.quantity import normalise
 from reward.sources import RewardSettings
 
 # verl gathers `pred` in a numpy array, where every row is as wide as the longest.
 MAX_PRED_CHARS = 256
 # The outcomes of a response that is not correct. Each has its own column.
-COUNTED = ("incorrect", "no_answer", "parse_error", "timeout")
+COUNTED = tuple(outcome for outcome in get_args(Outcome) if outcome != "correct")
 
 _LOCK = threading.Lock()
 _made = cache(Grader)

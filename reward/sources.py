@@ -51,9 +51,9 @@ SOURCES = {
 
 def _sorted_pairs(sources: object) -> object:
     """Return a mapping as sorted pairs, which can be hashed; leave other values to the check."""
-    return (
-        tuple(sorted(sources.items(), key=str)) if isinstance(sources, Mapping) else sources or ()
-    )
+    if isinstance(sources, Mapping):
+        return tuple(sorted(sources.items(), key=str))
+    return () if sources is None else sources
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))

@@ -73,7 +73,7 @@ def check_integers(config: DictConfig, keys: dict[str, float] = INTEGERS) -> Non
 
 
 def check_estimated(config: DictConfig) -> None:
-    """What `recipe.memory` and `recipe.cost` read are numbers that they can work with.
+    """Check the numbers that `recipe.memory` and `recipe.cost` read.
 
     Raises:
         UserError: the first that is not.

@@ -63,7 +63,8 @@ def gpu_hours(config: DictConfig) -> GpuHours:
             f"Assumed: prompts and responses have {known.mean_length:.0%} of their limits on "
             f"average, one response of each server reaches them, and {known.utilization:.0%} of a "
             f"GPU's {known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and "
-            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached (estimate.* in configs/base.yaml, with the source). "
+            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached "
+            f"(estimate.* in configs/base.yaml, with the source). "
             f"Start, validation, rewards, weight sync and checkpoints are not counted"
             f"{', nor that rollout and training overlap' if separate_gpus(config) else ''}."
         ),

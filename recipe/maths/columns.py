@@ -1,4 +1,4 @@
-"""From verl's columns, nested over tokens, to one number per response."""
+"""Turn verl's columns, which are nested over tokens, into one number per response."""
 
 from collections import defaultdict
 from itertools import count
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
-    """Length and advantage of each response, from nested token columns, without padding them.
+    """Return length and advantage of each response from nested token columns, without padding.
 
     Returns:
         length_N, the trained tokens; advantage_N, 0 where there are none.
@@ -23,18 +23,18 @@ def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]
 
 
 def spread(value_N: Tensor, mask_NT: Tensor) -> Tensor:
-    """A number per response as a nested token column: on its trained tokens, 0 on the others."""
+    """Spread a number per response over its trained tokens, as a nested column; 0 elsewhere."""
     rows = [value * mask for value, mask in zip(value_N.float(), mask_NT.unbind(), strict=True)]
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def row_sums(value_NT: Tensor) -> Tensor:
-    """Sum over the tokens of each response, from a nested column."""
+    """Return the sum over the tokens of each response of a nested column."""
     return torch.segment_reduce(value_NT.values(), "sum", lengths=value_NT.offsets().diff())
 
 
 def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
-    """Whether the response's group holds scores that differ."""
+    """Return whether the scores of each response's group differ, (N,) bool."""
     highest, lowest = (
         torch.zeros(int(group_N.max()) + 1, dtype=score_N.dtype).scatter_reduce(
             0, group_N, score_N, how, include_self=False
@@ -45,7 +45,9 @@ def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
 
 
 def final_rows(keys: list[str]) -> Tensor:
-    """For each response, the row of its sample's last output (itself in single-turn rollouts).
+    """Return for each response the row of its sample's last output.
+
+    In single-turn rollouts that is the row itself.
 
     An agent loop may return several outputs a sample, all with the reward of the last one; verl
     builds their keys as PROMPT_SAMPLE_OUTPUT.
@@ -58,11 +60,11 @@ def final_rows(keys: list[str]) -> Tensor:
 
 
 def prompt_of(key: str) -> str:
-    """The prompt's id in the key of a response, which verl builds as PROMPT_SAMPLE_OUTPUT."""
+    """Return the prompt's id from a response's key, which verl builds as PROMPT_SAMPLE_OUTPUT."""
     return key.rsplit("_", 2)[0]
 
 
 def group_numbers(uids: list[str]) -> Tensor:
-    """A number per distinct uid, from 0 in order of appearance."""
+    """Number the distinct uids from 0 in order of appearance."""
     number: dict[str, int] = defaultdict(count().__next__)
     return torch.from_numpy(np.fromiter(map(number.__getitem__, uids), np.int64, len(uids)))

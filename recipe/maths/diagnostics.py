@@ -22,7 +22,7 @@ def diagnose(
     chosen: str | None,
     prefix_P: Tensor | None = None,
 ) -> dict[str, float]:
-    """Metrics of a batch under its rule and, counterfactually, under every other.
+    """Return the metrics of a batch under its rule and, counterfactually, under every other.
 
     Args:
         length_N: trained tokens of each response, > 0.
@@ -72,7 +72,7 @@ def diagnose(
 
 
 def under_rule(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[str, float]:
-    """How a rule divides the objective among the responses.
+    """Return how a rule divides the objective among the responses.
 
     Returns:
         pg_loss_expected: the policy loss at ratio 1, -(1/N) * sum_i w_i * length_i * A_i: what
@@ -119,7 +119,7 @@ class GroupLengths(NamedTuple):
 
 
 def group_lengths(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> GroupLengths:
-    """The two quantities that, by arXiv:2605.04077, decide between token and sequence aggregation.
+    """Return length gap and length variation of each group, the two quantities of arXiv:2605.04077.
 
     Advantages of exactly 0 count in the mean length and in neither sign.
     """
@@ -147,7 +147,7 @@ def per_group(value_N: Tensor, group_N: Tensor) -> Tensor:
 
 
 def spread_over_groups(key: str, value_P: Tensor) -> dict[str, float]:
-    """Mean, 10th and 90th percentile of a quantity over the groups that define it (not NaN)."""
+    """Return mean, 10th and 90th percentile over the groups in which a quantity is not NaN."""
     value_P = value_P.double()
     value_P = value_P[~value_P.isnan()]
     if not len(value_P):
@@ -157,7 +157,7 @@ def spread_over_groups(key: str, value_P: Tensor) -> dict[str, float]:
 
 
 def prefix_push(advantage_N: Tensor, group_N: Tensor, weight_N: Tensor) -> Tensor:
-    """W_g = (1/G) * sum_i w_i * A_i (arXiv:2601.05002, proposition 1), at ratio 1.
+    """Return W_g = (1/G) * sum_i w_i * A_i (arXiv:2601.05002, proposition 1), on-policy.
 
     The gradient of a token that all responses of the group share is W times that of its log-prob,
     whatever follows: the tokens of a common opening are pushed up (W > 0) or down by nothing but
@@ -167,7 +167,7 @@ def prefix_push(advantage_N: Tensor, group_N: Tensor, weight_N: Tensor) -> Tenso
 
 
 def common_prefix(token_T: Tensor, begin_N: Tensor, length_N: Tensor, group_N: Tensor) -> Tensor:
-    """Number of tokens that all responses of each group begin with.
+    """Return the number of tokens that all responses of each group begin with.
 
     Args:
         token_T: token ids of all responses in a row.
@@ -198,7 +198,7 @@ def common_prefix(token_T: Tensor, begin_N: Tensor, length_N: Tensor, group_N: T
 def by_verdict(
     length_N: Tensor, correct_N: Tensor, advantage_N: Tensor, truncated_N: Tensor
 ) -> dict[str, float]:
-    """Share of right responses, lengths by verdict, truncation by sign: of all with a length.
+    """Return the share of correct responses, lengths by verdict, and truncation by sign.
 
     Whatever the settings leave out of the objective is in here, padding is not. Unlike the sign of
     the advantage, `right_N` is defined in groups without variance too.

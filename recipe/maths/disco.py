@@ -1,12 +1,12 @@
 """DisCO (arXiv:2505.12366): an objective of its own, with neither advantages nor an aggregation.
 
-It tells right responses of a prompt from wrong ones by a score s of the current policy, the mean
-over a response's tokens of log pi (log-likelihood) or of pi / pi_old (likelihood ratio):
+It separates correct from incorrect responses of a prompt by a score s of the current policy: the
+mean over a response's tokens of log pi (log-likelihood) or of pi / pi_old (likelihood ratio):
 
-    J = (1/P) sum_groups  mean_{i right} s_i - tau * log mean_{j wrong} exp(s_j / tau)
+    J = (1/P) sum_groups  mean_{i correct} s_i - tau * log mean_{j incorrect} exp(s_j / tau)
 
 over all P groups of a mini-batch, of which those without both verdicts add nothing. tau -> infinity
-is the plain mean of the wrong ones' scores, DisCO-b. What is minimised is -J + R with
+is the plain mean of the incorrect ones' scores, DisCO-b. What is minimised is -J + R with
 
     R = (beta / 2) * max(KL - delta, 0)^2        KL = mean over tokens of log pi_old - log pi
 
@@ -46,13 +46,13 @@ class DiscoSettings:
 
 
 def scores(log_prob_NT: Tensor, old_log_prob_NT: Tensor, mask_NT: Tensor, score: str) -> Tensor:
-    """The score s of each response; 0 where it has no token."""
+    """Return the score s of each response; 0 where it has no token."""
     term_NT = log_prob_NT if score == "log_likelihood" else (log_prob_NT - old_log_prob_NT).exp()
     return (term_NT * mask_NT).sum(-1) / mask_NT.sum(-1).clamp(min=1)
 
 
 def kl_terms(log_prob_NT: Tensor, old_log_prob_NT: Tensor, kl: str) -> Tensor:
-    """What each token adds to KL(pi_old, pi): log pi_old - log pi, or with pi / pi_old - 1."""
+    """Return what each token adds to KL(pi_old, pi) by the estimator `k1` or `low_var`."""
     change_NT = log_prob_NT - old_log_prob_NT
     return -change_NT if kl == "k1" else change_NT.exp() - 1 - change_NT
 
@@ -60,13 +60,13 @@ def kl_terms(log_prob_NT: Tensor, old_log_prob_NT: Tensor, kl: str) -> Tensor:
 def slopes(
     score_N: Tensor, correct_N: Tensor, group_N: Tensor, tau: float
 ) -> tuple[Tensor, Tensor]:
-    """J of a mini-batch and its derivative by each score.
+    """Return J of a mini-batch and its derivative by each score.
 
     Args:
         score_N: s.
         correct_N: the verdict, bool.
         group_N: number of the group; -1 for rows that are none, as padding.
-        tau: infinity for the mean of the wrong responses' scores.
+        tau: infinity for the mean of the incorrect responses' scores.
 
     Returns:
         J, a scalar; slope_N = dJ/ds_i.

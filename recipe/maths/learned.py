@@ -43,7 +43,7 @@ class LearnedScalar:
 
     @property
     def value(self) -> float:
-        """The scalar, for the next batch."""
+        """Return the scalar for the next batch."""
         return self.parameter.item()
 
     def step(self, slope: float) -> None:

@@ -36,13 +36,13 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 
 @rule("sequence")
 def sequence_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
-    """GRPO (arXiv:2402.03300): the reference is the response's own length, w_i = 1 / length_i."""
+    """Return the weights of GRPO (arXiv:2402.03300): the reference is the response's own length."""
     return 1.0 / length_N.double()
 
 
 @rule("token")
 def token_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
-    """Token aggregation per group (DAPO, arXiv:2503.14476, equation 8).
+    """Return the weights of token aggregation per group (DAPO, arXiv:2503.14476, equation 8).
 
     A group of G responses gives the mean over its tokens, sum_it loss_it / sum_i length_i, so the
     reference is the mean length of the group.
@@ -52,7 +52,7 @@ def token_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Ten
 
 @rule("token_batch")
 def token_batch_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
-    """Token mean over the whole train batch, what verl and TRL call token mean."""
+    """Return the weights of the token mean over the train batch, as verl and TRL name it."""
     return torch.full_like(length_N, 1.0, dtype=torch.double) / length_N.double().mean()
 
 
@@ -60,7 +60,7 @@ def token_batch_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) 
 def constant_weights(
     length_N: Tensor, advantage_N: Tensor, group_N: Tensor, limit: float = 1.0
 ) -> Tensor:
-    """Dr. GRPO (arXiv:2503.20783): the reference is a constant, usually the length limit.
+    """Return the weights of Dr. GRPO (arXiv:2503.20783): the reference is a constant, the limit.
 
     Without `limit` it is the plain sum over tokens; the limit only scales all weights alike.
     """
@@ -69,7 +69,7 @@ def constant_weights(
 
 @rule("balanced")
 def balanced_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
-    """Balanced Aggregation (arXiv:2605.04077).
+    """Return the weights of Balanced Aggregation (arXiv:2605.04077).
 
     In a group of G responses the tokens of each advantage sign are averaged apart, and the means
     are mixed by how many responses they hold:
@@ -91,7 +91,7 @@ def lambda_weights(
     exponent: float | Tensor = 0.0,
     spread: float = 1 / 9,
 ) -> Tensor:
-    """lambda-GRPO (arXiv:2510.06870): a learned preference for short or long responses.
+    """Return the weights of lambda-GRPO (arXiv:2510.06870), which learns a preference in length.
 
     With z the standardised length within the group (standard deviation over G, not G - 1),
 
@@ -130,14 +130,14 @@ def lambda_weights(
 
 
 def mean_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:
-    """Mean of `value_N` over the responses with the same bucket number, given back per response."""
+    """Return for each response the mean of `value_N` over the responses of its bucket."""
     count = torch.bincount(bucket_N)
     total = torch.zeros(len(count), dtype=torch.double).scatter_add(0, bucket_N, value_N.double())
     return (total / count)[bucket_N]
 
 
 def value_and_slope(weights: Rule, exponent: float, *columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of a rule with a learned scalar, and their derivative by that scalar.
+    """Return the weights of a rule with a learned scalar, and their derivative by that scalar.
 
     Returns:
         weight_N, slope_N.
@@ -150,7 +150,7 @@ def value_and_slope(weights: Rule, exponent: float, *columns: Tensor) -> tuple[T
 
 
 def over_all_rows(weight_C: Tensor, counted_N: Tensor) -> Tensor:
-    """Weights of a train batch of which only some responses count.
+    """Return the weights of all rows of a train batch of which only some responses count.
 
     Padding, aborted and dropped rows get weight 0. The others are multiplied by N / num_counted,
     so dividing by all N rows in the loss is a mean over the counted ones.

@@ -1,4 +1,4 @@
-"""What the graders said of a batch, on the driver."""
+"""Read the graders' verdicts of a batch on the driver."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,7 +28,7 @@ def refuse_broken(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> None:
 
 
 def reward_metrics(is_N: Tensor, info_N: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means of the graders' columns over the rows where `is_N`; none for other reward functions."""
+    """Return means of the graders' columns over the rows where `is_N`; none for other rewards."""
     rows = [info for info, is_there in zip(info_N, is_N.tolist(), strict=True) if is_there]
     return {
         f"reward/{name}": sum(float(row[name]) for row in rows) / len(rows)
@@ -38,7 +38,7 @@ def reward_metrics(is_N: Tensor, info_N: Iterable[dict[str, Any]]) -> dict[str, 
 
 
 def correct(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> Tensor:
-    """Which responses are right, (N,) bool: by the graders' `acc`, else by a score above 0.
+    """Return which responses are correct, (N,) bool: by the graders' `acc`, else by score > 0.
 
     The two differ where a punishment for length is in the score.
     """

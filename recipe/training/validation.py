@@ -20,29 +20,29 @@ Columns = Mapping[str, list[Any]]
 
 
 class TaskLoader:
-    """verl's validation batches, with the number of samples that the task of each row asks for."""
+    """Add to verl's validation batches the number of samples that each row's task asks for."""
 
     def __init__(
         self, batches: Iterable[dict[str, Any]], names: Iterable[str], others: int
     ) -> None:
-        """Of `batches`; rows of no task in `names` get `others` samples."""
+        """Wrap `batches`. Rows of no task in `names` get `others` samples."""
         self.batches, self.others = batches, others
         self.by_source = samples_by_source(names)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches with the column that verl reads the number from."""
+        """Yield batches with the column from which verl reads the number."""
         for batch in self.batches:
             samples = [self.by_source.get(name, self.others) for name in batch["data_source"]]
             yield {**batch, "__rollout_n__": np.array(samples, dtype=object)}
 
 
 class Validated(NamedTuple):
-    """The responses of a validation to one data source."""
+    """Hold the responses of a validation to one data source."""
 
     rows_P: dict[str, list[int]]
     """Row numbers by prompt."""
     missing_P: dict[str, int]
-    """Responses that were asked for and failed, by prompt: they count as wrong, as in verl."""
+    """Responses that were asked for and failed, by prompt. They count as incorrect, as in verl."""
 
 
 def validation_metrics(
@@ -52,7 +52,7 @@ def validation_metrics(
     expected: Mapping[tuple[str, str], int],
     settings: RewardSettings,
 ) -> dict[str, float]:
-    """The metrics of a validation: `val-core/SOURCE/acc/mean@n`, pass@n and maj@n, and what helps.
+    """Return the metrics of a validation: `val-core/SOURCE/acc/mean@n`, pass@n, maj@n and others.
 
     Args:
         sources: the data source of each response.
@@ -83,7 +83,7 @@ def validation_metrics(
 def source_metrics(
     source: str, found: Validated, columns: Columns, is_code: bool, grader: Grader
 ) -> dict[str, float]:
-    """The metrics of one data source."""
+    """Return the metrics of one data source."""
     samples_P = [
         [Graded(bool(columns["acc"][row]), "" if is_code else columns["pred"][row]) for row in rows]
         + [Graded(False, "")] * found.missing_P[uid]

@@ -1,4 +1,4 @@
-"""verl's actor worker, measuring what gradient clipping and the optimizer do to each update."""
+"""Measure in verl's actor worker what clipping and the optimizer do to each update."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -16,16 +16,16 @@ EPS_FELT = 10
 
 
 class MeasuredTrainingWorker(TrainingWorker):
-    """Adds `clip_hit` and, under AdamW, `update_norm` and `eps_felt` to a step's metrics.
+    """Add measures of each update to a step's metrics.
 
-    Rules differ in the norm of their gradient, so a fixed clip hits them differently, and only
-    the norm of the update compares their step sizes. `eps_felt` is the share of parameters
-    with sqrt(v_hat) < 10 * eps, on which AdamW feels the scale of the reward (arXiv:2601.05002,
-    proposition 2).
+    `grad_clipped` is 1 if the gradient was clipped. Rules differ in the norm of their gradient, so
+    a fixed clip treats them differently, and only `update_norm` compares their step sizes.
+    `adamw_scale_sensitive_share` is the share of parameters with sqrt(v_hat) < 10 * eps, whose
+    AdamW step depends on the scale of the reward (arXiv:2601.05002, proposition 2).
     """
 
     def train_batch(self, data: TensorDict) -> TensorDict:
-        """One optimizer step on a mini-batch."""
+        """Make one optimizer step on a mini-batch, and measure it."""
         if isinstance(self.loss_fn, Loss):
             forward = {
                 "use_remove_padding": self.model_config.get("use_remove_padding", False),
@@ -57,7 +57,7 @@ class MeasuredTrainingWorker(TrainingWorker):
 
     @torch.no_grad()
     def _measure(self, changes: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-        """`update_norm` and `eps_felt` over all ranks, of which one may have changed nothing."""
+        """Return the two measures over all ranks, of which one may have changed nothing."""
         mesh = self.engine.device_mesh
         whole = torch.zeros(3, dtype=torch.double, device=mesh.device_type)
         for change, small in changes:
@@ -73,20 +73,20 @@ class MeasuredTrainingWorker(TrainingWorker):
 
 
 def measured(worker: type[ActorRolloutRefWorker]) -> type[ActorRolloutRefWorker]:
-    """One of verl's actor workers, with the measured training worker inside."""
+    """Return one of verl's actor workers with the measured training worker inside."""
     inside = {"actor_worker_cls": MeasuredTrainingWorker}
     return type(f"Measured{worker.__name__}", (worker,), inside)
 
 
 def num_steps(optimizer: torch.optim.Optimizer) -> int:
-    """Steps an optimizer has made, by the state of its parameters; 0 before the first."""
+    """Return how many steps an optimizer has made, by the state of its parameters."""
     return max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
 
 
 def adamw_changes(
     optimizer: torch.optim.AdamW, lrs: list[float]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """What the last step changed in this rank's part of each parameter, in float32.
+    """Yield what the last step changed in this rank's part of each parameter, in float32.
 
     Read off the optimizer's state, which needs no copy of the parameters (AdamW,
     arXiv:1711.05101, algorithm 2):
@@ -116,5 +116,5 @@ def adamw_changes(
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's shard, in float32."""
+    """Return this rank's shard, in float32."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().float()

@@ -218,7 +218,7 @@ def _failure(
         check(level, limits)
         return found
     if not is_correct(ended.stdout, case.expected):
-        return "incorrect", f"wrong output {ended.stdout[:80].decode(errors='replace')!r}"
+        return "incorrect", f"incorrect output {ended.stdout[:80].decode(errors='replace')!r}"
     return None
 
 

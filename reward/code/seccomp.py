@@ -139,25 +139,21 @@ def program(machine: str, pid: int) -> bytes:
 
 
 def _refused_arguments(pid: int) -> list[tuple[tuple[int | None, int | None], Arguments]]:
+    """Return pairs of a call's numbers and the arguments with which it is refused."""
     only_itself = Arguments(0, 0xFFFFFFFF, pid, unless=True)
     return [
         ((56, 220), Arguments(0, CLONE_THREAD, 0)),  # clone: only for threads
         ((62, 129), only_itself),  # kill
         ((234, 131), only_itself),  # tgkill
-        (
-            (302, 261),
-            Arguments(0, 0xFFFFFFFF, 0, unless=True),
-        ),  # prlimit64: only its own
-        (
-            (72, 25),
-            Arguments(1, 0xFFFFFFF8, 8),
-        ),  # fcntl: F_SETOWN and its like send signals
+        ((302, 261), Arguments(0, 0xFFFFFFFF, 0, unless=True)),  # prlimit64: only its own
+        ((72, 25), Arguments(1, 0xFFFFFFF8, 8)),  # fcntl: F_SETOWN and its like send signals
         ((2, None), Arguments(1, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # open
         ((257, 56), Arguments(2, ACCESS_AND_TRUNCATE, TRUNCATE_UNWRITTEN)),  # openat
     ]
 
 
 def _refuse_arguments(number: int, arguments: Arguments) -> list[bytes]:
+    """Return the steps of the filter that refuse these arguments of a call."""
     refused, allowed = (1, 0) if arguments.unless else (0, 1)
     return [
         _step(_JUMP_EQUAL, number, if_false=5),

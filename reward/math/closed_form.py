@@ -33,7 +33,7 @@ _TOKEN = re.compile(
 _FUNCTION = re.compile(r"(?<![A-Za-z])[fghFGHPQ] ?\(")
 
 
-class _NotOneError(Exception):
+class _NotASumError(Exception):
     """Say that a text is not such a sum."""
 
 
@@ -51,7 +51,7 @@ def closed_form(text: str) -> Sum | None:
     reader = _Reader(tokens)
     try:
         found = reader.sum()
-    except _NotOneError:
+    except _NotASumError:
         return None
     return None if reader.next() else found
 
@@ -68,7 +68,7 @@ class _Reader:
 
     def take(self, wanted: str) -> None:
         if self.next() != wanted:
-            raise _NotOneError
+            raise _NotASumError
         self.tokens.pop()
 
     def sum(self) -> Sum:
@@ -87,7 +87,7 @@ class _Reader:
             if token in ("*", "/", r"\cdot"):
                 self.tokens.pop()
             elif token[0].isdigit() or (token == r"\frac" and self.is_behind_a_number):
-                raise _NotOneError  # `2 3` is no product and `3\frac{1}{2}` is a mixed number
+                raise _NotASumError  # `2 3` is no product and `3\frac{1}{2}` is a mixed number
             factor = self.power()
             value = _times(value, _inverse(factor) if token == "/" else factor)
         return value
@@ -99,7 +99,7 @@ class _Reader:
         self.tokens.pop()
         times = _rational(self.factor())
         if times.denominator != 1 or not 0 < times <= MAX_EXPONENT:
-            raise _NotOneError
+            raise _NotASumError
         value = base
         for _ in range(int(times) - 1):
             value = _times(value, base)
@@ -117,13 +117,13 @@ class _Reader:
         if token[:1].isdigit():
             significant = len(token.replace(".", "").lstrip("0"))
             if "." in token and significant >= DIGITS_OF_AN_APPROXIMATION:
-                raise _NotOneError
+                raise _NotASumError
             self.tokens.pop()
             return {NUMBER: Fraction(token)} if Fraction(token) else {}
         if token == r"\pi" or token.isalpha():
             self.tokens.pop()
             return {(1, ((token, 1),)): Fraction(1)}
-        raise _NotOneError
+        raise _NotASumError
 
     def bracket(self, opening: str) -> Sum:
         self.take(opening)
@@ -134,7 +134,7 @@ class _Reader:
 
 def _rational(value: Sum) -> Fraction:
     if value.keys() - {NUMBER}:
-        raise _NotOneError
+        raise _NotASumError
     return value.get(NUMBER, Fraction(0))
 
 
@@ -142,13 +142,13 @@ def _added(left: Sum, right: Sum) -> Sum:
     keys = left.keys() | right.keys()
     sums = {key: left.get(key, Fraction(0)) + right.get(key, Fraction(0)) for key in keys}
     if len(sums) > MAX_TERMS:
-        raise _NotOneError
+        raise _NotASumError
     return {key: value for key, value in sums.items() if value}
 
 
 def _times(left: Sum, right: Sum) -> Sum:
     if len(left) * len(right) > MAX_TERMS:
-        raise _NotOneError
+        raise _NotASumError
     total: Sum = {}
     for (a, letters), x in left.items():
         for (b, others), y in right.items():
@@ -159,14 +159,14 @@ def _times(left: Sum, right: Sum) -> Sum:
             key = inside, tuple(sorted((name, power) for name, power in powers.items() if power))
             product = x * y * outside
             if max(product.numerator.bit_length(), product.denominator.bit_length()) > MAX_BITS:
-                raise _NotOneError
+                raise _NotASumError
             total[key] = total.get(key, Fraction(0)) + product
     return {key: value for key, value in total.items() if value}
 
 
 def _inverse(value: Sum) -> Sum:
     if len(value) != 1:
-        raise _NotOneError
+        raise _NotASumError
     (((radicand, letters), coefficient),) = value.items()
     flipped = tuple((name, -power) for name, power in letters)
     return {(radicand, flipped): 1 / (coefficient * radicand)}
@@ -176,7 +176,7 @@ def _root(value: Sum) -> Sum:
     """Return the square root of a rational number that is not negative."""
     inside = _rational(value)
     if inside < 0:
-        raise _NotOneError
+        raise _NotASumError
     outside, radicand = _extracted(inside.numerator * inside.denominator)
     return {(radicand, ()): Fraction(outside, inside.denominator)} if inside else {}
 
@@ -184,7 +184,7 @@ def _root(value: Sum) -> Sum:
 def _extracted(number: int) -> tuple[int, int]:
     """Return (a, b) with number = a * a * b and b square-free."""
     if number > MAX_RADICAND:
-        raise _NotOneError
+        raise _NotASumError
     factors = Counter[int]()
     divisor = 2
     while divisor * divisor <= number:

@@ -55,7 +55,7 @@ class GdpoSettings:
 def normalised_within(
     value_N: Tensor, group_N: Tensor, epsilon: float, divide_by_std: bool = True
 ) -> Tensor:
-    """(value - mean) / (std + epsilon) within each group; 0 where all of a group are equal."""
+    """Return (value - mean) / (std + epsilon) within each group; 0 where all values are equal."""
     value_N = value_N.double()
     # The mean of equal numbers is rounded.
     deviation_N = (value_N - mean_within(value_N, group_N)).where(
@@ -70,7 +70,7 @@ def normalised_within(
 
 
 def normalised_over_batch(value_N: Tensor, count_N: Tensor, epsilon: float) -> Tensor:
-    """(value - mean) / (std + epsilon) over the batch, in which row i stands for `count_N[i]`."""
+    """Return (value - mean) / (std + epsilon) over a batch in which row i counts `count_N[i]`."""
     count_N = count_N.double()
     mean = (count_N * value_N).sum() / count_N.sum()
     square = (count_N * (value_N - mean).square()).sum() / (count_N.sum() - 1).clamp(min=1)
@@ -84,7 +84,7 @@ def gdpo_advantages(
     settings: GdpoSettings,
     divide_by_std: bool = True,
 ) -> Tensor:
-    """The advantage of each response; see the module's equations.
+    """Return the advantage of each response by the equations of this module.
 
     Args:
         components: value of each reward, (N,), by name.

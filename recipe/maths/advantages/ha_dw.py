@@ -60,19 +60,19 @@ class Anchor:
     """
 
     def __init__(self, settings: HaDwSettings) -> None:
-        """Nothing seen yet."""
+        """Begin without a batch."""
         self.settings = settings
         self.observed: deque[float] = deque(maxlen=settings.window)
         self.anchors: deque[float] = deque(maxlen=settings.window)
 
     def before(self, y: float) -> float:
-        """C-, which a batch with mean reward `y` is compared with."""
+        """Return C-, with which a batch of mean reward `y` is compared."""
         if self.settings.anchor == "window_with_current":
             return fmean([*self.observed, y][-self.settings.window :])
         return self.anchors[-1] if self.anchors else y
 
     def observe(self, y: float) -> float:
-        """Take in a batch's mean reward; returns the part of the way to it that C moves."""
+        """Take in a batch's mean reward, and return the part of the way to it that C moves."""
         self.observed.append(y)
         if self.settings.anchor != "adaptive" or len(self.anchors) < self.settings.window:
             self.anchors.append(fmean(self.observed))
@@ -119,7 +119,7 @@ class Anchor:
 def difficulty_factors(
     advantage_N: Tensor, success_N: Tensor, anchor: float, scale: float
 ) -> Tensor:
-    """Phi of each response (eq. 13-16).
+    """Return the factor Phi of each response (eq. 13-16).
 
     The paper has -sgn(A) * sgn(p - C) * abs(p - C) in the exponent, which is -sgn(A) * (p - C).
 

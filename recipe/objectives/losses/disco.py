@@ -26,7 +26,7 @@ SLOPE_COLUMN, MINI_BATCH = "disco_slope", "disco_mini_batch"
 
 
 class MiniBatch(NamedTuple):
-    """What the look found, of the whole mini-batch and before its update."""
+    """Hold what `prepare` found in the whole mini-batch, before its update."""
 
     objective: float
     kl: float
@@ -70,7 +70,7 @@ class DiscoLoss(Loss):
     def __call__(
         self, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The micro-batch's part of the loss, for `prepare`d data.
+        """Return the micro-batch's part of the loss, for `prepare`d data.
 
         Returns:
             the loss, whose gradient summed over micro-batches and averaged over ranks is that of
@@ -91,7 +91,7 @@ class DiscoLoss(Loss):
         return loss, Metric.from_dict(found, aggregation=AggregationType.MEAN)
 
     def _terms(self, log_prob_NT: Tensor | None, data: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
-        """Score, summed KL and trained tokens of each row; of the old log-probs if None."""
+        """Return score, summed KL and trained tokens of each row; of the old log-probs if None."""
         padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
         old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
         log_prob_NT = old_NT if log_prob_NT is None else log_prob_NT.to(old_NT.device)
@@ -106,7 +106,7 @@ class DiscoLoss(Loss):
 
 
 def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tensor:
-    """Log-probs of the response tokens under the current parameters, (N, T), without gradient."""
+    """Return the log-probs of response tokens under the current parameters, (N, T), no gradient."""
     seen = data.copy()
     tu.assign_non_tensor(seen, calculate_entropy=False, compute_loss=False, **forward)
     with engine.eval_mode(disable_auto_offload=True):
@@ -115,7 +115,7 @@ def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tenso
 
 
 def gathered(engine: BaseEngine, row_NC: Tensor) -> Tensor:
-    """The rows of all ranks, in their order; every rank has as many."""
+    """Return the rows of all ranks in their order. Every rank has the same number of rows."""
     if engine.get_data_parallel_size() == 1:
         return row_NC
     own = row_NC.to(get_device_id())

@@ -1,4 +1,4 @@
-"""Which of verl's policy losses can be weighted per response, found out by trying each.
+"""Find out which of verl's policy losses can be weighted per response, by trying each.
 
 A loss takes any aggregation rule if, summed over tokens, it is
 
@@ -44,7 +44,7 @@ class Example(NamedTuple):
 
 
 def example() -> Example:
-    """Lengths 1 to 9, advantages of both signs and 0, ratios from 1/20 to 20."""
+    """Return lengths 1 to 9, advantages of both signs and 0, and ratios from 1/20 to 20."""
     generator = torch.Generator().manual_seed(0)
     shape = NUM_ROWS, NUM_TOKENS
     length_N = torch.arange(NUM_ROWS) % NUM_TOKENS + 1
@@ -65,7 +65,7 @@ def example() -> Example:
 def evaluate(
     config: ActorConfig, columns: dict[str, Tensor], weight_N: Tensor, **counts: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A loss summed over tokens, with advantages times weights.
+    """Return a loss summed over tokens, with advantages times weights.
 
     Returns:
         the loss; its gradient by the log-probs, (N, T); by the weights, (N,).
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def failures(config: ActorConfig) -> Iterator[str]:
-    """The keys of `MEANINGS` that hold against the loss that the config names."""
+    """Yield the keys of `MEANINGS` that speak against the loss that the config names."""
     if config.policy_loss.loss_mode == "bypass_mode":
         correction = config.policy_loss.rollout_correction
         if correction.get("rollout_rs") is not None:
@@ -124,12 +124,12 @@ def failures(config: ActorConfig) -> Iterator[str]:
 
 
 def same(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for rounding, in float64."""
+    """Return whether two tensors are equal up to rounding in float64."""
     return torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def refusal(config: ActorConfig) -> str | None:
-    """Why the loss that the config names does not take weights; None if it does."""
+    """Return why the loss that the config names cannot be weighted; None if it can."""
     with torch.random.fork_rng():
         try:
             found = [MEANINGS[key] for key in failures(config)]
@@ -139,10 +139,10 @@ def refusal(config: ActorConfig) -> str | None:
 
 
 def check_loss(config: ActorConfig) -> None:
-    """The loss that the config names takes every rule.
+    """Refuse a loss that cannot be weighted per response.
 
     Raises:
-        UserError: it does not.
+        UserError: the loss that the config names cannot.
     """
     if reason := refusal(config):
         accepted = [name for name in losses() if not refusal(default_config(name))]
@@ -159,7 +159,7 @@ def losses() -> list[str]:
 
 
 def default_config(loss_mode: str, **settings: Any) -> FSDPActorConfig:
-    """The defaults of verl with one loss; a value that lets it run where verl has none."""
+    """Return verl's defaults with one loss, and with a value where verl has none."""
     policy_loss = PolicyLossConfig(loss_mode=loss_mode, dro_beta=0.1)
     return FSDPActorConfig(
         strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, policy_loss=policy_loss, **settings
@@ -167,7 +167,7 @@ def default_config(loss_mode: str, **settings: Any) -> FSDPActorConfig:
 
 
 def table() -> list[str]:
-    """Lines of a Markdown table: each loss, and whether it takes every rule."""
+    """Return the lines of a Markdown table: each loss, and whether it takes every rule."""
     rows = []
     for name in losses():
         reason = refusal(default_config(name))

@@ -84,7 +84,7 @@ def test_the_cases_are_many_and_cover_every_outcome():
 @pytest.mark.parametrize(
     ("program", "detail"),
     [
-        ("print(9)", "test 1 of 1: wrong output '9"),
+        ("print(9)", "test 1 of 1: incorrect output '9"),
         ("raise ValueError('why')", "crash with return code 1, last line of stderr 'ValueError: w"),
         ("x = [0] * 10**10", "out of memory"),
         ("while True: print('x' * 1000)", "over the limit of 1048576 bytes"),
