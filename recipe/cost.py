@@ -1,4 +1,4 @@
-"""Say how many GPU-hours an experiment takes.
+"""Print how many GPU-hours an experiment takes.
 
     python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
     python -m recipe.cost table [--into FILE]      # the paper's runs, with their memory

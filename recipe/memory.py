@@ -1,4 +1,4 @@
-"""Say whether an experiment fits into the memory of its GPUs.
+"""Print whether an experiment fits into the memory of its GPUs.
 
     python -m recipe.memory +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
 

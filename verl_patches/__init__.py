@@ -1,8 +1,9 @@
-"""What verl, vLLM, Ray and TransferQueue need here: one file per cause, listed in README.md.
+"""Patch verl, vLLM and TransferQueue where this project needs it: one file per cause.
 
-Importing this package applies the patches: on every machine the one for several runs on a cluster,
-and under `VERL_PLATFORM=cpu` those for a CPU. verl imports it in every process, because the configs
-put it into `VERL_USE_EXTERNAL_MODULES`: unlike an entry point, a failure there is fatal.
+README.md lists the patches. Importing this package applies them: on every machine the one for
+several runs on a cluster, and under `VERL_PLATFORM=cpu` those for a CPU. verl imports it in every
+process, because the configs put it into `VERL_USE_EXTERNAL_MODULES`. A failure there ends the
+process, which a failing entry point would not do.
 """
 
 import os
@@ -32,7 +33,7 @@ PATCHES = (*EVERYWHERE, *ON_A_CPU)
 
 
 def apply_all() -> None:
-    """Apply each patch of this platform once; those of modules to come wait for their import."""
+    """Apply each patch of this platform once; a module not yet imported is patched on import."""
     on_a_cpu = os.environ.get("VERL_PLATFORM") == "cpu"
     for patch in PATCHES if on_a_cpu else EVERYWHERE:
         patch.apply()

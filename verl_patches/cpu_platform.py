@@ -1,4 +1,4 @@
-"""verl knows the platform `cpu`.
+"""Register the platform `cpu` with verl.
 
 Upstream  verl 0.9.1, verl/plugin/platform: the registry holds cuda, npu and rocm
 Why       verl asks its platform for device names, the torch device module, memory figures, the
@@ -20,55 +20,66 @@ from verl_patches.guard import expect
 
 
 class CPUDevice(ModuleType):
-    """`torch.cpu` with the other functions verl calls on every device module."""
+    """`torch.cpu` with the other functions that verl calls on every device module."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
 
     def set_rng_state(self, state: torch.Tensor) -> None:
-        """A checkpoint's state under the name "cpu" is that of torch itself."""
+        """Set torch's own random state, which a checkpoint holds under the name "cpu"."""
         torch.set_rng_state(state)
 
     def empty_cache(self) -> None:
-        """Nothing is cached."""
+        """Do nothing, because nothing is cached."""
 
     def ipc_collect(self) -> None:
-        """Nothing is shared by handle."""
+        """Do nothing, because nothing is shared by handle."""
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        """The kernel's peak cannot be reset."""
+        """Do nothing, because the kernel's peak cannot be reset."""
 
     def get_device_name(self, device: Any = None) -> str:
-        """The name verl looks up for the peak FLOP rate; unknown names count as unlimited."""
+        """Return the name by which verl looks up the peak FLOP rate; unknown ones have no limit."""
         return "cpu"
 
     def memory_allocated(self, device: Any = None) -> int:
-        """Resident bytes of this process."""
+        """Return the resident bytes of this process."""
         return psutil.Process().memory_info().rss
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        """Peak resident bytes of this process."""
+        """Return the peak resident bytes of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     memory_reserved = memory_allocated
     max_memory_reserved = max_memory_allocated
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """Free and total bytes of the machine."""
+        """Return the free and total bytes of the machine."""
         memory = psutil.virtual_memory()
         return memory.available, memory.total
 
 
+DEVICE = CPUDevice("torch.cpu")
+
+
 def platform_class() -> type:
-    """The platform; built on call, because its base class lives in verl."""
+    """Return the platform's class; it is built on call, because its base class lives in verl."""
     from verl.plugin.platform.platform_base import PlatformBase
 
     class PlatformCPU(PlatformBase):
         """Every rank is a process on the host's CPUs."""
 
-        device_name = "cpu"
-        vendor_name = "cpu"
-        device_module = CPUDevice("torch.cpu")
+        @property
+        def device_name(self) -> str:
+            return "cpu"
+
+        @property
+        def vendor_name(self) -> str:
+            return "cpu"
+
+        @property
+        def device_module(self) -> ModuleType:
+            return DEVICE
 
         def is_available(self) -> bool:
             return True

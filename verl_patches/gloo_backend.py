@@ -1,4 +1,4 @@
-"""The process group of a CPU run has one backend, gloo.
+"""Give the process group of a CPU run one backend, gloo.
 
 Upstream  verl 0.9.1, verl/utils/distributed.py: initialize_global_process_group_ray
 Why       it joins `cpu:gloo` with the device's own backend; for the device "cpu" that is
@@ -18,7 +18,7 @@ MODULE = "verl.utils.distributed"
 
 
 def with_gloo(wrapped: Callable[..., None], instance: None, args: tuple, kwargs: dict) -> None:
-    """Call upstream with a backend it does not have to make up."""
+    """Call upstream with a backend, which it would otherwise derive."""
     wrapped(*args, **{"backend": "cpu:gloo", **kwargs})
 
 

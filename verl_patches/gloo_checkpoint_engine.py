@@ -1,4 +1,4 @@
-"""Weights from the trainer to separate vLLM servers over gloo, for the trainer mode separate_async.
+"""Send weights from the trainer to separate vLLM servers over gloo, for the mode separate_async.
 
 None of verl's own engines (nccl, hccl, nixl, ...) runs on a CPU. This one is no patch:
 `rollout.checkpoint_engine.custom_backend_module` names this module, and importing it registers
@@ -21,15 +21,22 @@ TIMEOUT = datetime.timedelta(minutes=5)
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
-@CheckpointEngineRegistry.register("gloo")
+# verl declares `register` without @staticmethod, which type checkers refuse to call.
+registry: Any = CheckpointEngineRegistry
+
+
+@registry.register("gloo")
 class GlooCheckpointEngine(CheckpointEngine):
-    """A process group of its own for each synchronisation, beside torch's default one."""
+    """Make a process group for each synchronisation, beside torch's default one."""
+
+    group: Any = None
+    store: Any = None
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
-        """Both arguments are verl's; tensors are sent one by one, so there is no bucket."""
+        """Take verl's arguments and ignore them: tensors are sent one by one, without buckets."""
 
     def prepare(self) -> tuple[str, int]:
-        """An address of this process at which a store could listen."""
+        """Return an address of this process at which a store could listen."""
         host = ray.util.get_node_ip_address()
         return host, get_free_port(host)[0]
 
@@ -37,7 +44,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[tuple[str, int]]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """Trainer rank 0 sends, the other trainer ranks stay outside, all servers receive."""
+        """Let trainer rank 0 send and all servers receive; other trainer ranks stay outside."""
         world_size = 1 + rollout_world_size
 
         def arguments(ranks: list[int]) -> dict[str, list[Any]]:
@@ -48,7 +55,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         return arguments(senders), arguments(list(range(1, world_size)))
 
     def init_process_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
-        """Join the group; the sender's store is where all meet."""
+        """Join the group, which meets at the sender's store."""
         self.rank = rank
         if rank == OUTSIDE:
             return
@@ -68,7 +75,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self.group = self.store = None
 
     async def send_weights(self, weights: Weights, global_steps: int | None = None) -> None:
-        """Send every weight; ranks outside only take part in gathering it from the shards."""
+        """Send every weight; ranks outside only help to gather it from the shards."""
         for name, weight in weights:
             if self.rank == SENDER:
                 self._broadcast_object((name, weight.shape, weight.dtype))
@@ -91,7 +98,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         return tensor
 
     def _broadcast_object(self, value: Any = None) -> Any:
-        """Pickled, with its length ahead; receivers call it without a value."""
+        """Send an object, pickled, after its length; receivers call this without a value."""
         data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
         length = self._broadcast(torch.tensor([len(data)]))
         if self.rank != SENDER:

@@ -1,4 +1,4 @@
-"""Each run has a TransferQueue of its own, also where several run on one Ray cluster.
+"""Give each run its own TransferQueue, also if several run on one Ray cluster.
 
 Upstream  TransferQueue 0.1.11, transfer_queue/interface.py: init, _init_from_existing
 Why       the controller is an actor with a fixed name in a fixed namespace of the cluster, and
@@ -7,7 +7,6 @@ What      the name is looked up and given in the Ray job's own namespace.
 Remove    once the namespace can be configured; here nothing is shared between jobs.
 """
 
-from types import ModuleType
 from typing import Any
 
 import wrapt
@@ -21,7 +20,7 @@ class JobsRay(wrapt.ObjectProxy):
     """The module `ray`, finding actors of this job only."""
 
     def get_actor(self, name: str, namespace: str) -> Any:
-        """The actor of this name in the job's own namespace, whichever was asked for."""
+        """Return the actor of this name in the job's own namespace; `namespace` is ignored."""
         return self.__wrapped__.get_actor(name)
 
 
@@ -29,12 +28,12 @@ class JobsController(wrapt.ObjectProxy):
     """The controller's actor class, named in the job's own namespace."""
 
     def options(self, *, name: str, namespace: str) -> Any:
-        """As upstream, less the namespace."""
+        """Call upstream without the namespace."""
         return self.__wrapped__.options(name=name)
 
 
-def patch(module: ModuleType) -> None:
-    """Put the proxies in the place of what the module imported."""
+def patch(module: Any) -> None:
+    """Replace what the module imported by the proxies."""
     expect(module.init, package="TransferQueue", sha256="4a75f86c544e")
     expect(module._init_from_existing, package="TransferQueue", sha256="ed43e32c550d")
     module.ray = JobsRay(module.ray)

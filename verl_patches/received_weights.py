@@ -1,4 +1,4 @@
-"""The receiver of a weight sync hands on copies, not views of the shared-memory segment.
+"""Let the receiver of a weight sync hand on copies instead of views of shared memory.
 
 Upstream  verl 0.9.1, verl/workers/rollout/vllm_rollout/bucketed_weight_transfer.py:
           BucketedWeightReceiver.receive_weights
@@ -22,20 +22,18 @@ OnBucket = Callable[[list[tuple[str, torch.Tensor]], bool], None]
 
 
 def with_copies(on_bucket_received: OnBucket) -> OnBucket:
-    """The same callback, given tensors that own their memory."""
+    """Return the same callback, which then gets tensors that own their memory."""
 
     def receive(weights: list[tuple[str, torch.Tensor]], is_last: bool) -> None:
         copies = [(name, weight.clone()) for name, weight in weights]
-        # The caller's list and its tensors are views of the segment: let go of them here.
+        # The tensors of the caller's list are views of the segment, which must be released here.
         weights.clear()
         on_bucket_received(copies, is_last)
 
     return receive
 
 
-def hand_on_copies(
-    wrapped: Callable[[OnBucket], None], instance: Any, args: tuple, kwargs: dict
-) -> None:
+def hand_on_copies(wrapped: Callable[..., None], instance: Any, args: tuple, kwargs: dict) -> None:
     """Call upstream with a callback that copies."""
     [on_bucket_received] = [*args, *kwargs.values()]
     wrapped(with_copies(on_bucket_received))

@@ -1,4 +1,4 @@
-"""The reference model of a CPU run is "offloaded" without pinned memory.
+"""Offload the reference model of a CPU run without pinned memory.
 
 Upstream  verl 0.9.1, verl/workers/engine/fsdp/transformer_impl.py: FSDPEngine._build_fsdp_module
 Why       a forward-only FSDP2 model, the reference of the KL terms, gets a CPUOffloadPolicy with
@@ -8,7 +8,7 @@ What      the policy is the same, with memory that is not pinned.
 Remove    once upstream offloads nothing when the device is a CPU.
 """
 
-from types import ModuleType
+from typing import Any
 
 import wrapt
 
@@ -17,7 +17,7 @@ from verl_patches.guard import expect
 MODULE = "verl.workers.engine.fsdp.transformer_impl"
 
 
-def patch(module: ModuleType) -> None:
+def patch(module: Any) -> None:
     """Replace the name under which upstream finds the policy."""
     upstream = module.FSDPEngine._build_fsdp_module
     expect(upstream, package="verl", sha256="35b7b5398584")

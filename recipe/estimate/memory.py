@@ -1,10 +1,10 @@
-"""Whether an experiment fits into the memory of its GPUs, worked out from the model's shape.
+"""Work out from the model's shape whether an experiment fits into the memory of its GPUs.
 
     python -m recipe.memory +experiment=qwen25_math_7b_polaris [cluster=gpu8x2] [KEY=VALUE...]
 
-Two phases share a GPU. In the update vLLM sleeps and the trainer has what `update_bytes` counts; in
-the rollout vLLM has `gpu_memory_utilization` of the GPU beside the trainer's shards. Upper bounds
-are taken throughout, and `estimate.reserved_gib` for what is not counted; nothing here is measured.
+Two phases share a GPU. In the update vLLM sleeps, and the trainer has what `update_bytes` counts.
+In the rollout vLLM has `gpu_memory_utilization` of the GPU beside the trainer's shards. All parts
+are upper bounds, and `estimate.reserved_gib` stands for the rest. Nothing here is measured.
 """
 
 from typing import NamedTuple
@@ -16,23 +16,23 @@ from recipe.base.tables import markdown_table
 from recipe.estimate.shapes import Shape, shape_of
 
 GIB = 2**30
-# verl computes the log-probs of so many tokens at once with fused kernels.
+# With fused kernels verl computes the log-probs of this many tokens at once.
 FUSED_CHUNK = 512
 
 
 class Memory(NamedTuple):
-    """Bytes of one GPU, and what vLLM can hold."""
+    """Bytes on one GPU by part, and the size of vLLM's KV cache."""
 
     update: dict[str, float]
-    """What the trainer has during an update."""
+    """The parts of the trainer during an update."""
     rollout: dict[str, float]
-    """What the trainer and vLLM have while responses are sampled."""
+    """The parts of the trainer and vLLM while responses are sampled."""
     kv_tokens: int
     """Tokens that one vLLM server's KV cache holds."""
     full_sequences: int
     """Sequences of prompt and response at their limits among them."""
     problems: list[str]
-    """Why it does not fit; empty if it does."""
+    """Reasons why it does not fit; empty if it fits."""
 
 
 def memory(config: DictConfig) -> Memory:
@@ -45,7 +45,7 @@ def memory(config: DictConfig) -> Memory:
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     if not actor.use_dynamic_bsz or config.trainer.device == "cpu":
         raise UserError(
-            "the estimate is for GPUs, and micro-batches with a budget of tokens. Choose "
+            "the estimate is for GPUs and for micro-batches with a budget of tokens. Choose "
             "cluster=gpu8 or another of GPUs, and actor_rollout_ref.actor.use_dynamic_bsz=true."
         )
     longest = config.data.max_prompt_length + config.data.max_response_length
@@ -82,14 +82,14 @@ def memory(config: DictConfig) -> Memory:
 
 
 def shard_count(config: DictConfig) -> int:
-    """GPUs that FSDP2 spreads a copy of the trainer's state over."""
+    """Return the number of GPUs over which FSDP2 shards a copy of the trainer's state."""
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     size = config.actor_rollout_ref.actor.fsdp_config.fsdp_size
     return size if 0 < size < ranks else ranks
 
 
 def update_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
-    """The trainer's parts at the peak of an update.
+    """Return the trainer's parts at the peak of an update.
 
     Shards in float32: 4 bytes of parameters, 4 of gradients and 8 of AdamW's moments each. Gathered
     for computing: the embedding or the output layer, whichever FSDP2 holds longest, and two layers
@@ -113,7 +113,7 @@ def update_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
 
 
 def activation_bytes(shape: Shape, tokens: int) -> float:
-    """With gradient checkpointing: each layer's input, and one layer computed again.
+    """Return the bytes of each layer's input and of one layer recomputed (gradient checkpointing).
 
     Per token and in bytes, H, Q, K, I being the widths of hidden state, queries, keys and MLP: a
     layer's input has 2 H; inside a layer each of two norms has 4 H in float32, 4 H normalised and
@@ -129,7 +129,9 @@ def activation_bytes(shape: Shape, tokens: int) -> float:
 
 
 def logit_bytes(shape: Shape, tokens: int, *, fused: bool) -> float:
-    """Logits in bfloat16, a copy in float32 for the log-softmax, and its gradient: 10 V a token.
+    """Return the bytes of the logits, 10 V a token.
+
+    They are kept in bfloat16, with a float32 copy for the log-softmax and its gradient.
 
     Fused kernels see `FUSED_CHUNK` tokens at a time, with logits, probabilities, a one-hot row and
     the gradient in float32 (18 V), and add up the output layer's gradient in bfloat16 (4 V H).
@@ -140,7 +142,7 @@ def logit_bytes(shape: Shape, tokens: int, *, fused: bool) -> float:
 
 
 def resident_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
-    """What the trainer keeps on the GPU while responses are sampled; gradients are freed.
+    """Return the trainer's parts while responses are sampled; gradients are freed.
 
     New weights reach vLLM through a buffer of `update_weights_bucket_megabytes`, from one matrix at
     a time gathered, and sent as it is, in float32 (4 V H for the embedding).
@@ -156,7 +158,7 @@ def resident_bytes(config: DictConfig, shape: Shape) -> dict[str, float]:
 
 
 def kv_bytes_per_gpu(config: DictConfig, shape: Shape) -> float:
-    """KV cache of one token on one GPU of a server, whose heads tensor parallelism shares out."""
+    """Return the KV-cache bytes of a token on one GPU; tensor parallelism divides the heads."""
     shared = min(
         config.actor_rollout_ref.rollout.tensor_model_parallel_size, shape.num_key_value_heads
     )
@@ -164,7 +166,7 @@ def kv_bytes_per_gpu(config: DictConfig, shape: Shape) -> float:
 
 
 def kv_cache_bytes(config: DictConfig, shape: Shape) -> float:
-    """What vLLM's part of the GPU leaves for the KV cache.
+    """Return the bytes that vLLM's part of the GPU leaves for the KV cache.
 
     It loads the weights in bfloat16 and tries a batch of `max_num_batched_tokens` before it takes
     the rest: 2 bytes for each of 4 H + Q + 2 K + 3 I numbers a token, and `max_num_seqs` rows of
@@ -180,7 +182,7 @@ def kv_cache_bytes(config: DictConfig, shape: Shape) -> float:
 
 
 def table(config: DictConfig) -> list[str]:
-    """The two phases, part by part, in lines of Markdown."""
+    """Return a Markdown table of the two phases, part by part."""
     found = memory(config)
     names = [*found.update, *(name for name in found.rollout if name not in found.update)]
     rows = [
