@@ -6,7 +6,6 @@ Makes the dump from a seed in a temporary folder, runs the command on it, and wr
 to benchmarks/results/analyze_cost/.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from recipe.base.command import command_parser
 from recipe.base.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results/analyze_cost"
@@ -61,7 +61,7 @@ def measure(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Make, measure, write."""
-    parser = argparse.ArgumentParser("python -m benchmarks.analyze_cost")
+    parser = command_parser("benchmarks.analyze_cost", __doc__)
     parser.add_argument("--responses", type=int, default=1_000_000)
     parser.add_argument("--bytes", type=int, default=2048)
     parser.add_argument("--per-step", type=int, default=1024)

@@ -18,7 +18,6 @@ they dominate.
 Axes: `_R` replications, `_S` seeds, `_P` problems, `_B` bootstrap samples, `_2` the two rules.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -33,8 +32,9 @@ from tqdm import tqdm
 
 from benchmarks.timing import SEED
 from eval.stats import LEAST_VARIANCE, paired_interval
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.tasks.at_k import Floats
 
 RESULT = Path(__file__).parent / "results" / "interval_coverage" / "result.json"
@@ -282,21 +282,17 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure and write the JSON, or show it as a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.interval_coverage", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
-    parser.add_argument("--into", type=Path, help="file with the marks coverage:begin, for table")
+    add_into(parser, "coverage")
     given = parser.parse_args()
     if given.part == "measure":
         result = {**measure(), "seed": SEED, **provenance("benchmarks.interval_coverage")}
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
         print(f"wrote {RESULT}")
-    lines = summary(json.loads(RESULT.read_text()))
-    print("\n".join(lines))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "coverage", lines))
+    with errors_reported():
+        show_table(summary(json.loads(RESULT.read_text())), "coverage", given.into)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ math-verify alone (on the whole response, in two processes, with its own timeout
 both see the same machine.
 """
 
-import argparse
 import json
 import logging
 import multiprocessing
@@ -27,8 +26,9 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.timing import SEED, median_with_interval, seconds
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from reward.grader import Grader, Row
 from reward.math.equality import same
 from reward.math.extract import extract
@@ -245,14 +245,12 @@ def table() -> list[str]:
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.reward_throughput", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--rows", type=int, default=100_000, help="of the memory run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
-    parser.add_argument("--into", type=Path, help="file with the marks reward:begin, for table")
+    add_into(parser, "reward")
     given = parser.parse_args()
     if given.part == "measure":
         result = {
@@ -268,9 +266,8 @@ def main() -> None:
         }
         given.results.mkdir(parents=True, exist_ok=True)
         (given.results / "cpu.json").write_text(json.dumps(result, indent=2) + "\n")
-    print("\n".join(table()))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "reward", table()))
+    with errors_reported():
+        show_table(table(), "reward", given.into)
 
 
 if __name__ == "__main__":

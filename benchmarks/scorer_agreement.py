@@ -13,7 +13,6 @@ last `</think>`, as both packages cut thinking off before they score.
 `result.json` counts, `disagreements.jsonl` has each row on which a peer's verdict is not ours.
 """
 
-import argparse
 import json
 import random
 import subprocess
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import SEED
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from reward.grade import read_line
 from reward.grader import Grader, Row
 from reward.math.extract import extract
@@ -239,23 +239,21 @@ def measure(python: Path, files: list[Path], results: Path) -> Fields:
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.scorer_agreement", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
     parser.add_argument("--peer-python", type=Path, help="of the peers' environment, for measure")
     parser.add_argument("--rows", type=Path, nargs="+", default=[], help="further files of rows")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the files go")
-    parser.add_argument("--into", type=Path, help="file with the marks agreement:begin, for table")
+    add_into(parser, "agreement")
     given = parser.parse_args()
     if given.part == "measure":
         if given.peer_python is None:
             parser.error("measure needs --peer-python, e.g. PEERS/bin/python")
         measure(given.peer_python, given.rows, given.results)
-    lines = table(json.loads((given.results / "result.json").read_text()))
-    print("\n".join(lines))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "agreement", lines))
+    with errors_reported():
+        show_table(
+            table(json.loads((given.results / "result.json").read_text())), "agreement", given.into
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Each writes benchmarks/results/step_cost/NAME.json. Ratios are paired in one pro
 machines are noisy; intervals are percentile bootstraps of the median over repetitions.
 """
 
-import argparse
 import gc
 import json
 import statistics
@@ -24,8 +23,9 @@ import torch
 
 from benchmarks.timing import SEED, median_with_interval, seconds
 from benchmarks.worker_cost import worker
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.config.settings import AggregationSettings
 from recipe.maths.columns import group_numbers, prompt_of
 from recipe.maths.diagnostics import diagnose
@@ -207,25 +207,21 @@ def flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def main() -> None:
     """Measure one part, print it, and write its JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.step_cost", __doc__)
     parser.add_argument("part", choices=["driver", "worker", "steps", "table"])
     parser.add_argument("folders", nargs="*", type=Path, help="runs, for steps")
     parser.add_argument("--rows", type=int, default=8, help="responses of the worker's micro-batch")
     parser.add_argument("--tokens", type=int, default=8192, help="its longest response")
     parser.add_argument("--repetitions", type=int, default=300)
-    parser.add_argument("--into", type=Path, help="file with the marks cost:begin, for table")
+    add_into(parser, "cost")
     parser.add_argument("--name", help="of the JSON file; the part's by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where it goes")
     given = parser.parse_args()
     if given.part == "steps" and not given.folders:
         parser.error("steps needs the folders of finished runs, e.g. outputs/cpu_demo/balanced-s0")
     if given.part == "table":
-        lines = summary(given.results)
-        print("\n".join(lines))
-        if given.into:
-            given.into.write_text(between_marks(given.into.read_text(), "cost", lines))
+        with errors_reported():
+            show_table(summary(given.results), "cost", given.into)
         return
     result = {
         "driver": driver,

@@ -97,7 +97,7 @@ def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
 
             ours = partial(run, weighted_ppo_loss, for_worker(base))
             verls = partial(run, ppo_loss, base)
-            row = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
+            row: dict[str, Any] = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
             row |= paired_times(ours, verls, repetitions, device)
             row |= peaks(ours, verls, device)
             row["memory_ratio"] = row["peak_bytes"] / row["peak_bytes_verl"]

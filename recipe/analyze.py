@@ -23,23 +23,17 @@ from recipe.analysis.counterfactual import analyse
 from recipe.analysis.dumps import Lengths, Rollouts, find_files, first_row, read_dumps
 from recipe.analysis.report import write_analysis
 from recipe.analysis.token_counts import choose_lengths
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.maths.rules import RULES, Rule
 
 LEARNED = "lambda"
-INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m recipe.analyze",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the arguments."""
+    command = command_parser("recipe.analyze", __doc__)
     add = command.add_argument
     add(
         "dumps",
@@ -85,12 +79,8 @@ def main() -> None:
     arguments = parser().parse_args()
     # Steps are small: on a busy machine threads wait for each other longer than they compute.
     torch.set_num_threads(1)
-    try:
+    with errors_reported():
         run(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
 
 
 def run(arguments: argparse.Namespace) -> None:

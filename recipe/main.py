@@ -49,6 +49,8 @@ from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
     arm,
     holds_same_run,
+    is_finished,
+    name_run,
     new_folder,
     other_overrides,
     read_metrics,
@@ -129,16 +131,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         conclude(config, folder, measured, overrides)
 
 
-def is_finished(folder: Path, config: DictConfig) -> bool:
-    """Whether there is nothing left to do for a run that may go on.
-
-    Raises:
-        UserError: the folder holds a run with another resolved config.
-    """
-    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
-    return same and config.trainer.resume_mode != "disable"
-
-
 def open_journal(folder: Path, config: DictConfig) -> Journal:
     """The run's folder, new or as an earlier start left it; decides how verl begins."""
     trainer, data = config.trainer, sha256_of_files(data_files(config, "train_files"))
@@ -188,23 +180,6 @@ def conclude(
     )
     for path in [*written, folder / "summary.json"]:
         print(f"wrote {path}")
-
-
-def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Checkpoints go into the run's folder; loggers show its name, unless overridden.
-
-    Raises:
-        UserError: the place of the checkpoints is overridden; several runs would mix there.
-    """
-    named = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "trainer.default_local_dir" in named:
-        raise UserError(
-            "trainer.default_local_dir is set, but checkpoints belong to the run in whose folder "
-            "they are. Remove that override; output_root=... names another disk for both."
-        )
-    config.trainer.default_local_dir = str(folder / "checkpoints")
-    if "trainer.experiment_name" not in named:
-        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
 
 
 def train(

@@ -21,14 +21,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from recipe.base.command import command_parser
 from recipe.base.errors import UserError
+from recipe.base.files import sha256_of
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from recipe.tasks.templates import TEMPLATES
 from scripts.data import hub
 from scripts.data.catalogue import DATA_SETS, DataSet, find
 from scripts.data.overlap import COMMON, NUM_WORDS, EvaluationSets, read_problems
-from scripts.data.reading import KINDS, data_files, read_records, sha256_of
+from scripts.data.reading import KINDS, data_files, read_records
 from scripts.data.rows import write_parquet
 from scripts.data.selection import STAGES, Filters, Prompt, Selection
 
@@ -36,14 +38,8 @@ OUTPUTS = ("parquet", "dropped.jsonl", "manifest.json")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m scripts.prepare_data",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the arguments."""
+    command = command_parser("scripts.prepare_data", __doc__)
     add = command.add_argument
     add("name", metavar="NAME", help=", ".join(DATA_SETS))
     add("--out", type=Path, required=True, metavar="DIR", help="where the files go")

@@ -23,6 +23,7 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from eval.runs import HEAD, read_summaries, rows
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.base.provenance import provenance
@@ -32,8 +33,15 @@ from recipe.config.resources import num_gpus
 from recipe.estimate.hours import gpu_hours
 from recipe.run.cluster import alone_with_ray
 from recipe.run.processes import Watch, clean_up_killed, temporary_folder
-from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
-from scripts.sweep import Grid, Run, plan
+from scripts.jobs.ray_jobs import (
+    SubmitSettings,
+    entrypoint,
+    environment,
+    our_jobs,
+    reaching,
+    work_off,
+)
+from scripts.jobs.sweep import Grid, PlannedRun, plan
 
 # Ray's own variables for a job server, in its order.
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -43,11 +51,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line; overrides may stand anywhere among the names."""
     words = sys.argv[1:] if given is None else given
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("scripts.submit", __doc__)
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
     parser.add_argument(
         "--rule", nargs="+", metavar="ARM", help="RULE, RULE+ADVANTAGE or objective (balanced)"
@@ -96,7 +100,7 @@ def command(options: argparse.Namespace) -> int:
         # What depends on the machine is checked where the run starts.
         check_config(run.config)
     print_plan(runs)
-    settings = Settings(
+    settings = SubmitSettings(
         options.max_concurrent,
         options.retries,
         options.python or (sys.executable if options.local else "python"),
@@ -112,7 +116,7 @@ def command(options: argparse.Namespace) -> int:
         failed = work_off(client, runs, settings, say)
     print_results(runs)
     for name, last in failed.items():
-        log = settings.logs / f"{last.job.submission_id}.log"
+        log = settings.logs / f"{last.name}.log"
         say(f"{name} did not finish: its log is {log}; the same command tries it again")
     return 1 if failed else 0
 
@@ -176,7 +180,7 @@ def variables(names: list[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def print_plan(runs: list[Run]) -> None:
+def print_plan(runs: list[PlannedRun]) -> None:
     """The runs, and what those on GPUs will cost if the assumed throughput holds."""
     table, total, notes = [], 0.0, set()
     for run in runs:
@@ -197,7 +201,7 @@ def print_plan(runs: list[Run]) -> None:
     print(*sorted(notes), sep="\n")
 
 
-def print_results(runs: list[Run]) -> None:
+def print_results(runs: list[PlannedRun]) -> None:
     """The table of what finished, where this machine sees the outputs."""
     summaries = [
         summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
@@ -207,7 +211,9 @@ def print_results(runs: list[Run]) -> None:
 
 
 @contextmanager
-def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubmissionClient]:
+def job_server(
+    options: argparse.Namespace, runs: list[PlannedRun]
+) -> Iterator[JobSubmissionClient]:
     """A client of the cluster that was named, or of a Ray that lives as long as this command."""
     if not options.local:
         yield connect(options)
@@ -294,15 +300,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ray names every file that it does not upload, and warns of those it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
+    with errors_reported(
+        "stopped following the jobs. Jobs on a cluster go on; jobs of --local were stopped. Give "
+        "the same command to continue with both."
+    ):
         sys.exit(command(arguments()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "left: jobs on a cluster go on, those of --local were stopped. The same command goes "
-            "on with both."
-        )
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ MAY_IMPORT = {
     "scripts": {"scripts"},
     "scripts/data": {"scripts", "recipe", "reward"},
     "scripts/prepare_data.py": {"scripts", "recipe"},
-    "scripts/sweep.py": {"recipe"},
-    "scripts/jobs.py": {"scripts", "recipe"},
+    "scripts/jobs/sweep.py": {"recipe"},
+    "scripts/jobs/ray_jobs.py": {"scripts", "recipe"},
     "scripts/submit.py": {"scripts", "recipe", "eval"},
     "scripts/export.py": {"recipe"},
 }

@@ -3,18 +3,17 @@
 python -m recipe.config.combinations [--into README.md]
 """
 
-import argparse
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.config.checks import check_config
 from recipe.config.compose import composed, groups, resolve
 
@@ -99,14 +98,12 @@ def table(refusals: Mapping[Combination, str | None]) -> list[str]:
 
 def main() -> None:
     """Print the table, or put it into a file between its marks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--into", type=Path, help="file with the marks combinations:begin, ...:end")
+    parser = command_parser("recipe.config.combinations", __doc__)
+    add_into(parser, "combinations")
     given = parser.parse_args()
     lines = table({combination: refusal(combination) for combination in combinations()})
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "combinations", lines))
-    else:
-        print("\n".join(lines))
+    with errors_reported():
+        show_table(lines, "combinations", given.into)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ A step is a rollout, bound by the memory that decoding reads, and training, boun
 Both reach the same part, `estimate.utilization`, of a GPU's peaks.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.config.compose import composed
 from recipe.config.resources import num_gpus, separate_gpus, trainer_gpus
 from recipe.estimate.memory import GIB, kv_bytes_per_gpu, memory
@@ -134,17 +133,3 @@ def table() -> list[str]:
             )
     head = ["model", "cluster", "update, GiB", "rollout, GiB", "sequences", "hours", "GPU-hours"]
     return markdown_table(head, rows)
-
-
-def keep_table(document: Path) -> None:
-    """Write the table between the marks of `document`.
-
-    Raises:
-        UserError: it cannot be read or written, or has no marks.
-    """
-    try:
-        document.write_text(between_marks(document.read_text(), "runs", table()))
-    except OSError as error:
-        raise UserError(f"--into is {document}: {error.strerror}. Name a document.") from None
-    except ValueError as error:
-        raise UserError(f"--into is {document}: {error}") from None

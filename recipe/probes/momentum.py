@@ -21,7 +21,7 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.rules import RULES
-from recipe.probes.stage import NO_CLIP, Responses, Stage, columns
+from recipe.probes.stage import NO_CLIP, SampledGroups, Stage, columns
 
 NUM_SAMPLED, NUM_GROUPS = 12, 8
 # T - 1 updates with a gradient, then k = 0..8 without.
@@ -76,7 +76,7 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def of_betas(
-    stage: Stage, responses: Responses, beta1: float, beta2: float
+    stage: Stage, responses: SampledGroups, beta1: float, beta2: float
 ) -> dict[str, list[float]]:
     """T - 1 updates on the responses, then flat ones on the same responses.
 

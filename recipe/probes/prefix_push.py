@@ -16,7 +16,7 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.diagnostics import common_prefix, prefix_push
-from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Responses, Stage, columns, weights
+from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, SampledGroups, Stage, columns, weights
 
 NUM_SAMPLED, NUM_GROUPS = 24, 12
 
@@ -93,7 +93,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     return {"groups": groups, "share": shares, "largest_deviation": max(deviations)}
 
 
-def prefixes(responses: Responses) -> Tensor:
+def prefixes(responses: SampledGroups) -> Tensor:
     """Tokens that all responses of each group begin with."""
     length_N = responses.length_N
     begin_N = length_N.cumsum(0) - length_N
@@ -102,7 +102,7 @@ def prefixes(responses: Responses) -> Tensor:
 
 def of_group(
     engine: Engine,
-    responses: Responses,
+    responses: SampledGroups,
     weight: dict[str, Tensor],
     old_N: list[Tensor],
     prefix: int,
@@ -115,7 +115,9 @@ def of_group(
     """
     length_N, advantage_N = responses.length_N, responses.advantage_N
     trained_N = torch.full_like(length_N, prefix)
-    one = Responses(responses.prompt_N[:1], responses.token_N[:1], torch.ones(1), torch.zeros(1))
+    one = SampledGroups(
+        responses.prompt_N[:1], responses.token_N[:1], torch.ones(1), torch.zeros(1)
+    )
     alone = columns(one, torch.ones(1), old_N[:1], trained_N[:1])
     of_prefix = engine.gradient(alone, torch.ones(1))
     batch = columns(responses, advantage_N, old_N, trained_N)

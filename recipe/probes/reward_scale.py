@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recipe.base.tables import markdown_table
 from recipe.maths.rules import RULES
-from recipe.probes.stage import NO_CLIP, Engine, Responses, Stage, advantages, columns
+from recipe.probes.stage import NO_CLIP, Engine, SampledGroups, Stage, advantages, columns
 
 PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 class MiniBatch(NamedTuple):
     """The fixed responses of one update."""
 
-    responses: Responses
+    responses: SampledGroups
     weight_N: Tensor
     old_N: list[Tensor]
     reference_N: list[Tensor]

@@ -36,7 +36,7 @@ NO_CLIP = 1e9
 Report = Callable[[str], None]
 
 
-class Responses(NamedTuple):
+class SampledGroups(NamedTuple):
     """Whole groups of sampled responses."""
 
     prompt_N: list[Tensor]
@@ -58,11 +58,11 @@ class Responses(NamedTuple):
         """A_i of these scores."""
         return advantages(self.score_N, self.group_N)
 
-    def of(self, groups: Iterable[int]) -> "Responses":
+    def of(self, groups: Iterable[int]) -> "SampledGroups":
         """The responses of these groups, which are numbered anew in this order."""
         rows_P = [(self.group_N == group).nonzero()[:, 0] for group in groups]
         rows = torch.cat(rows_P)
-        return Responses(
+        return SampledGroups(
             [self.prompt_N[row] for row in rows],
             [self.token_N[row] for row in rows],
             self.score_N[rows],
@@ -70,7 +70,7 @@ class Responses(NamedTuple):
         )
 
     def mixed(self) -> list[int]:
-        """Groups with right and wrong responses."""
+        """Return the groups that have correct and incorrect responses."""
         correct_P = torch.bincount(self.group_N, weights=(self.score_N > 0).double())
         size_P = torch.bincount(self.group_N)
         return ((correct_P > 0) & (correct_P < size_P)).nonzero()[:, 0].tolist()
@@ -94,14 +94,14 @@ def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
     }
 
 
-def weights(responses: Responses, limit: float) -> dict[str, Tensor]:
+def weights(responses: SampledGroups, limit: float) -> dict[str, Tensor]:
     """weight_N under each rule, from the whole lengths of the responses."""
     columns = responses.length_N, responses.advantage_N, responses.group_N
     return {name: rule(*columns) for name, rule in rules(limit).items()}
 
 
 def columns(
-    responses: Responses,
+    responses: SampledGroups,
     advantage_N: Tensor,
     old_log_prob_N: list[Tensor],
     trained_N: Tensor | None = None,
@@ -182,7 +182,7 @@ class Engine:
         changes = adamw_changes(self.optimizer, self.lrs)
         return torch.cat([change.flatten() for change, _ in changes]).double()
 
-    def log_probs(self, responses: Responses) -> list[Tensor]:
+    def log_probs(self, responses: SampledGroups) -> list[Tensor]:
         """Log-prob of each token of the responses under the current parameters."""
         nothing = [torch.zeros(len(token)) for token in responses.token_N]
         data = self._asked(columns(responses, torch.zeros(len(nothing)), nothing))
@@ -215,14 +215,14 @@ class Stage:
         self.limit = config.data.max_response_length
         folder = config.actor_rollout_ref.model.path
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
         self.rows = pq.read_table(config.data.train_files).to_pylist()
 
     def engine(self, **actor: Any) -> Engine:
         """An engine at the model's first parameters, with its own keys of the actor."""
         return Engine(self.config, **actor)
 
-    def sample(self, num_groups: int) -> Responses:
+    def sample(self, num_groups: int) -> SampledGroups:
         """Groups of responses to the first prompts of the training file, at temperature 1."""
         torch.manual_seed(self.config.seed)
         found = []
@@ -232,9 +232,9 @@ class Stage:
             self.say(f"sampled {begin + len(rows)} of {num_groups} groups")
         prompts, tokens, scores = zip(*found, strict=True)
         group_N = torch.arange(num_groups).repeat_interleave(GROUP_SIZE)
-        return Responses(list(prompts), list(tokens), torch.tensor(scores), group_N)
+        return SampledGroups(list(prompts), list(tokens), torch.tensor(scores), group_N)
 
-    def mixed_groups(self, num_sampled: int, num_needed: int) -> Responses:
+    def mixed_groups(self, num_sampled: int, num_needed: int) -> SampledGroups:
         """The first groups with right and wrong responses among those sampled.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.base.errors import UserError
+from recipe.base.files import write_atomically
 
 # Overrides that the folder's name shows, or that change nothing in what a run computes.
 NAMED = (
@@ -53,6 +54,23 @@ def arm(config: DictConfig) -> str:
     return f"{config.aggregation.rule}{added}"
 
 
+def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Set the folder of the checkpoints, and the name that loggers show unless it is overridden.
+
+    Raises:
+        UserError: the folder of the checkpoints is overridden; several runs would mix there.
+    """
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if "trainer.default_local_dir" in named:
+        raise UserError(
+            "trainer.default_local_dir is set, but checkpoints must lie in the folder of their "
+            "run. Remove that override; output_root=... moves both to another disk."
+        )
+    config.trainer.default_local_dir = str(folder / "checkpoints")
+    if "trainer.experiment_name" not in named:
+        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
+
+
 def completed(config: Any) -> DictConfig:
     """A run's config, with what runs had before there was a choice."""
     found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
@@ -86,6 +104,16 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
     return True
 
 
+def is_finished(folder: Path, config: DictConfig) -> bool:
+    """Return whether this run has its summary and is not to be trained again.
+
+    Raises:
+        UserError: the folder holds a run with another resolved config.
+    """
+    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
+    return same and config.trainer.resume_mode != "disable"
+
+
 def new_folder(folder: Path, config: DictConfig) -> Path | None:
     """Make the folder and write `config.yaml`.
 
@@ -99,9 +127,8 @@ def new_folder(folder: Path, config: DictConfig) -> Path | None:
             number += 1
         folder.rename(aside)
     folder.mkdir(parents=True)
-    part = folder / "config.yaml.part"
-    part.write_text(OmegaConf.to_yaml(config, resolve=True, sort_keys=True))
-    part.rename(folder / "config.yaml")
+    text = OmegaConf.to_yaml(config, resolve=True, sort_keys=True)
+    write_atomically(folder / "config.yaml", text)
     return aside
 
 
@@ -128,9 +155,7 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json`, whole or not at all."""
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.rename(folder / "summary.json")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def read_metrics(folder: Path) -> list[tuple[int, dict[str, float]]]:

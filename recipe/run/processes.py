@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from recipe.base.errors import UserError
+from recipe.base.files import write_atomically
 
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLE_SECONDS = 4.0
@@ -166,9 +167,7 @@ class Watch:
         shared = [(str(segment), inode) for segment, inode in self.shared]
         # What a full disk does not take is missed only if this run is killed.
         with suppress(OSError):
-            part = self.notes.with_suffix(".part")
-            part.write_text(json.dumps({"processes": processes, "shared": shared}))
-            part.rename(self.notes)
+            write_atomically(self.notes, json.dumps({"processes": processes, "shared": shared}))
         kib = sum(proportional_kib(process.pid) for process in (me, *descendants))
         self.peak_gib = max(self.peak_gib, kib / 2**20)
 

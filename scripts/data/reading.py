@@ -1,6 +1,5 @@
 """Rows of parquet, JSON Lines and JSON files, a batch at a time."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,12 +48,6 @@ def data_files(source: Path, pattern: str = "*") -> list[Path]:
             f"of {', '.join(KINDS)}, or choose with --files PATTERN."
         )
     return fitting
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[Record]:

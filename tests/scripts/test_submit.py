@@ -9,10 +9,11 @@ from recipe.base.errors import UserError
 from recipe.config.checks import check_config
 from recipe.maths.rules import RULES
 from recipe.run.folder import new_folder
-from scripts import jobs, submit
-from scripts.jobs import PROJECT, Settings, work_off
+from scripts import submit
+from scripts.jobs import ray_jobs
+from scripts.jobs.ray_jobs import PROJECT, SubmitSettings, work_off
+from scripts.jobs.sweep import SWEEPS, Grid, plan
 from scripts.submit import arguments, command
-from scripts.sweep import SWEEPS, Grid, plan
 
 DEMO = Grid(("cpu_demo",), ("balanced", "token"), (0, 1))
 
@@ -24,7 +25,9 @@ def runs(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(max_concurrent=2, retries=1, python="python", env={}, logs=tmp_path / "jobs")
+    return SubmitSettings(
+        max_concurrent=2, retries=1, python="python", env={}, logs=tmp_path / "jobs"
+    )
 
 
 class Cluster:
@@ -46,7 +49,7 @@ class Cluster:
         )
 
     def list_jobs(self):
-        alive = [job for job in self.jobs.values() if job.status in jobs.ALIVE]
+        alive = [job for job in self.jobs.values() if job.status in ray_jobs.ALIVE]
         self.most_at_once = max(self.most_at_once, len(alive))
         for job in alive:
             job.looks += 1
@@ -62,7 +65,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0)
 
 
 def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(runs, tmp_path):
@@ -141,7 +144,7 @@ def test_a_stopped_run_is_left_until_it_is_asked_for_again(runs, settings):
 
 def test_what_runs_already_is_followed_and_not_submitted(runs, settings):
     cluster = Cluster()
-    jobs.submit(cluster, runs[0], 1, settings)
+    ray_jobs.submit(cluster, runs[0], 1, settings)
     said = []
     assert work_off(cluster, runs[:1], settings, said.append) == {}
     assert list(cluster.jobs) == [f"{runs[0].name}.1"]
@@ -192,15 +195,15 @@ def test_a_name_with_another_config_is_refused_before_anything_is_submitted(runs
 
 def test_a_job_has_its_command_its_wandb_run_and_a_small_package(runs, settings):
     cluster = Cluster()
-    jobs.submit(cluster, runs[0], 1, settings._replace(env={"HF_TOKEN": "x"}))
-    jobs.submit(cluster, runs[0], 2, settings)
+    ray_jobs.submit(cluster, runs[0], 1, settings._replace(env={"HF_TOKEN": "x"}))
+    ray_jobs.submit(cluster, runs[0], 2, settings)
     first, second = cluster.jobs.values()
     assert first.entrypoint.startswith("python -m recipe.main +experiment=cpu_demo aggregation=")
     env = first.runtime_env["env_vars"]
     assert env["WANDB_RUN_ID"] == second.runtime_env["env_vars"]["WANDB_RUN_ID"]
     assert env["WANDB_RUN_GROUP"] == "cpu_demo.balanced"
     [swept] = plan(Grid(("cpu_demo",), ("token",), (7,), ("experiment_name=my-sweep",)), [])
-    assert re.fullmatch(r"my-sweep\.token-\w{6}", jobs.environment(swept)["WANDB_RUN_GROUP"])
+    assert re.fullmatch(r"my-sweep\.token-\w{6}", ray_jobs.environment(swept)["WANDB_RUN_GROUP"])
     assert (env["WANDB_RESUME"], env["WANDB_JOB_TYPE"], env["HF_TOKEN"]) == ("allow", "train", "x")
     assert "/outputs" in first.runtime_env["excludes"]
 

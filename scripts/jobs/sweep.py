@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.config.compose import composed, resolve
-from recipe.main import name_run
-from recipe.run.folder import holds_same_run, leaves, run_folder
+from recipe.run.folder import is_finished, leaves, name_run, run_folder
 
 SWEEPS = CONFIGS / "sweep"
 
@@ -61,7 +60,7 @@ def choices(arm: str) -> list[str]:
     return [f"{group}={name}", *([f"advantage={advantage}"] if advantage else [])]
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of a sweep."""
 
     name: str
@@ -80,7 +79,7 @@ class Run(NamedTuple):
         Raises:
             UserError: the folder holds a run with another config.
         """
-        return holds_same_run(self.folder, self.config) and (self.folder / "summary.json").exists()
+        return is_finished(self.folder, self.config)
 
     @property
     def is_missing(self) -> bool:
@@ -93,13 +92,13 @@ class Run(NamedTuple):
         return self.config.trainer.device == "cpu"
 
 
-def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
+def plan(grid: Grid, places: Iterable[str]) -> list[PlannedRun]:
     """Compose every run of a grid; `places` are overrides that say where data and outputs are.
 
     Raises:
         UserError: two of the runs have one name.
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, PlannedRun] = {}
     for cell in grid.cells():
         overrides = [*cell, *places, "trainer.resume_mode=auto"]
         config = composed(overrides)
@@ -109,11 +108,11 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
         name = f"{config.experiment_name}.{folder.name}"
         if name in runs:
             raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")
-        runs[name] = Run(name, tuple(overrides), config, digest(config), folder)
+        runs[name] = PlannedRun(name, tuple(overrides), config, config_sha256(config), folder)
     return list(runs.values())
 
 
-def digest(config: DictConfig) -> str:
+def config_sha256(config: DictConfig) -> str:
     """SHA-256 of a config by its dotted keys."""
     flat: dict[str, Any] = dict(leaves(config))
     text = json.dumps(flat, sort_keys=True, default=str)

@@ -16,7 +16,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT
-from scripts.sweep import Run
+from scripts.jobs.sweep import PlannedRun
 
 PROJECT = "balanced-aggregation"
 # What no job needs; what .gitignore names Ray leaves out by itself.
@@ -25,7 +25,7 @@ POLL_SECONDS = 2.0
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
-class Settings(NamedTuple):
+class SubmitSettings(NamedTuple):
     """How a sweep is worked off."""
 
     max_concurrent: int
@@ -40,9 +40,11 @@ class Settings(NamedTuple):
     """Folder where the logs of ended jobs are kept: a cluster forgets them."""
 
 
-class Try(NamedTuple):
-    """One job of a run."""
+class Attempt(NamedTuple):
+    """Represent one job of a run."""
 
+    name: str
+    """The submission id, RUN.NUMBER."""
     number: int
     job: JobDetails
 
@@ -82,30 +84,33 @@ def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
     }
 
 
-def last_try(jobs: Mapping[str, JobDetails], run: Run) -> Try | None:
+def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | None:
     """The latest job of a run.
 
     Raises:
         UserError: it was submitted with another config.
     """
-    tries = [
-        Try(int(number), job)
-        for name, _, number in (key.rpartition(".") for key in jobs)
-        if name == run.name and (job := jobs[f"{name}.{number}"])
+    attempts = [
+        Attempt(key, int(number), jobs[key])
+        for key in jobs
+        for name, _, number in [key.rpartition(".")]
+        if name == run.name
     ]
-    if not tries:
+    if not attempts:
         return None
-    latest = max(tries, key=lambda one: one.number)
+    latest = max(attempts, key=lambda one: one.number)
     if (latest.job.metadata or {}).get("config") != run.digest:
         raise UserError(
-            f"the cluster has a job {latest.job.submission_id} with another config (one of the "
+            f"the cluster has a job {latest.name} with another config (one of the "
             f"files in configs/, or --output-root, differs), and a name stands for one config. "
             f"Give these runs another name with experiment_name=NAME."
         )
     return latest
 
 
-def submit(client: JobSubmissionClient, run: Run, number: int, settings: Settings) -> None:
+def submit(
+    client: JobSubmissionClient, run: PlannedRun, number: int, settings: SubmitSettings
+) -> None:
     """Submit one try of a run."""
     client.submit_job(
         submission_id=f"{run.name}.{number}",
@@ -119,12 +124,12 @@ def submit(client: JobSubmissionClient, run: Run, number: int, settings: Setting
     )
 
 
-def entrypoint(run: Run, python: str) -> str:
+def entrypoint(run: PlannedRun, python: str) -> str:
     """The command of a run's jobs."""
     return shlex.join([python, "-m", "recipe.main", *run.arguments])
 
 
-def environment(run: Run) -> dict[str, str]:
+def environment(run: PlannedRun) -> dict[str, str]:
     """A run is one run at W&B however often it is tried; its seeds are a group."""
     seed = rf"-s{run.config.seed}(-\w+)?$"
     return {
@@ -136,8 +141,11 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def work_off(
-    client: JobSubmissionClient, runs: Iterable[Run], settings: Settings, say: Callable[[str], None]
-) -> dict[str, Try]:
+    client: JobSubmissionClient,
+    runs: Iterable[PlannedRun],
+    settings: SubmitSettings,
+    say: Callable[[str], None],
+) -> dict[str, Attempt]:
     """Submit what is not finished, follow it, try again what fails.
 
     Returns:
@@ -146,16 +154,16 @@ def work_off(
     jobs = our_jobs(client)
     waiting, running, failed = [], {}, {}
     for run in runs:
-        latest = last_try(jobs, run)
+        latest = last_attempt(jobs, run)
         if run.is_finished:
             say(f"{run.name}  finished before")
         elif latest is None:
             waiting.append((run, 1))
         elif latest.is_alive:
             running[run.name] = run
-            say(f"{latest.job.submission_id}  {latest.job.status.value.lower()} already")
+            say(f"{latest.name}  {latest.job.status.value.lower()} already")
         elif latest.job.status == JobStatus.SUCCEEDED and not run.is_missing:
-            say(f"{latest.job.submission_id}  finished before")
+            say(f"{latest.name}  finished before")
         else:
             waiting.append((run, latest.number + 1))
     left = {run.name: settings.retries for run in [*running.values(), *(run for run, _ in waiting)]}
@@ -168,7 +176,7 @@ def work_off(
         time.sleep(POLL_SECONDS)
         jobs = our_jobs(client)
         for name, run in list(running.items()):
-            latest = last_try(jobs, run)
+            latest = last_attempt(jobs, run)
             if latest is None:
                 raise UserError(
                     f"the cluster forgot {name}, as it does when its head is started anew. The "
@@ -177,9 +185,9 @@ def work_off(
             if latest.is_alive:
                 continue
             del running[name]
-            keep_log(client, latest.job.submission_id, settings.logs, say)
+            keep_log(client, latest.name, settings.logs, say)
             status = latest.job.status
-            say(f"{latest.job.submission_id}  {status.value.lower()}{because(latest.job)}")
+            say(f"{latest.name}  {status.value.lower()}{because(latest.job)}")
             if status == JobStatus.FAILED and left[name] > 0:
                 left[name] -= 1
                 waiting.insert(0, (run, latest.number + 1))
