@@ -1,4 +1,4 @@
-"""The committed results of the probes in one table.
+"""Print the committed results of the probes in one table.
 
     python -m benchmarks.probes [--into README.md]
 
@@ -19,7 +19,7 @@ HEAD = ("probe", "quantity", "predicted", "measured")
 
 
 def prefix_push(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The mean push under each rule."""
+    """Yield the mean push under each rule."""
     for name in result["share"]:
         of_rule = [group["rules"][name] for group in result["groups"]]
         push = (1e3 * fmean(one[key] for one in of_rule) for key in ("predicted", "measured"))
@@ -27,14 +27,14 @@ def prefix_push(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def reward_scale(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """How far the updates of both arms are apart at the last step."""
+    """Yield the distance between the updates at the two reward scales at the last step."""
     for name, found in result["settings"].items():
         apart = (found[key][-1] for key in ("predicted", "measured"))
         yield f"distance of the updates, {name}", *(f"{value:.6f}" for value in apart)
 
 
 def momentum(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The size of the first and the last flat update."""
+    """Yield the size of the first and the last flat update."""
     for arm in result["arms"]:
         betas = "betas {:g}, {:g}".format(*arm["betas"])
         for k in (0, len(arm["measured"]) - 1):
@@ -43,7 +43,7 @@ def momentum(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def loss_value(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The loss of the batch where it is largest."""
+    """Yield the loss of the batch where it is largest."""
     for name in result["correlation"]:
         of_rule = [batch["rules"][name] for batch in result["batches"]]
         largest = max(of_rule, key=lambda one: abs(one["closed"]))
@@ -57,7 +57,7 @@ PROBES = {probe.__name__: probe for probe in (prefix_push, reward_scale, momentu
 
 
 def table(results: Path = RESULTS) -> list[str]:
-    """Lines of Markdown: what each probe predicted and measured."""
+    """Return a Markdown table of what each probe predicted and measured."""
     rows: list[tuple[str, ...]] = []
     for name, quantities in PROBES.items():
         result = json.loads((results / name / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""What the recipe adds to a training step, in seconds and bytes.
+"""Measure what the recipe adds to a training step, in seconds and bytes.
 
     python -m benchmarks.step_cost driver              # ids, weights, diagnostics of a batch
     python -m benchmarks.step_cost worker              # the loss against verl's own, paired
@@ -39,7 +39,7 @@ RULES_HERE = AggregationSettings("balanced", constant_length=8192.0).rules()
 
 
 def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Prompt ids, lengths and advantages of `size` responses in groups, shuffled."""
+    """Return prompt ids, lengths and advantages of `size` responses in groups, shuffled."""
     random = np.random.default_rng(SEED)
     uids = [str(uuid.UUID(bytes=random.bytes(16))) for _ in range(size // GROUP)]
     score = torch.from_numpy(random.random((size // GROUP, GROUP)) < 0.4).double()
@@ -52,13 +52,13 @@ def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
 
 
 def vectorised(group_N: torch.Tensor, length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """What `recipe.training.trainer` computes from lengths, advantages and groups."""
+    """Compute what `recipe.training.trainer` computes from lengths, advantages and groups."""
     weights = {name: rule(length_N, advantage_N, group_N) for name, rule in RULES_HERE.items()}
     return weights, diagnose(length_N, advantage_N, group_N, weights, "balanced")
 
 
 def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """The same weights and group metrics, with a loop over the groups as RL code usually has."""
+    """Compute the same weights and metrics with a loop over groups, as is common in RL code."""
     members = defaultdict(list)
     for row, uid in enumerate(uids):
         members[uid].append(row)
@@ -92,7 +92,7 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
 
 
 def driver() -> dict[str, Any]:
-    """Seconds on one core for each size, and the loop at the target size."""
+    """Measure the seconds on one core for each size, and of the loop at the target size."""
     torch.set_num_threads(1)
     rows = []
     for size in SIZES:
@@ -131,7 +131,7 @@ def driver() -> dict[str, Any]:
 
 
 def steps(folders: list[Path]) -> dict[str, Any]:
-    """The share of a step that our phases take, from finished runs of one update a step."""
+    """Return the share of a step that our phases take, from finished runs of one update a step."""
     shares, phase_seconds, step_seconds = [], [], []
     for folder in folders:
         for _, data in read_metrics(folder):
@@ -153,7 +153,7 @@ def steps(folders: list[Path]) -> dict[str, Any]:
 
 
 def summary(results: Path) -> list[str]:
-    """Lines of a Markdown table of the committed results, beside what is aimed at."""
+    """Return a Markdown table of the committed results beside their aims."""
     driver, worker, steps = (
         json.loads((results / f"{part}.json").read_text()) for part in ("driver", "worker", "steps")
     )
@@ -191,7 +191,7 @@ def summary(results: Path) -> list[str]:
 
 
 def flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Every number of a result with its dotted name."""
+    """Return every number of a result with its dotted name."""
     found = []
     for key, value in result.items():
         if isinstance(value, dict):

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Probe, and say what is wrong in one paragraph."""
+    """Run the probe, and report errors in one paragraph."""
     given = parser().parse_args()
     with errors_reported():
         try:
@@ -96,7 +96,7 @@ def run(name: str, seed: int, folder: Path) -> None:
 def prepare(
     name: str, config: DictConfig, say: Callable[[str], None]
 ) -> tuple[ModuleType, "Stage"]:
-    """The module of a probe and its stage, on verl's platform of the config."""
+    """Return the module of a probe and its stage, on verl's platform of the config."""
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
     os.environ |= ALONE
     # Before the modules that import verl, which asks its platform while it is imported.

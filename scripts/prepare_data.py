@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_filters(options: argparse.Namespace, data_set: DataSet) -> Filters:
-    """The options that leave out prompts.
+    """Return the filters from the options.
 
     Raises:
         UserError: one does not go with the data set, or has no meaning.
@@ -87,7 +87,7 @@ def read_filters(options: argparse.Namespace, data_set: DataSet) -> Filters:
 
 
 def check(options: argparse.Namespace) -> None:
-    """What needs no data.
+    """Check everything that needs no data.
 
     Raises:
         UserError: options that do not go together, or an earlier output that would be replaced.
@@ -111,14 +111,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def output_paths(folder: Path, name: str) -> list[Path]:
-    """The files a call writes."""
+    """Return the files that a call writes."""
     return [folder / f"{name}.{kind}" for kind in OUTPUTS]
 
 
 def find_source(
     options: argparse.Namespace, data_set: DataSet
 ) -> tuple[dict[str, Any], list[Path]]:
-    """What the manifest says of the input, and its files, downloaded if they are on the hub.
+    """Return the manifest's entry for the input, and its files, downloaded if necessary.
 
     Raises:
         UserError: there is no such file, folder or data set.
@@ -204,7 +204,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def put_in_place(made: list[Path], out: Path) -> None:
-    """Move the files of a call, the manifest last, to where those of an earlier one may be.
+    """Move the files of a call into place, the manifest last; replace those of an earlier call.
 
     Raises:
         OSError: nothing was changed.
@@ -226,20 +226,20 @@ def put_in_place(made: list[Path], out: Path) -> None:
 def compare(
     evaluation: EvaluationSets, prompts: list[Prompt]
 ) -> tuple[dict[int, dict[str, str]], dict[str, Any]]:
-    """Which prompts that may be written overlap with what, and the counts of it."""
+    """Return which prompts overlap with which evaluation sets, and the counts."""
     compared = [prompt for prompt in prompts if not (prompt.is_too_easy or prompt.has_conflict)]
     shared = {prompt.index: prompt.shared for prompt in compared if prompt.shared}
     return evaluation.report(shared, len(compared))
 
 
 def recorded(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that change what the rows are."""
+    """Return the options that change the contents of the rows."""
     kept = ("files", "language", "max_pass_rate", "from_date", "to_date", "ngram", "remove_overlap")
     return {name: getattr(options, name) for name in kept}
 
 
 def notes(job: Selection) -> list[str]:
-    """What a reader should know of the rows."""
+    """Return what a reader should know of the rows."""
     if not job.num_tolerances:
         return []
     return [
@@ -249,7 +249,7 @@ def notes(job: Selection) -> list[str]:
 
 
 def report(record: dict[str, Any]) -> list[str]:
-    """The counts of a manifest as tables."""
+    """Return the counts of a manifest as tables."""
     lines = markdown_table(
         ("stage", "count"), [(STAGES[key], f"{n:,}") for key, n in record["counts"].items()]
     )
@@ -269,7 +269,7 @@ def report(record: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare, print the counts; 0 if all went well."""
+    """Prepare the data and print the counts; return 0 on success."""
     options = parser().parse_args(arguments)
     try:
         record = prepare(options)

@@ -48,7 +48,7 @@ ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line; overrides may stand anywhere among the names."""
+    """Parse the command line; overrides may stand anywhere among the names."""
     words = sys.argv[1:] if given is None else given
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
     parser = command_parser("scripts.submit", __doc__)
@@ -87,7 +87,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Do what was asked; 0 if every run finished.
+    """Run the command; return 0 if every run finished.
 
     Raises:
         UserError: something asked for does not exist or cannot be reached.
@@ -122,7 +122,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Options that would never end, or be overruled.
+    """Check for options that would never end or would be overruled.
 
     Raises:
         UserError: one is so.
@@ -140,7 +140,7 @@ def check_numbers(options: argparse.Namespace) -> None:
 
 
 def grid(options: argparse.Namespace) -> Grid:
-    """What was asked for, from the command line or a kept sweep."""
+    """Return the requested runs, from the command line or a stored sweep."""
     if options.sweep:
         if options.experiment or options.rule or options.seed:
             raise UserError(
@@ -161,7 +161,7 @@ def grid(options: argparse.Namespace) -> Grid:
 
 
 def places(options: argparse.Namespace) -> list[str]:
-    """Where runs write and read: absolute, because a job runs in a copy of this folder."""
+    """Return output and data folders as absolute paths: a job runs in a copy of this folder."""
     return [
         f"output_root={options.output_root.absolute()}",
         f"data_root={options.data_root.absolute()}",
@@ -169,7 +169,7 @@ def places(options: argparse.Namespace) -> list[str]:
 
 
 def variables(names: list[str]) -> dict[str, str]:
-    """These variables of this process's environment.
+    """Return these variables of this process's environment.
 
     Raises:
         UserError: one is not set.
@@ -181,7 +181,7 @@ def variables(names: list[str]) -> dict[str, str]:
 
 
 def print_plan(runs: list[PlannedRun]) -> None:
-    """The runs, and what those on GPUs will cost if the assumed throughput holds."""
+    """Print the runs, and the estimated cost of those on GPUs."""
     table, total, notes = [], 0.0, set()
     for run in runs:
         gpus = hours = "-"
@@ -202,7 +202,7 @@ def print_plan(runs: list[PlannedRun]) -> None:
 
 
 def print_results(runs: list[PlannedRun]) -> None:
-    """The table of what finished, where this machine sees the outputs."""
+    """Print the table of finished runs, if this machine sees the outputs."""
     summaries = [
         summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
     ]
@@ -214,7 +214,7 @@ def print_results(runs: list[PlannedRun]) -> None:
 def job_server(
     options: argparse.Namespace, runs: list[PlannedRun]
 ) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster that was named, or of a Ray that lives as long as this command."""
+    """Yield a client of the given cluster, or of a Ray that lives as long as this command."""
     if not options.local:
         yield connect(options)
         return
@@ -244,7 +244,7 @@ def job_server(
 
 
 def connect(options: argparse.Namespace) -> JobSubmissionClient:
-    """A client of the cluster that was named."""
+    """Return a client of the given cluster."""
     address = options.address or next((os.environ[a] for a in ADDRESSES if a in os.environ), None)
     if address is None:
         raise UserError(
@@ -283,19 +283,19 @@ def about_jobs(options: argparse.Namespace) -> int:
 
 
 def at(milliseconds: int | None) -> str:
-    """A time as people write it."""
+    """Format a time, or return a dash."""
     if not milliseconds:
         return "-"
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
 
 
 def say(line: str) -> None:
-    """A line with the time."""
+    """Print a line with the time."""
     print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
 
 
 def main() -> None:
-    """`command`, with what is wrong said in one paragraph."""
+    """Run the command, and report errors in one paragraph."""
     # Leave by the same way as Ctrl-C, or a Ray of its own would stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ray names every file that it does not upload, and warns of those it leaves out.

@@ -1,4 +1,4 @@
-"""What the value of the loss says at ratio 1 (arXiv:2601.05002, proposition 4).
+"""Compare the on-policy loss with its closed form (arXiv:2601.05002, proposition 4).
 
 There it is a statistic of advantages and lengths, -(1/N) * sum_i w_i * length_i * A_i, and no
 measure of progress. Axes: `_N` responses, `_P` groups.
@@ -21,7 +21,7 @@ CLOSED = ("sequence", "balanced", "token", "token_batch", "constant")
 def closed_forms(
     length_N: Tensor, advantage_N: Tensor, group_N: Tensor, limit: float
 ) -> dict[str, float]:
-    """The loss at ratio 1 of binary rewards with advantages of mean 0.
+    """Return the on-policy loss of binary rewards with advantages of mean 0.
 
     A group with k positive responses of advantage A+, and mean lengths L+ and L- by sign, adds
 
@@ -46,7 +46,7 @@ def closed_forms(
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """The engine's policy loss of each batch under each rule, batches from few to many right."""
+    """Measure the loss of each batch under each rule, from few to many correct responses."""
     responses = stage.sample(NUM_BATCHES * GROUPS_PER_BATCH)
     correct_P = (responses.score_N > 0).view(-1, GROUP_SIZE).double().mean(1)
     engine = stage.engine(optim={"lr": 0.0, "clip_grad": NO_CLIP})
@@ -83,7 +83,7 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Pearson's, over the batches, of the measured loss and the share of right responses.
+    """Return Pearson's correlation of the measured loss and the share of correct responses.
 
     None where the loss is 0 but for rounding.
     """
@@ -97,7 +97,7 @@ def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """The loss of each batch, and how it goes with the share of right responses."""
+    """Report the loss of each batch and its correlation with the share of correct responses."""
     batches, names = result["batches"], list(result["correlation"])
     rows = []
     for name in names:
@@ -140,7 +140,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Measured against predicted; measured against the share of right responses."""
+    """Draw measured against predicted, and measured against the share of correct responses."""
     left, right = figure.subplots(1, 2)
     for number, name in enumerate(result["correlation"]):
         points = [batch["rules"][name] for batch in result["batches"]]

@@ -1,4 +1,4 @@
-"""The push on tokens that all responses of a group share (arXiv:2601.05002, proposition 1).
+"""Measure the push on tokens that a whole group shares (arXiv:2601.05002, proposition 1).
 
 At ratio 1 the gradient of the objective by a common prefix is, whatever follows it,
 
@@ -22,7 +22,7 @@ NUM_SAMPLED, NUM_GROUPS = 24, 12
 
 
 def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
-    """W_g of a group under each rule, from its lengths and its binary rewards' advantages alone.
+    """Return W_g of a group under each rule, from lengths and advantages of binary rewards alone.
 
     With k positive responses of advantage A+, and advantages of mean 0,
 
@@ -47,7 +47,7 @@ def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """W of each group under each rule, and the prefixes' share of the gradient.
+    """Measure W of each group under each rule, and the prefixes' share of the gradient.
 
     Raises:
         UserError: too few groups have right and wrong responses with a common prefix.
@@ -94,7 +94,7 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def prefixes(responses: SampledGroups) -> Tensor:
-    """Tokens that all responses of each group begin with."""
+    """Return the number of tokens that all responses of each group begin with."""
     length_N = responses.length_N
     begin_N = length_N.cumsum(0) - length_N
     return common_prefix(torch.cat(responses.token_N), begin_N, length_N, responses.group_N)
@@ -107,7 +107,7 @@ def of_group(
     old_N: list[Tensor],
     prefix: int,
 ) -> dict[str, Any]:
-    """W of one group: the closed form, the logged metric, and the engine's gradient.
+    """Return W of one group: the closed form, the logged metric, and the engine's gradient.
 
     The loss of the group with only the prefix in the mask has the gradient -W * h, where h is that
     of one row with weight and advantage 1; projecting on it gives W, and leaves nothing. Both are
@@ -144,7 +144,7 @@ def of_group(
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """What was measured, beside the closed form."""
+    """Report the measured push beside the closed form."""
     groups = result["groups"]
     rows = []
     for name, share in result["share"].items():
@@ -194,7 +194,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """W measured against predicted, and the prefixes' share of the gradient."""
+    """Draw W measured against predicted, and the prefixes' share of the gradient."""
     left, right = figure.subplots(1, 2)
     for number, name in enumerate(result["share"]):
         points = [group["rules"][name] for group in result["groups"]]

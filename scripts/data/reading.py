@@ -1,4 +1,4 @@
-"""Rows of parquet, JSON Lines and JSON files, a batch at a time."""
+"""Read rows of parquet, JSON Lines and JSON files, a batch at a time."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ Fields = dict[str, Any]
 
 
 class Record(NamedTuple):
-    """A row of the input: its file, its number over all files, and its fields or what is wrong."""
+    """Hold an input row: its file, its number over all files, and its fields or its error."""
 
     file: Path
     index: int
@@ -27,7 +27,7 @@ class Record(NamedTuple):
 
 
 def data_files(source: Path, pattern: str = "*") -> list[Path]:
-    """The files of a source: itself, or those in a folder whose path there fits the pattern.
+    """Return the source itself, or the files of a folder whose path matches the pattern.
 
     Raises:
         UserError: there is none.
@@ -51,7 +51,7 @@ def data_files(source: Path, pattern: str = "*") -> list[Path]:
 
 
 def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[Record]:
-    """The rows of files in order, with a progress bar.
+    """Yield the rows of files in order, with a progress bar.
 
     At most 32 MiB of a parquet file are unpacked at once, and one line of JSON Lines; a JSON file
     that is one list is read whole. A line that is no JSON object comes as a record with an error.

@@ -1,4 +1,4 @@
-"""Runs as Ray jobs: submitted under names that stay the same, followed, tried again.
+"""Run training runs as Ray jobs: submit under stable names, follow, and try again.
 
 A job is one try of a run, with the submission id NAME.TRY. What a cluster knows of them is all the
 state there is: a sweep that is submitted again goes on with what the cluster has.
@@ -26,7 +26,7 @@ ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
 class SubmitSettings(NamedTuple):
-    """How a sweep is worked off."""
+    """Hold how a sweep is run."""
 
     max_concurrent: int
     """Runs at a time."""
@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
 
     @property
     def is_alive(self) -> bool:
-        """Whether the job has not ended."""
+        """Return whether the job has not ended."""
         return self.job.status in ALIVE
 
 
@@ -76,7 +76,7 @@ def reaching(address: str) -> Iterator[None]:
 
 
 def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
-    """The jobs of this project that the cluster knows, by submission id."""
+    """Return this project's jobs that the cluster knows, by submission id."""
     return {
         job.submission_id: job
         for job in client.list_jobs()
@@ -85,7 +85,7 @@ def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
 
 
 def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | None:
-    """The latest job of a run.
+    """Return the latest job of a run.
 
     Raises:
         UserError: it was submitted with another config.
@@ -125,12 +125,12 @@ def submit(
 
 
 def entrypoint(run: PlannedRun, python: str) -> str:
-    """The command of a run's jobs."""
+    """Return the command of a run's jobs."""
     return shlex.join([python, "-m", "recipe.main", *run.arguments])
 
 
 def environment(run: PlannedRun) -> dict[str, str]:
-    """A run is one run at W&B however often it is tried; its seeds are a group."""
+    """Return W&B's variables: one W&B run for all attempts of a run, one group for its seeds."""
     seed = rf"-s{run.config.seed}(-\w+)?$"
     return {
         "WANDB_RUN_ID": f"{run.name}-{run.digest}",
@@ -209,7 +209,7 @@ def keep_log(
 
 
 def because(job: JobDetails) -> str:
-    """Why a job did not succeed: the last line of its log, which Ray's message ends with."""
+    """Return why a job failed: the last line of its log, which ends Ray's message."""
     if job.status == JobStatus.SUCCEEDED or not job.message:
         return ""
     return f": {job.message.strip().splitlines()[-1]}"
