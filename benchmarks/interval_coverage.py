@@ -3,7 +3,7 @@
     python -m benchmarks.interval_coverage measure                  # about 14 minutes
     python -m benchmarks.interval_coverage table --into README.md
 
-Evaluations of two rules on the same problems are simulated; a sample is right with log odds
+Evaluations of two rules on the same problems are simulated; a sample is correct with log odds
 
     theta_p + shift + r u_p + t v_s + w z_sp
 

@@ -66,7 +66,7 @@ def kinds(n: int, m: int) -> dict[str, tuple[str, str, str]]:
     }
 
 
-# Of a hundred responses; half of each kind are right. `function` needs symbolic mathematics.
+# Counts per hundred responses; half of each kind are correct. `function` needs symbolic maths.
 MIX = {
     "integer": 60,
     "fraction": 8,

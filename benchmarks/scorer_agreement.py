@@ -7,7 +7,7 @@
 PEERS is the environment of requirements/peer_scorers.txt; benchmarks/peer_scorers.py says which
 scorers run in it and why those. Rows are the cases of tests/reward/cases.jsonl, whose expected
 verdicts are this grader's policy, and those of files as `reward.grade` reads them (mathematics
-only; `expected`, where a row has it, is "right" or anything else). The peers get what follows the
+only; `expected`, where a row has it, is "correct" or anything else). The peers get what follows the
 last `</think>`, as both packages cut thinking off before they score.
 
 `result.json` counts, `disagreements.jsonl` has each row on which a peer's verdict is not ours.

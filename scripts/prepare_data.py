@@ -8,7 +8,7 @@ r"""Make a public data set into verl's schema, and say what was done to it.
 It writes NAME.parquet; NAME.manifest.json, with where the rows come from, counts at every stage
 and hashes; and NAME.dropped.jsonl, with each row that was dropped and why. Further copies of a
 prompt, and prompts left out by --language, --max-pass-rate or the dates, are counted in the
-manifest and not listed. The manifest comes last: where it stands, all three are whole and of one
+manifest and not listed. The manifest comes last: if it exists, all three are complete and from one
 call. The same input and options give the same rows and the same content hash.
 """
 
@@ -218,7 +218,7 @@ def put_in_place(made: list[Path], out: Path) -> None:
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror or error}. An earlier manifest there was "
-            f"removed, and what is there without one may be of two calls. Free some space, then "
+            f"removed. Files without a manifest may come from two calls. Free some space, then "
             f"call again with --overwrite."
         ) from None
 

@@ -1,12 +1,12 @@
-"""Submit runs as Ray jobs, and see them through.
+"""Submit runs as Ray jobs, and follow them until they end.
 
     python -m scripts.submit EXPERIMENT... --rule R... --seed S... [KEY=VALUE...] --address URL
     python -m scripts.submit --sweep paper_table --dry-run
     python -m scripts.submit --sweep cpu_demo --local
     python -m scripts.submit --status | --logs JOB | --stop JOB...
 
-The same command again submits only what has not finished. It may be stopped at any time: the jobs
-on a cluster go on, and the same command follows them again.
+Given again, the same command submits only runs that have not finished. It may be stopped at any
+time: the jobs on a cluster continue, and the same command follows them again.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("scripts.submit", __doc__)
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
     parser.add_argument(
-        "--rule", nargs="+", metavar="ARM", help="RULE, RULE+ADVANTAGE or objective (balanced)"
+        "--rule", nargs="+", metavar="METHOD", help="RULE, RULE+ADVANTAGE or objective (balanced)"
     )
     parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
@@ -62,7 +62,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="a Ray of its own on this machine")
     parser.add_argument("--dry-run", action="store_true", help="check and print, submit nothing")
     parser.add_argument("--max-concurrent", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a failed run (1)")
+    parser.add_argument(
+        "--retries", type=int, default=1, help="further attempts of a failed run (1)"
+    )
     parser.add_argument(
         "--output-root",
         type=Path,
@@ -117,7 +119,7 @@ def command(options: argparse.Namespace) -> int:
     print_results(runs)
     for name, last in failed.items():
         log = settings.logs / f"{last.name}.log"
-        say(f"{name} did not finish: its log is {log}; the same command tries it again")
+        say(f"{name} did not finish: its log is {log}. Give the same command to try it again")
     return 1 if failed else 0
 
 
@@ -125,17 +127,17 @@ def check_numbers(options: argparse.Namespace) -> None:
     """Check for options that would never end or would be overruled.
 
     Raises:
-        UserError: one is so.
+        UserError: an option has such a value.
     """
     if options.max_concurrent < 1 or options.retries < 0:
         raise UserError(
             f"--max-concurrent is {options.max_concurrent} and --retries {options.retries}. Give "
-            f"at least 1 run at a time, and 0 or more further tries."
+            f"at least 1 run at a time, and 0 or more further attempts."
         )
     if any(override.startswith("trainer.resume_mode=") for override in options.overrides):
         raise UserError(
-            "trainer.resume_mode is set, but a job always goes on where an earlier one of its run "
-            "was stopped. Remove it; another name (experiment_name=NAME) begins anew."
+            "trainer.resume_mode is set, but a job always goes on where an earlier job of its run "
+            "stopped. Remove this override, or start a new run with experiment_name=NAME."
         )
 
 

@@ -220,7 +220,7 @@ class RowReader:
             [("score", float), ("step", Annotated[int, COUNT]), ("key", str), ("size", size_type)],
             rename={"key": key, "size": lengths.column},
         )
-        self.decoder = msgspec.json.Decoder(self.row_type)
+        self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.row_type)
         size = "text" if lengths.of_texts else "a count"
         self.expected = (
             f"a JSON object with score (a finite number), step (an integer), {key} (text) and "

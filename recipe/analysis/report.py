@@ -66,7 +66,7 @@ def rules_table(analysis: Analysis) -> list[str]:
         "sd",
         "moved",
     )
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     order = sorted(analysis.rules, key=lambda name: name != analysis.trained)
     for name in order:
         cells = [f"{name} (trained)" if name == analysis.trained else name]

@@ -90,9 +90,9 @@ def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
     found = {}
     for name in batches[0]["rules"]:
         loss = torch.tensor([batch["rules"][name]["measured"] for batch in batches]).double()
-        right = torch.tensor([batch["correct"] for batch in batches]).double()
+        correct = torch.tensor([batch["correct"] for batch in batches]).double()
         varies = loss.abs().max() > 1e-6
-        found[name] = torch.corrcoef(torch.stack([loss, right]))[0, 1].item() if varies else None
+        found[name] = torch.corrcoef(torch.stack([loss, correct]))[0, 1].item() if varies else None
     return found
 
 
@@ -119,20 +119,21 @@ def report(result: dict[str, Any]) -> list[str]:
         "highest, closed form",
         "measured",
         "deviation",
-        "correlation with right",
+        "correlation with correct",
     )
-    right = [batch["correct"] for batch in batches]
+    correct = [batch["correct"] for batch in batches]
     return [
-        f"The policy loss `actor/pg_loss` at ratio 1 of {len(batches)} batches of "
-        f"{GROUPS_PER_BATCH} groups, from {min(right):.0%} to {max(right):.0%} right responses, "
-        f"beside its closed form (of `lambda`: -(1/N) sum_i w_i length_i A_i).",
+        f"The on-policy policy loss `actor/pg_loss` of {len(batches)} batches of "
+        f"{GROUPS_PER_BATCH} groups, from {min(correct):.0%} to {max(correct):.0%} correct "
+        f"responses, beside its closed form (of `lambda`: -(1/N) sum_i w_i length_i A_i).",
         "",
         *markdown_table(head, rows),
         "",
-        "`sequence` and `balanced` are 0 whatever is right. Under the others the loss is the gap "
-        "between the mean lengths of wrong and right responses, times k A+, which is 0 where none "
-        "or all are right. It is alike with few and with many right responses, and where wrong "
-        "ones are longer it first rises as more are right: no measure of progress.",
+        "`sequence` and `balanced` give a loss of 0 for any share of correct responses. Under "
+        "the others the loss is the gap between the mean lengths of incorrect and correct responses, times "
+        "k A+, which is 0 if no response or every response is correct. The loss is similar with "
+        "few and with many correct responses. If incorrect ones are longer, it first rises as more "
+        "become correct, so it does not measure progress.",
         "",
         f"Largest deviation, from the closed form or the metric `aggregation/pg_loss_expected`, in "
         f"units of the loss without cancelling: {result['largest_deviation']:.1e}.",
@@ -150,7 +151,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         right.plot([100 * batch["correct"] for batch in result["batches"]], measured, **style)
     left.axline((0, 0), slope=1, color="gray", linestyle=":", label="prediction = measurement")
     left.set_xlabel("policy loss by the closed form")
-    right.set_xlabel("right responses of the batch (%)")
+    right.set_xlabel("correct responses of the batch (%)")
     for axes in (left, right):
         axes.set_ylabel("policy loss by the engine")
         axes.grid(alpha=0.3)

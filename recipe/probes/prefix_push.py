@@ -1,6 +1,6 @@
 """Measure the push on tokens that a whole group shares (arXiv:2601.05002, proposition 1).
 
-At ratio 1 the gradient of the objective by a common prefix is, whatever follows it,
+On-policy, the gradient of the objective by a common prefix is the following, whatever comes after:
 
     W_g * gradient of log pi(prefix)          W_g = (1/G) * sum_i w_i * A_i
 
@@ -50,14 +50,14 @@ def measure(stage: Stage) -> dict[str, Any]:
     """Measure W of each group under each rule, and the prefixes' share of the gradient.
 
     Raises:
-        UserError: too few groups have right and wrong responses with a common prefix.
+        UserError: too few groups have correct and incorrect responses with a common prefix.
     """
     sampled = stage.sample(NUM_SAMPLED)
     felt = [g for g in sampled.mixed() if prefixes(sampled.of([g])).item() > 0]
     if len(felt) < NUM_GROUPS:
         raise UserError(
-            f"{len(felt)} of {NUM_SAMPLED} groups have right and wrong responses with a common "
-            f"prefix, and {NUM_GROUPS} are needed. Try another --seed."
+            f"{len(felt)} of {NUM_SAMPLED} groups have correct and incorrect responses with a "
+            f"common prefix, and {NUM_GROUPS} are needed. Try another --seed."
         )
     responses = sampled.of(felt[:NUM_GROUPS])
     prefix_P, weight = prefixes(responses), weights(responses, stage.limit)

@@ -26,7 +26,7 @@ from recipe.probes.stage import NO_CLIP, Engine, SampledGroups, Stage, advantage
 PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48
 BETAS = (0.9, 0.999)
-# So small that parameters stay where they are, and all arms see nearly the same gradients.
+# So small that parameters stay where they are, and all settings see nearly the same gradients.
 LR = 1e-7
 # The reference of the KL loss is the model after one update a mini-batch at this rate.
 REFERENCE_LR = 1e-3
@@ -110,12 +110,14 @@ def settings(norm_S: Sequence[float]) -> list[Setting]:
 def measure(stage: Stage) -> dict[str, Any]:
     """Measure the updates at both reward scales in every setting, beside the replay's."""
     batches = mini_batches(stage)
-    policy_S, _ = arm(stage, Setting("plain"), batches, 1)
-    kl_S, _ = arm(stage, Setting("KL loss", kl=True), batches, 0)
+    policy_S, _ = scaled_updates(stage, Setting("plain"), batches, 1)
+    kl_S, _ = scaled_updates(stage, Setting("KL loss", kl=True), batches, 0)
     norm_S = [gradient_X.norm().item() for gradient_X in policy_S]
     found = {}
     for setting in settings(norm_S):
-        (_, update_S), (_, scaled_S) = (arm(stage, setting, batches, phi) for phi in (1, PHI))
+        (_, update_S), (_, scaled_S) = (
+            scaled_updates(stage, setting, batches, phi) for phi in (1, PHI)
+        )
         replayed_S, scaled_replay_S = (
             list(replay(raw_gradients(setting, phi, policy_S, kl_S), setting.eps, setting.clip))
             for phi in (1, PHI)
@@ -130,7 +132,9 @@ def measure(stage: Stage) -> dict[str, Any]:
             ),
         }
         if setting.clip == NO_CLIP and not setting.kl:
-            _, divided_S = arm(stage, setting._replace(eps=setting.eps / PHI), batches, 1)
+            _, divided_S = scaled_updates(
+                stage, setting._replace(eps=setting.eps / PHI), batches, 1
+            )
             found[setting.name] |= {
                 "first_order": [first_order(step, setting.eps) for step in replayed_S],
                 "eps_divided": distance(scaled_S, divided_S),
@@ -161,7 +165,7 @@ def mini_batches(stage: Stage) -> list[MiniBatch]:
     return [MiniBatch(*parts) for parts in zip(parts, weight, old, reference, strict=True)]
 
 
-def arm(
+def scaled_updates(
     stage: Stage, setting: Setting, batches: Iterable[MiniBatch], phi: float
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradient and update of each step with rewards times phi, from the first model."""
@@ -226,7 +230,7 @@ def report(result: dict[str, Any]) -> list[str]:
         f"First order takes a change of eps (1 - 1/{PHI:g}) / (sqrt(v_hat) + eps) of each "
         f"parameter's update. `eps / 10` is the distance from rewards times 1 with that eps, which "
         f"the identity says is 0. Gap is the largest difference of measured and predicted over the "
-        f"updates. Learning rate {LR:g}, so small that both arms see nearly the same gradients; "
+        f"updates. Learning rate {LR:g}, so small that both scales see nearly the same gradients; "
         f"updates are read from AdamW's state; weight decay 0.",
         "",
         f"Largest deviation: {result['largest_deviation']:.1e}.",

@@ -1,8 +1,8 @@
 """Provide every probe with responses of the small model and verl's engine to measure on.
 
-The engine is the one that trains: verl's actor worker with FSDP2 in float32, measured and with the
-weighted loss as the trainer installs them, as the only rank. Axes: `_N`
-responses, `_P` groups, `_X` all parameters in a row.
+The engine is the one that trains: verl's actor worker with FSDP2 in float32, with the measurements
+and the weighted loss that the trainer installs. It is the only rank. Axes: `_N` responses,
+`_P` groups, `_X` all parameters in a row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -238,13 +238,13 @@ class Stage:
         """Return the first sampled groups with correct and incorrect responses.
 
         Raises:
-            UserError: there are too few.
+            UserError: there are fewer than `num_needed`.
         """
         sampled = self.sample(num_sampled)
         mixed = sampled.mixed()
         if len(mixed) < num_needed:
             raise UserError(
-                f"{len(mixed)} of {num_sampled} groups have right and wrong responses, and "
+                f"{len(mixed)} of {num_sampled} groups have correct and incorrect responses, and "
                 f"{num_needed} are needed. Try another --seed."
             )
         return sampled.of(mixed[:num_needed])

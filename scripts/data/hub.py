@@ -64,8 +64,8 @@ def download(repo: str, revision: str, pattern: str) -> Download:
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
-                f"the disk is full, and {repo} is not whole in the hub's cache. Free some space, "
-                f"or set HF_HOME to a folder on another disk."
+                f"the disk is full, and {repo} is not complete in the hub's cache. Free some "
+                f"space, or set HF_HOME to a folder on another disk."
             ) from None
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(

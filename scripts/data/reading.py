@@ -54,7 +54,7 @@ def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Ite
     """Yield the rows of files in order, with a progress bar.
 
     At most 32 MiB of a parquet file are unpacked at once, and one line of JSON Lines; a JSON file
-    that is one list is read whole. A line that is no JSON object comes as a record with an error.
+    that is one list is read at once. A line that is no JSON object gives a record with an error.
 
     Args:
         files: parquet, JSON Lines or JSON.
@@ -77,7 +77,7 @@ def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Ite
                     index += 1
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"{path} cannot be read: {error}. Check that it is whole, e.g. fetch it again."
+                    f"{path} cannot be read: {error}. Check that it is complete, or fetch it again."
                 ) from None
 
 

@@ -75,7 +75,7 @@ class NoDifficulty(ValueError):
     """Signal a row without the pass rate that a filter needs."""
 
 
-# By type of what is wrong with a row, the stage that drops it; of all else it is malformed.
+# The stage that drops a row, by the type of its error. Any other error means a malformed row.
 STAGE_OF = {OutOfSet: "rows_out_of_set", NoDifficulty: "rows_without_difficulty"}
 
 

@@ -1,7 +1,7 @@
 """Run training runs as Ray jobs: submit under stable names, follow, and try again.
 
-A job is one try of a run, with the submission id NAME.TRY. What a cluster knows of them is all the
-state there is: a sweep that is submitted again goes on with what the cluster has.
+A job is one attempt of a run, with the submission id NAME.ATTEMPT. The cluster's list of jobs is
+the only state, so a sweep that is submitted again continues with the jobs in that list.
 """
 
 import re
@@ -31,13 +31,13 @@ class SubmitSettings(NamedTuple):
     max_concurrent: int
     """Runs at a time."""
     retries: int
-    """Further tries of a run whose job failed; each goes on from the last whole checkpoint."""
+    """Further attempts of a failed run; each resumes from the last complete checkpoint."""
     python: str
     """The interpreter on the cluster."""
     env: Mapping[str, str]
     """Environment of every job, beside what is made of its run."""
     logs: Path
-    """Folder where the logs of ended jobs are kept: a cluster forgets them."""
+    """Folder for the logs of ended jobs, because a cluster does not store them for ever."""
 
 
 class Attempt(NamedTuple):
@@ -56,22 +56,22 @@ class Attempt(NamedTuple):
 
 @contextmanager
 def reaching(address: str) -> Iterator[None]:
-    """Say it in one paragraph when the job server cannot be reached or refuses."""
+    """Raise a UserError if the job server cannot be reached or refuses a request."""
     try:
         yield
     except (ConnectionError, RuntimeError) as error:
-        # Of a server's traceback the last line says it.
+        # The last line of a server's traceback holds the reason.
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         if "already exists" in reason:
             raise UserError(
-                f"somebody else submitted it at the same time, or under the same name: {reason} "
-                f"The same command follows what is there; another name is experiment_name=NAME."
+                f"the same job was submitted at the same time or under the same name: {reason} "
+                f"Give the same command to follow it, or choose another experiment_name=NAME."
             ) from None
         raise UserError(
-            f"the Ray job server at {address} does not answer as one: {reason}. Give the address "
-            f"of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
-            f"RAY_AUTH_TOKEN if it asks for one), or use --local. Jobs that were submitted go on; "
-            f"the same command finds them again."
+            f"the Ray job server at {address} did not answer like a job server: {reason}. Give "
+            f"the address of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
+            f"RAY_AUTH_TOKEN if it asks for one), or use --local. Submitted jobs "
+            f"continue; the same command finds them again."
         ) from None
 
 
@@ -88,7 +88,7 @@ def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | N
     """Return the latest job of a run.
 
     Raises:
-        UserError: it was submitted with another config.
+        UserError: this job was submitted with another config.
     """
     attempts = [
         Attempt(key, int(number), jobs[key])
@@ -111,7 +111,7 @@ def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | N
 def submit(
     client: JobSubmissionClient, run: PlannedRun, number: int, settings: SubmitSettings
 ) -> None:
-    """Submit one try of a run."""
+    """Submit one attempt of a run."""
     client.submit_job(
         submission_id=f"{run.name}.{number}",
         entrypoint=entrypoint(run, settings.python),
@@ -146,10 +146,10 @@ def work_off(
     settings: SubmitSettings,
     say: Callable[[str], None],
 ) -> dict[str, Attempt]:
-    """Submit what is not finished, follow it, try again what fails.
+    """Submit unfinished runs, follow their jobs, and retry failed ones.
 
     Returns:
-        The last try of each run that did not finish, when none is left to be made.
+        The last attempt of each run that did not finish, once no attempts are left.
     """
     jobs = our_jobs(client)
     waiting, running, failed = [], {}, {}
@@ -179,8 +179,9 @@ def work_off(
             latest = last_attempt(jobs, run)
             if latest is None:
                 raise UserError(
-                    f"the cluster forgot {name}, as it does when its head is started anew. The "
-                    f"same command submits it again; it goes on after its last whole checkpoint."
+                    f"the cluster forgot {name}. This happens when its head restarts. Give the "
+                    f"same command to submit it again; it resumes from its last complete "
+                    f"checkpoint."
                 )
             if latest.is_alive:
                 continue

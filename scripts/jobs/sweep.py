@@ -52,9 +52,9 @@ class Grid:
             yield [f"+experiment={experiment}", *choices(rule), f"seed={seed}", *self.overrides]
 
 
-def choices(arm: str) -> list[str]:
+def choices(method: str) -> list[str]:
     """Return the overrides of a method: RULE, RULE+ADVANTAGE, or an objective with neither."""
-    name, _, advantage = arm.partition("+")
+    name, _, advantage = method.partition("+")
     is_objective = (CONFIGS / "objective" / f"{name}.yaml").is_file() and name != "policy_gradient"
     group = "objective" if is_objective else "aggregation"
     return [f"{group}={name}", *([f"advantage={advantage}"] if advantage else [])]

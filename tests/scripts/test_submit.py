@@ -92,7 +92,7 @@ def test_a_sweep_is_over_advantages_and_objectives_as_well():
         check_config(run.config)
 
 
-def test_an_arm_that_does_not_go_together_is_refused_with_the_reason():
+def test_a_method_whose_parts_do_not_go_together_is_refused_with_the_reason():
     [run] = plan(Grid(("cpu_demo",), ("disco_logl+ha_dw",), (0,)), [])
     with pytest.raises(UserError, match="advantage=ha_dw does not go with objective=disco_logl"):
         check_config(run.config)
@@ -122,16 +122,16 @@ def test_what_fails_is_tried_again_and_says_why(runs, settings):
     assert log.read_text() == f"log of {runs[1].name}.1"
 
 
-def test_after_the_last_try_the_others_go_on(runs, settings):
+def test_the_other_runs_go_on_after_the_last_attempt_of_one(runs, settings):
     ends = {f"{runs[0].name}.{number}": JobStatus.FAILED for number in (1, 2, 3)}
     cluster = Cluster(ends)
     failed = work_off(cluster, runs, settings, print)
     assert {name: last.number for name, last in failed.items()} == {runs[0].name: 2}
     assert len(cluster.jobs) == 5
-    # Asked for again, it gets new tries, and nothing else is submitted.
+    # Asked for again, it gets new attempts, and nothing else is submitted.
     assert work_off(cluster, runs, settings, print) == {}
-    tries = Counter(name.rpartition(".")[0] for name in cluster.jobs)
-    assert tries == {runs[0].name: 4} | {run.name: 1 for run in runs[1:]}
+    attempts = Counter(name.rpartition(".")[0] for name in cluster.jobs)
+    assert attempts == {runs[0].name: 4} | {run.name: 1 for run in runs[1:]}
 
 
 def test_a_stopped_run_is_left_until_it_is_asked_for_again(runs, settings):
