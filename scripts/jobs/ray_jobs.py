@@ -68,7 +68,7 @@ def reaching(address: str) -> Iterator[None]:
                 f"Give the same command to follow it, or choose another experiment_name=NAME."
             ) from None
         raise UserError(
-            f"the Ray job server at {address} did not answer like a job server: {reason}. Give "
+            f"the Ray job server at {address} does not answer like one: {reason}. Give "
             f"the address of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
             f"RAY_AUTH_TOKEN if it asks for one), or use --local. Submitted jobs "
             f"continue; the same command finds them again."
