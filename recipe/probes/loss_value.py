@@ -130,10 +130,10 @@ def report(result: dict[str, Any]) -> list[str]:
         *markdown_table(head, rows),
         "",
         "`sequence` and `balanced` give a loss of 0 for any share of correct responses. Under "
-        "the others the loss is the gap between the mean lengths of incorrect and correct responses, times "
-        "k A+, which is 0 if no response or every response is correct. The loss is similar with "
-        "few and with many correct responses. If incorrect ones are longer, it first rises as more "
-        "become correct, so it does not measure progress.",
+        "the others the loss is the gap between the mean lengths of incorrect and correct "
+        "responses, times k A+, which is 0 if no response or every response is correct. The loss "
+        "is similar with few and with many correct responses. If incorrect ones are longer, it "
+        "first rises as more become correct, so it does not measure progress.",
         "",
         f"Largest deviation, from the closed form or the metric `aggregation/pg_loss_expected`, in "
         f"units of the loss without cancelling: {result['largest_deviation']:.1e}.",

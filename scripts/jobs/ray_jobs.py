@@ -69,8 +69,8 @@ def reaching(address: str) -> Iterator[None]:
             ) from None
         raise UserError(
             f"the Ray job server at {address} does not answer like one: {reason}. Give "
-            f"the address of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
-            f"RAY_AUTH_TOKEN if it asks for one), or use --local. Submitted jobs "
+            f"the address of a head's dashboard, e.g. --address http://HEAD:8265 (with its token "
+            f"in RAY_AUTH_TOKEN if it asks for one), or use --local. Submitted jobs "
             f"continue; the same command finds them again."
         ) from None
 
