@@ -147,8 +147,8 @@ class Engine:
             config: a resolved config of the recipe.
             actor: keys of `actor_rollout_ref.actor` that this engine has otherwise.
         """
-        role = OmegaConf.merge(config.actor_rollout_ref, {"actor": actor})
-        self.worker = measured(ActorRolloutRefWorker)(config=role, role="actor")
+        role = cast(DictConfig, OmegaConf.merge(config.actor_rollout_ref, {"actor": actor}))
+        self.worker = cast(Any, measured(ActorRolloutRefWorker)(config=role, role="actor"))
         self.worker.init_model()
         loss_config = for_worker(omega_conf_to_dataclass(role.actor))
         self.worker.set_loss_fn(partial(weighted_ppo_loss, config=loss_config))

@@ -1,7 +1,7 @@
 """Read rows of parquet, JSON Lines and JSON files, a batch at a time."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,9 @@ def data_files(source: Path, pattern: str = "*") -> list[Path]:
     return fitting
 
 
-def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[Record]:
+def read_records(
+    files: Iterable[Path], columns: list[str] | None = None
+) -> Generator[Record, None, None]:
     """Yield the rows of files in order, with a progress bar.
 
     At most 32 MiB of a parquet file are unpacked at once, and one line of JSON Lines; a JSON file
