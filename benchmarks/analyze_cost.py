@@ -1,4 +1,4 @@
-"""Time and memory of `python -m recipe.analyze` on a dump of a million responses.
+"""Measure time and memory of `python -m recipe.analyze` on a dump of a million responses.
 
     python -m benchmarks.analyze_cost                    # about a minute and 3 GB of disk
 
@@ -6,7 +6,6 @@ Makes the dump from a seed in a temporary folder, runs the command on it, and wr
 to benchmarks/results/analyze_cost/.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -17,13 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from recipe.base.command import command_parser
 from recipe.base.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results/analyze_cost"
 
 
 def write_dump(folder: Path, num_responses: int, num_bytes: int, per_step: int, seed: int) -> None:
-    """A run of `per_step` responses a step, 8 a group, each about `num_bytes` in its file."""
+    """Write a dump with `per_step` responses a step, 8 a group, about `num_bytes` each."""
     dice = random.Random(seed)
     words = " ".join(str(dice.randrange(10**6)) for _ in range(num_bytes // 3))
     for begin in range(0, num_responses, per_step):
@@ -45,7 +45,7 @@ def write_dump(folder: Path, num_responses: int, num_bytes: int, per_step: int, 
 
 
 def measure(command: list[str]) -> dict[str, float]:
-    """Wall seconds, processor seconds and peak memory of a command that succeeds."""
+    """Return wall seconds, processor seconds and peak memory of a command that succeeds."""
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
@@ -61,7 +61,7 @@ def measure(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Make, measure, write."""
-    parser = argparse.ArgumentParser("python -m benchmarks.analyze_cost")
+    parser = command_parser("benchmarks.analyze_cost", __doc__)
     parser.add_argument("--responses", type=int, default=1_000_000)
     parser.add_argument("--bytes", type=int, default=2048)
     parser.add_argument("--per-step", type=int, default=1024)

@@ -1,9 +1,9 @@
-"""How often a nominal 95 % interval for the difference of two rules holds the truth.
+"""Measure how often a nominal 95 % interval for the difference of two rules holds the truth.
 
     python -m benchmarks.interval_coverage measure                  # about 14 minutes
     python -m benchmarks.interval_coverage table --into README.md
 
-Evaluations of two rules on the same problems are simulated; a sample is right with log odds
+Evaluations of two rules on the same problems are simulated; a sample is correct with log odds
 
     theta_p + shift + r u_p + t v_s + w z_sp
 
@@ -18,7 +18,6 @@ they dominate.
 Axes: `_R` replications, `_S` seeds, `_P` problems, `_B` bootstrap samples, `_2` the two rules.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -33,8 +32,9 @@ from tqdm import tqdm
 
 from benchmarks.timing import SEED
 from eval.stats import LEAST_VARIANCE, paired_interval
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.tasks.at_k import Floats
 
 RESULT = Path(__file__).parent / "results" / "interval_coverage" / "result.json"
@@ -47,7 +47,7 @@ Interval_R = tuple[Floats, Floats]
 
 
 class Setting(NamedTuple):
-    """Seeds, and of each task its problems and the samples of one."""
+    """Hold the number of seeds, and for each task its problems and samples per problem."""
 
     name: str
     num_seeds: int
@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 
 
 class Regime(NamedTuple):
-    """Deviations t and r of the model, and the correlation c of both rules under a seed."""
+    """Hold the deviations t and r of the model, and the correlation c of both rules in a seed."""
 
     t: float
     r: float
@@ -80,7 +80,7 @@ REGIMES = tuple(
 
 
 def truth(regime: Regime) -> float:
-    """The true difference: the log odds of each rule are normal, so it takes one integral."""
+    """Return the true difference: each rule's log odds are normal, so one integral gives it."""
     spread = np.sqrt(DIFFICULTY**2 + regime.r**2 + regime.t**2 + SEED_PROBLEM**2)
     grid = np.linspace(-10, 10, 4001)
     mass = stats.norm.pdf(grid) / stats.norm.pdf(grid).sum()
@@ -90,7 +90,7 @@ def truth(regime: Regime) -> float:
 def simulate(
     setting: Setting, regime: Regime, count: int, random: np.random.Generator
 ) -> list[Floats]:
-    """Mean scores of both rules in each task, rules x replications x seeds x problems."""
+    """Return mean scores of both rules per task, as rules x replications x seeds x problems."""
     shared_RS1 = random.standard_normal((count, setting.num_seeds, 1))
     own_2RS1 = random.standard_normal((2, count, setting.num_seeds, 1))
     seed_2RS1 = np.sqrt(regime.c) * shared_RS1 + np.sqrt(1 - regime.c) * own_2RS1
@@ -106,7 +106,7 @@ def simulate(
 
 
 def ours(seeds: str) -> Callable[[list[Floats], np.random.Generator], Interval_R]:
-    """`eval.stats.paired_interval` of each replication."""
+    """Return `eval.stats.paired_interval` of each replication."""
 
     def run(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
         found = [
@@ -119,30 +119,30 @@ def ours(seeds: str) -> Callable[[list[Floats], np.random.Generator], Interval_R
 
 
 def differences(tasks: list[Floats]) -> list[Floats]:
-    """First rule less second, replications x seeds x problems of each task."""
+    """Return the first rule minus the second, as replications x seeds x problems per task."""
     return [first - second for first, second in tasks]
 
 
 def seed_means(tasks: list[Floats]) -> Floats:
-    """Mean difference of each seed, averaged over tasks."""
+    """Return the mean difference of each seed, averaged over tasks."""
     return np.mean([task.mean(axis=-1) for task in differences(tasks)], axis=0)
 
 
 def t_interval(mean_R: Floats, variance_R: Floats, freedom: Any) -> Interval_R:
-    """Around means of estimated variance."""
+    """Return a t interval around means whose variance is estimated."""
     half_R = stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance_R)
     return mean_R - half_R, mean_R + half_R
 
 
 def over_seeds(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
-    """T interval of the seed means: problems are taken as the only ones there are."""
+    """Return the t interval of the seed means; it treats the problems as fixed."""
     mean_RS = seed_means(tasks)
     num_seeds = mean_RS.shape[1]
     return t_interval(mean_RS.mean(1), mean_RS.var(axis=1, ddof=1) / num_seeds, num_seeds - 1)
 
 
 def problem_parts(tasks: list[Floats]) -> tuple[Floats, Floats]:
-    """Mean squares of problems as variances of the estimate, of each task, and their freedom."""
+    """Return, per task, the variance of the estimate from its problems, and its freedom."""
     parts = [
         task.mean(1).var(axis=1, ddof=1) / task.shape[-1] / len(tasks) ** 2
         for task in differences(tasks)
@@ -151,7 +151,7 @@ def problem_parts(tasks: list[Floats]) -> tuple[Floats, Floats]:
 
 
 def over_problems(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
-    """T interval of the problem means: seeds are pooled, as if training were one."""
+    """Return the t interval of the problem means; it pools seeds, as if there were one training."""
     part_TR, freedom_T1 = problem_parts(tasks)
     variance_R = part_TR.sum(0)
     freedom_R = variance_R**2 / (part_TR**2 / freedom_T1).sum(0)
@@ -159,7 +159,7 @@ def over_problems(tasks: list[Floats], random: np.random.Generator) -> Interval_
 
 
 def two_way(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
-    """T interval of variance a + b - e (floor as ours), Satterthwaite's degrees of freedom or 1."""
+    """Return the t interval of variance a + b - e (floor as ours); Satterthwaite's freedom or 1."""
     mean_RS = seed_means(tasks)
     num_seeds = mean_RS.shape[1]
     seed_R = mean_RS.var(axis=1, ddof=1) / num_seeds
@@ -179,24 +179,24 @@ def two_way(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
 
 
 def resampled(number: int, random: np.random.Generator) -> Floats:
-    """Shares of `number` things in bootstrap samples."""
+    """Return the shares of `number` things in bootstrap samples."""
     return random.multinomial(number, np.full(number, 1 / number), BOOTSTRAPS) / number
 
 
 def percentiles(mean_RB: Floats) -> Interval_R:
-    """The interval that bootstrap means leave."""
+    """Return the percentile interval of bootstrap means."""
     low_R, high_R = np.quantile(mean_RB, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     return low_R, high_R
 
 
 def bootstrap_seeds(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
-    """Percentile bootstrap of the seed means."""
+    """Return the percentile bootstrap interval of the seed means."""
     mean_RS = seed_means(tasks)
     return percentiles(mean_RS @ resampled(mean_RS.shape[1], random).T)
 
 
 def bootstrap_both(tasks: list[Floats], random: np.random.Generator) -> Interval_R:
-    """Percentile bootstrap of seeds, then of problems; both rules keep what is drawn."""
+    """Return the interval of a bootstrap of seeds, then problems, drawn alike for both rules."""
     share_BS = resampled(tasks[0].shape[2], random)
     mean_RB = np.zeros((tasks[0].shape[1], BOOTSTRAPS))
     for task in differences(tasks):
@@ -218,7 +218,7 @@ METHODS = {
 
 
 def coverage(setting: Setting, regime: Regime, seeds: list[int]) -> dict[str, dict[str, float]]:
-    """Coverage and mean width of each method; seeds are taken as independent only where they are.
+    """Return coverage and mean width of each method; seeds count as independent only if they are.
 
     Args:
         setting: what is evaluated, and how often.
@@ -242,7 +242,7 @@ def coverage(setting: Setting, regime: Regime, seeds: list[int]) -> dict[str, di
 
 
 def measure(settings: tuple[Setting, ...] = SETTINGS) -> dict[str, Any]:
-    """Every method in every regime of every setting."""
+    """Measure every method in every regime of every setting."""
     started, rows = time.monotonic(), []
     for i, setting in enumerate(settings):
         regimes = [
@@ -267,7 +267,7 @@ def measure(settings: tuple[Setting, ...] = SETTINGS) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[str]:
-    """Lines of a table: lowest to highest coverage over regimes, and width beside ours."""
+    """Return a table: lowest and highest coverage over regimes, and the width beside ours."""
     lines = []
     for name in METHODS:
         cells = []
@@ -282,21 +282,17 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure and write the JSON, or show it as a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.interval_coverage", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
-    parser.add_argument("--into", type=Path, help="file with the marks coverage:begin, for table")
+    add_into(parser, "coverage")
     given = parser.parse_args()
     if given.part == "measure":
         result = {**measure(), "seed": SEED, **provenance("benchmarks.interval_coverage")}
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
         print(f"wrote {RESULT}")
-    lines = summary(json.loads(RESULT.read_text()))
-    print("\n".join(lines))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "coverage", lines))
+    with errors_reported():
+        show_table(summary(json.loads(RESULT.read_text())), "coverage", given.into)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""What other evaluation packages say of a response, and their statistics of verdicts.
+r"""Ask other evaluation packages for their verdicts on responses and their statistics.
 
     python -m venv PEERS && PEERS/bin/pip install -r requirements/peer_scorers.txt
     PEERS/bin/python -P benchmarks/peer_scorers.py score ROWS.jsonl OUT.json
@@ -52,13 +52,13 @@ Score = Callable[[str, str], bool]
 
 
 def boxed(truth: str) -> str:
-    """A ground truth as a reference solution has it."""
+    """Return a ground truth as a reference solution writes it."""
     truth = truth.replace("\\fbox", "\\boxed")  # which remove_boxed does not know
     return truth if "\\boxed" in truth else f"\\boxed{{{truth}}}"
 
 
 def minerva_math(metric: str) -> Score:
-    """A metric of lm-eval's minerva_math, on references made as its `process_docs` makes them."""
+    """Return a metric of lm-eval's minerva_math, on references as its `process_docs` makes them."""
     from lm_eval.tasks.minerva_math import utils
 
     def restated(response: str) -> str:
@@ -79,7 +79,7 @@ def minerva_math(metric: str) -> Score:
 
 
 def aime() -> Score:
-    """The metric of lm-eval's aime tasks, with the ground truth as their data have it."""
+    """Return the metric of lm-eval's aime tasks, with the ground truth as in their data."""
     from lm_eval.tasks.aime import utils
 
     def score(response: str, truth: str) -> bool:
@@ -90,7 +90,7 @@ def aime() -> Score:
 
 
 def inspect_math() -> Score:
-    """inspect_ai's `math()`; what it leaves unscored is an error here."""
+    """Return the verdict of inspect_ai's `math()`; a response it leaves unscored is an error."""
     from inspect_ai.model import ModelName, ModelOutput
     from inspect_ai.scorer import CORRECT, INCORRECT, Target, math
     from inspect_ai.solver import TaskState
@@ -134,14 +134,14 @@ def serve(name: str, pipe: Connection) -> None:
 
 
 class Peer:
-    """One scorer in its process."""
+    """Represent one scorer in its own process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.process: Any = None
 
     def ask(self, response: str, truth: str) -> tuple[bool | None, str | None]:
-        """The verdict, or None and why there is none."""
+        """Return the verdict, or None and the reason why there is none."""
         if self.process is None:
             self._start()
         started = time.perf_counter()
@@ -177,7 +177,7 @@ class Peer:
 
 
 def score_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """By scorer and row id: the verdict (null if there is none), and the errors."""
+    """Return, by scorer and row id, the verdict (null if there is none), and the errors."""
     found: dict[str, Any] = {}
     for name in SCORERS:
         peer, started = Peer(name), time.perf_counter()
@@ -192,7 +192,7 @@ def score_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def statistics_of(problems: list[list[int]], ks: list[int]) -> dict[str, Any]:
-    """inspect_ai's figures of samples that are 0 or 1, in one list for each problem.
+    """Return inspect_ai's statistics of samples that are 0 or 1, one list for each problem.
 
     `stderr` is over the problems' means, as its evaluations with epochs report; the clustered one
     is over all samples, with the problem as the cluster.

@@ -1,4 +1,4 @@
-"""How many responses of 2 KB the math grader takes in a second, and what hanging answers cost.
+"""Measure responses of 2 KB graded per second, and what hanging answers cost.
 
     python -m benchmarks.reward_throughput measure                  # about 8 minutes
     python -m benchmarks.reward_throughput table --into README.md
@@ -8,7 +8,6 @@ math-verify alone (on the whole response, in two processes, with its own timeout
 both see the same machine.
 """
 
-import argparse
 import json
 import logging
 import multiprocessing
@@ -27,8 +26,9 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.timing import SEED, median_with_interval, seconds
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from reward.grader import Grader, Row
 from reward.math.equality import same
 from reward.math.extract import extract
@@ -46,7 +46,7 @@ SENTENCE = (
 
 
 def kinds(n: int, m: int) -> dict[str, tuple[str, str, str]]:
-    """Of each kind of answer: the ground truth, another right form, and a wrong one."""
+    """Return, for each kind of answer, the ground truth, a correct form and an incorrect one."""
     return {
         "integer": (f"{n}", f"{n}", f"{n + m}"),
         "fraction": (rf"\frac{{{n}}}{{{m}}}", f"{2 * n}/{2 * m}", rf"\frac{{{n + 1}}}{{{m}}}"),
@@ -66,7 +66,7 @@ def kinds(n: int, m: int) -> dict[str, tuple[str, str, str]]:
     }
 
 
-# Of a hundred responses; half of each kind are right. `function` needs symbolic mathematics.
+# Counts per hundred responses; half of each kind are correct. `function` needs symbolic maths.
 MIX = {
     "integer": 60,
     "fraction": 8,
@@ -83,7 +83,7 @@ MIX = {
 
 
 def reasoning(dice: random.Random) -> str:
-    """About 2 KB of it, with formulas and no answer."""
+    """Return about 2 KB of reasoning with formulas and without an answer."""
     text = ""
     while len(text) < BYTES - 60:
         text += SENTENCE.format(*(dice.randrange(2, 1000) for _ in range(4)))
@@ -91,7 +91,7 @@ def reasoning(dice: random.Random) -> str:
 
 
 def mixed(count: int, seed: int = SEED) -> list[Row]:
-    """Rows of the mix in random order, each with other numbers."""
+    """Return rows of the mix in random order, each with other numbers."""
     dice = random.Random(seed)
     names = [name for name, share in MIX.items() for _ in range(share)]
     rows = []
@@ -104,7 +104,7 @@ def mixed(count: int, seed: int = SEED) -> list[Row]:
 
 
 def integers(count: int, form: str) -> list[Row]:
-    """Rows whose answers are integers, every other one right."""
+    """Return rows whose answers are integers; every second answer is correct."""
     dice = random.Random(SEED)
     text = [reasoning(dice) for _ in range(100)]
     return [
@@ -114,13 +114,13 @@ def integers(count: int, form: str) -> list[Row]:
 
 
 def grade(rows: list[Row]) -> Counter[str]:
-    """The outcomes of rows, by a grader of their own."""
+    """Return the outcomes of rows, graded by a new grader."""
     with closing(Grader(SETTINGS)) as grader:
         return Counter(verdict.outcome for verdict in grader.grade_many(rows))
 
 
 def math_verify_alone(row: tuple[str, str]) -> bool:
-    """What math-verify says by itself, as its README shows."""
+    """Return the verdict of math-verify alone, used as its README shows."""
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
@@ -128,12 +128,12 @@ def math_verify_alone(row: tuple[str, str]) -> bool:
 
 
 def is_symbolic(row: Row) -> bool:
-    """Whether a row needs a worker process."""
+    """Return whether a row needs a worker process."""
     return same(extract(row.response, ANY.forms) or "", row.ground_truth) is None
 
 
 def measure_integers(repetitions: int) -> dict[str, Any]:
-    """Rows a second of both forms."""
+    """Measure the rows per second of both forms of integers."""
     found = {}
     for name, form in (("answer_line", "Answer: {}"), ("boxed", "So it is $\\boxed{{{}}}$.")):
         rows = integers(40_000, form)
@@ -143,7 +143,7 @@ def measure_integers(repetitions: int) -> dict[str, Any]:
 
 
 def measure_mix(repetitions: int) -> dict[str, Any]:
-    """Rows a second of the mix, and how many times math-verify's that is, in turns."""
+    """Measure the rows per second of the mix, and the factor over math-verify, in turns."""
     rows = mixed(10_000)
     pairs = [(row.response, row.ground_truth) for row in rows]
     ours, theirs = [], []
@@ -171,7 +171,7 @@ def measure_mix(repetitions: int) -> dict[str, Any]:
 
 
 def measure_hanging() -> dict[str, Any]:
-    """Seconds for 2,000 rows of which 2 % hang, beside those that the deadlines alone take."""
+    """Measure the seconds for 2,000 rows of which 2 % hang, beside the deadlines alone."""
     rows = mixed(2000)
     hang = set(random.Random(SEED).sample(range(len(rows)), len(rows) // 50))
     stuck = [
@@ -194,7 +194,7 @@ def measure_hanging() -> dict[str, Any]:
 
 
 def measure_memory(count: int, points: int = 10) -> dict[str, Any]:
-    """MiB of this process and all below it, at points along a run over `count` rows."""
+    """Measure MiB of this process and its descendants at points along `count` rows."""
     this = psutil.Process()
 
     def now() -> float:
@@ -215,7 +215,7 @@ def measure_memory(count: int, points: int = 10) -> dict[str, Any]:
 
 
 def table() -> list[str]:
-    """The measured figures beside what they should be."""
+    """Return the measured numbers beside their aims."""
     found = json.loads((RESULTS / "cpu.json").read_text())
     whole, mix, hang = found["integers"], found["mix"], found["hanging"]
 
@@ -245,14 +245,12 @@ def table() -> list[str]:
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.reward_throughput", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--rows", type=int, default=100_000, help="of the memory run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
-    parser.add_argument("--into", type=Path, help="file with the marks reward:begin, for table")
+    add_into(parser, "reward")
     given = parser.parse_args()
     if given.part == "measure":
         result = {
@@ -268,9 +266,8 @@ def main() -> None:
         }
         given.results.mkdir(parents=True, exist_ok=True)
         (given.results / "cpu.json").write_text(json.dumps(result, indent=2) + "\n")
-    print("\n".join(table()))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "reward", table()))
+    with errors_reported():
+        show_table(table(), "reward", given.into)
 
 
 if __name__ == "__main__":

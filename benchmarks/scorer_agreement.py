@@ -1,4 +1,4 @@
-"""How far this grader and other packages' scorers agree on the same responses.
+"""Measure how far this grader and the scorers of other packages agree on the same responses.
 
     python -m benchmarks.scorer_agreement measure --peer-python PEERS/bin/python   # about 4 minutes
     python -m benchmarks.scorer_agreement measure --peer-python ... --rows SAMPLES.jsonl
@@ -7,13 +7,12 @@
 PEERS is the environment of requirements/peer_scorers.txt; benchmarks/peer_scorers.py says which
 scorers run in it and why those. Rows are the cases of tests/reward/cases.jsonl, whose expected
 verdicts are this grader's policy, and those of files as `reward.grade` reads them (mathematics
-only; `expected`, where a row has it, is "right" or anything else). The peers get what follows the
+only; `expected`, where a row has it, is "correct" or anything else). The peers get what follows the
 last `</think>`, as both packages cut thinking off before they score.
 
 `result.json` counts, `disagreements.jsonl` has each row on which a peer's verdict is not ours.
 """
 
-import argparse
 import json
 import random
 import subprocess
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import SEED
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from reward.grade import read_line
 from reward.grader import Grader, Row
 from reward.math.extract import extract
@@ -45,7 +45,7 @@ Verdicts = dict[str, dict[str, bool | None]]
 
 
 def read(path: Path) -> Iterator[tuple[Fields, Row]]:
-    """The rows of a file that are mathematics, with their ids.
+    """Return the rows of a file that are mathematics, with their ids.
 
     Raises:
         ValueError: FILE:LINE is no row.
@@ -61,7 +61,7 @@ def read(path: Path) -> Iterator[tuple[Fields, Row]]:
 
 
 def graded(path: Path) -> list[Fields]:
-    """The rows of a file with this grader's verdicts."""
+    """Return the rows of a file with this grader's verdicts."""
     rows = list(read(path))
     with closing(Grader(SETTINGS)) as grader:
         verdicts = list(grader.grade_many(row for _, row in rows))
@@ -84,7 +84,7 @@ def graded(path: Path) -> list[Fields]:
 
 
 def ask_peers(python: Path, rows: list[Fields]) -> Fields:
-    """What the peers say of the rows, from a process in their environment."""
+    """Return the peers' verdicts on the rows, from a process in their environment."""
     asked = [
         {
             "id": row["id"],
@@ -106,7 +106,7 @@ def run_peers(python: Path, part: str, text: str) -> Fields:
 
 
 def random_verdicts(problems: int = 30) -> list[list[int]]:
-    """Lists of 8 to 12 verdicts, from a problem that no sample solves to one that all solve."""
+    """Return lists of 8 to 12 verdicts, from a problem never solved to one always solved."""
     dice = random.Random(SEED)
     return [
         [int(dice.random() < number / (problems - 1)) for _ in range(8 + number % 5)]
@@ -115,7 +115,7 @@ def random_verdicts(problems: int = 30) -> list[list[int]]:
 
 
 def wrongs(rows: list[Fields], verdicts: dict[str, bool | None]) -> dict[str, int]:
-    """False positives and negatives on the rows that say what is expected."""
+    """Count false positives and negatives on the rows with an expected verdict."""
     told = [(row["expected"], verdicts[row["id"]]) for row in rows if row["expected"] is not None]
     return {
         "rows_with_expected": len(told),
@@ -125,7 +125,7 @@ def wrongs(rows: list[Fields], verdicts: dict[str, bool | None]) -> dict[str, in
 
 
 def compared(rows: list[Fields], verdicts: dict[str, bool | None]) -> Fields:
-    """How often a peer says what this grader says; a row on which it failed is no agreement."""
+    """Count how often a peer agrees with this grader; a failure counts as no agreement."""
     pairs = Counter((row["ours"], verdicts[row["id"]]) for row in rows)
     return {
         "both_correct": pairs[True, True],
@@ -139,7 +139,7 @@ def compared(rows: list[Fields], verdicts: dict[str, bool | None]) -> Fields:
 
 
 def summary(rows: list[Fields], peers: Verdicts) -> Fields:
-    """By set of rows, and in each for the rows whose answer is in a box: all counts."""
+    """Return all counts for each set of rows, and for its rows with a boxed answer."""
     sets = defaultdict(list)
     for row in rows:
         sets[row["set"]].append(row)
@@ -157,7 +157,7 @@ def summary(rows: list[Fields], peers: Verdicts) -> Fields:
 
 
 def disagreements(rows: list[Fields], peers: Verdicts) -> list[Fields]:
-    """The rows on which a peer's verdict is another than ours, with the response's end."""
+    """Return the rows on which a peer disagrees with this grader, with the response's end."""
     return [
         {
             **{key: row[key] for key in ("id", "category")},
@@ -172,7 +172,7 @@ def disagreements(rows: list[Fields], peers: Verdicts) -> list[Fields]:
 
 
 def by_category(rows: list[Fields], peers: Verdicts) -> Fields:
-    """By category, the most disputed first: rows, and each peer's verdicts that are not ours."""
+    """Return, by category, rows and each peer's differing verdicts; the most disputed first."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         found[row["category"]]["rows"] += 1
@@ -183,7 +183,7 @@ def by_category(rows: list[Fields], peers: Verdicts) -> Fields:
 
 
 def table(result: Fields) -> list[str]:
-    """A line for each set of rows and scorer; dashes where nothing was expected or compared."""
+    """Return a line for each set of rows and scorer; a dash where nothing was compared."""
     head = (
         "responses",
         "scorer",
@@ -212,7 +212,7 @@ def table(result: Fields) -> list[str]:
 
 
 def measure(python: Path, files: list[Path], results: Path) -> Fields:
-    """Grade, ask the peers, write both files."""
+    """Grade the rows, ask the peers, and write both files."""
     stems = [path.stem for path in (CASES, *files)]
     if len(set(stems)) < len(stems):
         raise ValueError(f"files of rows are told apart by name, and two have one: {stems}")
@@ -239,23 +239,21 @@ def measure(python: Path, files: list[Path], results: Path) -> Fields:
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.scorer_agreement", __doc__)
     parser.add_argument("part", choices=["measure", "table"])
     parser.add_argument("--peer-python", type=Path, help="of the peers' environment, for measure")
     parser.add_argument("--rows", type=Path, nargs="+", default=[], help="further files of rows")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the files go")
-    parser.add_argument("--into", type=Path, help="file with the marks agreement:begin, for table")
+    add_into(parser, "agreement")
     given = parser.parse_args()
     if given.part == "measure":
         if given.peer_python is None:
             parser.error("measure needs --peer-python, e.g. PEERS/bin/python")
         measure(given.peer_python, given.rows, given.results)
-    lines = table(json.loads((given.results / "result.json").read_text()))
-    print("\n".join(lines))
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "agreement", lines))
+    with errors_reported():
+        show_table(
+            table(json.loads((given.results / "result.json").read_text())), "agreement", given.into
+        )
 
 
 if __name__ == "__main__":

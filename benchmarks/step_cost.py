@@ -1,4 +1,4 @@
-"""What the recipe adds to a training step, in seconds and bytes.
+"""Measure what the recipe adds to a training step, in seconds and bytes.
 
     python -m benchmarks.step_cost driver              # ids, weights, diagnostics of a batch
     python -m benchmarks.step_cost worker              # the loss against verl's own, paired
@@ -9,7 +9,6 @@ Each writes benchmarks/results/step_cost/NAME.json. Ratios are paired in one pro
 machines are noisy; intervals are percentile bootstraps of the median over repetitions.
 """
 
-import argparse
 import gc
 import json
 import statistics
@@ -24,8 +23,9 @@ import torch
 
 from benchmarks.timing import SEED, median_with_interval, seconds
 from benchmarks.worker_cost import worker
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 from recipe.maths.aggregation import AggregationSettings
 from recipe.maths.columns import group_numbers, prompt_of
 from recipe.maths.diagnostics import diagnose
@@ -39,7 +39,7 @@ RULES_HERE = AggregationSettings("balanced", constant_length=8192.0).rules()
 
 
 def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Prompt ids, lengths and advantages of `size` responses in groups, shuffled."""
+    """Return prompt ids, lengths and advantages of `size` responses in groups, shuffled."""
     random = np.random.default_rng(SEED)
     uids = [str(uuid.UUID(bytes=random.bytes(16))) for _ in range(size // GROUP)]
     score = torch.from_numpy(random.random((size // GROUP, GROUP)) < 0.4).double()
@@ -52,13 +52,13 @@ def batch_of(size: int) -> tuple[list[str], torch.Tensor, torch.Tensor]:
 
 
 def vectorised(group_N: torch.Tensor, length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """What `recipe.training.trainer` computes from lengths, advantages and groups."""
+    """Compute what `recipe.training.trainer` computes from lengths, advantages and groups."""
     weights = {name: rule(length_N, advantage_N, group_N) for name, rule in RULES_HERE.items()}
     return weights, diagnose(length_N, advantage_N, group_N, weights, "balanced")
 
 
 def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.Tensor):
-    """The same weights and group metrics, with a loop over the groups as RL code usually has."""
+    """Compute the same weights and metrics with a loop over groups, as is common in RL code."""
     members = defaultdict(list)
     for row, uid in enumerate(uids):
         members[uid].append(row)
@@ -92,7 +92,7 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
 
 
 def driver() -> dict[str, Any]:
-    """Seconds on one core for each size, and the loop at the target size."""
+    """Measure the seconds on one core for each size, and of the loop at the target size."""
     torch.set_num_threads(1)
     rows = []
     for size in SIZES:
@@ -131,7 +131,7 @@ def driver() -> dict[str, Any]:
 
 
 def steps(folders: list[Path]) -> dict[str, Any]:
-    """The share of a step that our phases take, from finished runs of one update a step."""
+    """Return the share of a step that our phases take, from finished runs of one update a step."""
     shares, phase_seconds, step_seconds = [], [], []
     for folder in folders:
         for _, data in read_metrics(folder):
@@ -153,7 +153,7 @@ def steps(folders: list[Path]) -> dict[str, Any]:
 
 
 def summary(results: Path) -> list[str]:
-    """Lines of a Markdown table of the committed results, beside what is aimed at."""
+    """Return a Markdown table of the committed results beside their aims."""
     driver, worker, steps = (
         json.loads((results / f"{part}.json").read_text()) for part in ("driver", "worker", "steps")
     )
@@ -191,7 +191,7 @@ def summary(results: Path) -> list[str]:
 
 
 def flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Every number of a result with its dotted name."""
+    """Return every number of a result with its dotted name."""
     found = []
     for key, value in result.items():
         if isinstance(value, dict):
@@ -207,25 +207,21 @@ def flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def main() -> None:
     """Measure one part, print it, and write its JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmarks.step_cost", __doc__)
     parser.add_argument("part", choices=["driver", "worker", "steps", "table"])
     parser.add_argument("folders", nargs="*", type=Path, help="runs, for steps")
     parser.add_argument("--rows", type=int, default=8, help="responses of the worker's micro-batch")
     parser.add_argument("--tokens", type=int, default=8192, help="its longest response")
     parser.add_argument("--repetitions", type=int, default=300)
-    parser.add_argument("--into", type=Path, help="file with the marks cost:begin, for table")
+    add_into(parser, "cost")
     parser.add_argument("--name", help="of the JSON file; the part's by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where it goes")
     given = parser.parse_args()
     if given.part == "steps" and not given.folders:
         parser.error("steps needs the folders of finished runs, e.g. outputs/cpu_demo/balanced-s0")
     if given.part == "table":
-        lines = summary(given.results)
-        print("\n".join(lines))
-        if given.into:
-            given.into.write_text(between_marks(given.into.read_text(), "cost", lines))
+        with errors_reported():
+            show_table(summary(given.results), "cost", given.into)
         return
     result = {
         "driver": driver,

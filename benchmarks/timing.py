@@ -1,4 +1,4 @@
-"""Seconds of a call, and a median with its interval."""
+"""Measure the seconds of a call, and a median with its interval."""
 
 import statistics
 import time
@@ -11,14 +11,14 @@ SEED = 0
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock seconds of one call."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def median_with_interval(values: list[float]) -> dict[str, float]:
-    """Median and its 95 % interval."""
+    """Return the median and its 95 % interval."""
     sample = np.random.default_rng(SEED).choice(values, (2000, len(values)))
     low, high = np.quantile(np.median(sample, axis=1), [0.025, 0.975])
     return {"median": statistics.median(values), "low": float(low), "high": float(high)}

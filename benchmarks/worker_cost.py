@@ -1,4 +1,4 @@
-"""Time and peak memory of the recipe's loss and gradient, over verl's own in the same process."""
+"""Measure time and peak memory of our loss and gradient, relative to verl's in one process."""
 
 import gc
 import statistics
@@ -20,7 +20,7 @@ from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
 
 
 class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside it held at a time, counted at every operation."""
+    """Record the peak bytes of tensors made inside, counted at every operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def micro_batch(rows: int, tokens: int, dtype: torch.dtype, device: str):
-    """A micro-batch as the engine hands it to a loss, and the leaf under its log-probs."""
+    """Return a micro-batch as the engine passes it to a loss, and the leaf under its log-probs."""
     generator = torch.Generator().manual_seed(SEED)
     prompt = 16
     length_N = torch.randint(tokens // 2, tokens + 1, (rows,), generator=generator)
@@ -82,7 +82,7 @@ def micro_batch(rows: int, tokens: int, dtype: torch.dtype, device: str):
 
 
 def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
-    """Time and peak memory of loss and gradient, ours over verl's vanilla with token-mean."""
+    """Measure time and peak memory of loss and gradient, ours over verl's with token-mean."""
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     base = FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True)
     found = []
@@ -97,7 +97,7 @@ def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
 
             ours = partial(run, weighted_ppo_loss, base)
             verls = partial(run, ppo_loss, base)
-            row = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
+            row: dict[str, Any] = {"device": device, "dtype": str(dtype).removeprefix("torch.")}
             row |= paired_times(ours, verls, repetitions, device)
             row |= peaks(ours, verls, device)
             row["memory_ratio"] = row["peak_bytes"] / row["peak_bytes_verl"]
@@ -106,7 +106,7 @@ def worker(rows: int, tokens: int, repetitions: int) -> dict[str, Any]:
 
 
 def paired_times(ours, verls, repetitions: int, device: str) -> dict[str, Any]:
-    """Median of the ratio of two runs next to each other, in alternating order."""
+    """Return the median ratio of two adjacent runs, in alternating order."""
 
     def timed(run: Callable[[], None]) -> float:
         def whole() -> None:
@@ -132,7 +132,7 @@ def paired_times(ours, verls, repetitions: int, device: str) -> dict[str, Any]:
 
 
 def peaks(ours, verls, device: str) -> dict[str, int]:
-    """Peak bytes above what is there before, of each."""
+    """Return the peak bytes of each above what was there before."""
     found = {}
     for key, run in (("peak_bytes", ours), ("peak_bytes_verl", verls)):
         gc.collect()

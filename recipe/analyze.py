@@ -1,4 +1,4 @@
-"""What other aggregation rules would have done with the responses of a run of verl.
+"""Analyse what other aggregation rules would have done with the responses of a run of verl.
 
     python -m recipe.analyze outputs/rollouts                       # a folder of dumps
     python -m recipe.analyze outputs/rollouts --tokenizer Qwen/Qwen3-1.7B
@@ -23,23 +23,17 @@ from recipe.analysis.counterfactual import analyse
 from recipe.analysis.dumps import Lengths, Rollouts, find_files, first_row, read_dumps
 from recipe.analysis.report import write_analysis
 from recipe.analysis.token_counts import choose_lengths
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.maths.rules import RULES, Rule
 
 LEARNED = "lambda"
-INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m recipe.analyze",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the arguments."""
+    command = command_parser("recipe.analyze", __doc__)
     add = command.add_argument
     add(
         "dumps",
@@ -81,16 +75,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Analyse, and say what is wrong in one paragraph."""
+    """Analyse the dumps, and report errors in one paragraph."""
     arguments = parser().parse_args()
     # Steps are small: on a busy machine threads wait for each other longer than they compute.
     torch.set_num_threads(1)
-    try:
+    with errors_reported():
         run(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -134,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def chosen_rules(trained: str, exponent: float | None) -> Mapping[str, Rule]:
-    """Every rule; the learned one only with its exponent.
+    """Return every rule; the learned rule only with an exponent.
 
     Raises:
         UserError: the run trained with the learned one, and its exponent is not given.
@@ -148,7 +138,7 @@ def chosen_rules(trained: str, exponent: float | None) -> Mapping[str, Rule]:
 
 
 def learned(*columns: Tensor, exponent: float) -> Tensor:
-    """The learned rule at a given exponent.
+    """Return the weights of the learned rule at a given exponent.
 
     Raises:
         UserError: it is undefined for these lengths.
@@ -160,7 +150,7 @@ def learned(*columns: Tensor, exponent: float) -> Tensor:
 
 
 def check_groups(rollouts: Rollouts) -> None:
-    """Some group has two samples and some response a length.
+    """Check that some group has two samples and some response a length.
 
     Raises:
         UserError: no group or no response has.
@@ -177,7 +167,7 @@ def check_groups(rollouts: Rollouts) -> None:
 
 
 def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) -> list[str]:
-    """What was read and what was assumed."""
+    """Describe what was read and what was assumed."""
     num_empty = int((rollouts.length_N == 0).sum())
     steps = rollouts.step_N
     read = (
@@ -211,7 +201,7 @@ def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) ->
 
 
 def default_folder(dump: Path) -> Path:
-    """`outputs/analysis/` and the name of the dump's folder."""
+    """Return `outputs/analysis/` and the name of the dump's folder."""
     dump = dump.resolve()
     return Path("outputs/analysis") / (dump if dump.is_dir() else dump.parent).name
 

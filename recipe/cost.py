@@ -6,12 +6,10 @@
 The estimate is worked out from the model's shape (`recipe/estimate/hours.py`), not measured.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from recipe.base.errors import UserError
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
+from recipe.base.tables import markdown_table
 from recipe.config.compose import composed
 from recipe.config.estimated import estimated
 from recipe.estimate.hours import gpu_hours
@@ -46,37 +44,18 @@ def table() -> list[str]:
     return markdown_table(head, rows)
 
 
-def keep_table(document: Path) -> None:
-    """Write the table between the marks of `document`.
-
-    Raises:
-        UserError: it cannot be read or written, or has no marks.
-    """
-    try:
-        document.write_text(between_marks(document.read_text(), "runs", table()))
-    except OSError as error:
-        raise UserError(f"--into is {document}: {error.strerror}. Name a document.") from None
-    except ValueError as error:
-        raise UserError(f"--into is {document}: {error}") from None
-
-
 def main() -> None:
     """Print the estimate and what it assumes, or the table, or keep it in a document."""
-    try:
+    with errors_reported():
         if sys.argv[1:2] == ["table"]:
-            command = argparse.ArgumentParser("python -m recipe.cost table")
-            command.add_argument("--into", type=Path, help="a document with marks runs:begin, end")
-            if into := command.parse_args(sys.argv[2:]).into:
-                keep_table(into)
-            else:
-                print("\n".join(table()))
+            command = command_parser("recipe.cost table", __doc__)
+            add_into(command, "runs")
+            show_table(table(), "runs", command.parse_args(sys.argv[2:]).into)
             return
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(__doc__)
             return
         found = gpu_hours(estimated(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(
         f"about {found.total:.0f} GPU-hours: {found.hours:.0f} hours on {found.num_gpus} GPUs, "
         f"{found.num_steps} steps of {found.rollout_seconds:.0f} s rollout and "

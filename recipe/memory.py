@@ -7,7 +7,7 @@ The estimate is worked out from the model's shape (`recipe/estimate/memory.py`),
 
 import sys
 
-from recipe.base.errors import UserError
+from recipe.base.command import errors_reported
 from recipe.config.estimated import estimated
 from recipe.estimate.memory import memory, table
 
@@ -17,11 +17,9 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    try:
+    with errors_reported():
         config = estimated(sys.argv[1:])
         found, lines = memory(config), table(config)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print("\n".join(lines))
     print(
         f"\nvLLM's KV cache holds {found.kv_tokens} tokens, {found.full_sequences} sequences at "

@@ -13,7 +13,6 @@ import argparse
 import importlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig
 
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.config.compose import composed, resolve
@@ -39,18 +39,11 @@ if TYPE_CHECKING:
 NAMES = ("prefix_push", "reward_scale", "momentum", "loss_value")
 # The only rank there is; the port is any that is free.
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m recipe.probe",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the arguments."""
+    command = command_parser("recipe.probe", __doc__)
     add = command.add_argument
     add("name", choices=NAMES, help="the bias to measure")
     add("--out", type=Path, metavar="FOLDER", help="where to write (default: outputs/probes/NAME)")
@@ -59,18 +52,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Probe, and say what is wrong in one paragraph."""
+    """Run the probe, and report errors in one paragraph."""
     given = parser().parse_args()
-    try:
-        run(given.name, given.seed, given.out or Path("outputs/probes") / given.name)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}. Name another folder with --out.")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    with errors_reported():
+        try:
+            run(given.name, given.seed, given.out or Path("outputs/probes") / given.name)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise UserError(
+                f"{error.filename}: {error.strerror}. Name another folder with --out."
+            ) from None
 
 
 def run(name: str, seed: int, folder: Path) -> None:
@@ -104,7 +96,7 @@ def run(name: str, seed: int, folder: Path) -> None:
 def prepare(
     name: str, config: DictConfig, say: Callable[[str], None]
 ) -> tuple[ModuleType, "Stage"]:
-    """The module of a probe and its stage, on verl's platform of the config."""
+    """Return the module of a probe and its stage, on verl's platform of the config."""
     os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
     os.environ |= ALONE
     # Before the modules that import verl, which asks its platform while it is imported.

@@ -1,36 +1,30 @@
-"""Make a Hugging Face folder of a checkpoint, which transformers and vLLM load.
+"""Export a checkpoint to a Hugging Face folder, which transformers and vLLM can load.
 
-    python -m scripts.export outputs/EXPERIMENT/RULE-sSEED            # its last whole checkpoint
+    python -m scripts.export outputs/EXPERIMENT/RULE-sSEED            # its last complete checkpoint
     python -m scripts.export .../checkpoints/global_step_N --out DIR
 
-verl's own merger joins the shards; it writes bfloat16.
+verl's own merger joins the shards and writes bfloat16.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
-from recipe.base.errors import UserError
+from recipe.base.command import command_parser, errors_reported
 from recipe.run.checkpoints import export, exported, find_checkpoint
 
 
 def main() -> None:
-    """Export, and say where to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Export the checkpoint, and print the folder."""
+    parser = command_parser("scripts.export", __doc__)
     parser.add_argument("run", type=Path, help="folder of a run, or of a checkpoint")
-    parser.add_argument("--out", type=Path, help="by default exported/global_step_N in the run")
+    parser.add_argument(
+        "--out", type=Path, help="folder to write (default: exported/global_step_N in the run)"
+    )
     options = parser.parse_args()
-    try:
+    with errors_reported():
         checkpoint = find_checkpoint(options.run.absolute())
         out = options.out or exported(checkpoint)
         print(f"merging {checkpoint} ...", flush=True)
         export(checkpoint, out.absolute(), "scripts.export")
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"wrote {out}")
 
 

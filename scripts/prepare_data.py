@@ -8,7 +8,7 @@ r"""Make a public data set into verl's schema, and say what was done to it.
 It writes NAME.parquet; NAME.manifest.json, with where the rows come from, counts at every stage
 and hashes; and NAME.dropped.jsonl, with each row that was dropped and why. Further copies of a
 prompt, and prompts left out by --language, --max-pass-rate or the dates, are counted in the
-manifest and not listed. The manifest comes last: where it stands, all three are whole and of one
+manifest and not listed. The manifest comes last: if it exists, all three are complete and from one
 call. The same input and options give the same rows and the same content hash.
 """
 
@@ -21,14 +21,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from recipe.base.command import command_parser
 from recipe.base.errors import UserError
+from recipe.base.files import sha256_of
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from recipe.tasks.templates import TEMPLATES
 from scripts.data import hub
 from scripts.data.catalogue import DATA_SETS, DataSet, find
 from scripts.data.overlap import COMMON, NUM_WORDS, EvaluationSets, read_problems
-from scripts.data.reading import KINDS, data_files, read_records, sha256_of
+from scripts.data.reading import KINDS, data_files, read_records
 from scripts.data.rows import write_parquet
 from scripts.data.selection import STAGES, Filters, Prompt, Selection
 
@@ -36,14 +38,8 @@ OUTPUTS = ("parquet", "dropped.jsonl", "manifest.json")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m scripts.prepare_data",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the arguments."""
+    command = command_parser("scripts.prepare_data", __doc__)
     add = command.add_argument
     add("name", metavar="NAME", help=", ".join(DATA_SETS))
     add("--out", type=Path, required=True, metavar="DIR", help="where the files go")
@@ -63,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_filters(options: argparse.Namespace, data_set: DataSet) -> Filters:
-    """The options that leave out prompts.
+    """Return the filters from the options.
 
     Raises:
         UserError: one does not go with the data set, or has no meaning.
@@ -91,7 +87,7 @@ def read_filters(options: argparse.Namespace, data_set: DataSet) -> Filters:
 
 
 def check(options: argparse.Namespace) -> None:
-    """What needs no data.
+    """Check everything that needs no data.
 
     Raises:
         UserError: options that do not go together, or an earlier output that would be replaced.
@@ -115,14 +111,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def output_paths(folder: Path, name: str) -> list[Path]:
-    """The files a call writes."""
+    """Return the files that a call writes."""
     return [folder / f"{name}.{kind}" for kind in OUTPUTS]
 
 
 def find_source(
     options: argparse.Namespace, data_set: DataSet
 ) -> tuple[dict[str, Any], list[Path]]:
-    """What the manifest says of the input, and its files, downloaded if they are on the hub.
+    """Return the manifest's entry for the input, and its files, downloaded if necessary.
 
     Raises:
         UserError: there is no such file, folder or data set.
@@ -208,7 +204,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def put_in_place(made: list[Path], out: Path) -> None:
-    """Move the files of a call, the manifest last, to where those of an earlier one may be.
+    """Move the files of a call into place, the manifest last; replace those of an earlier call.
 
     Raises:
         OSError: nothing was changed.
@@ -222,7 +218,7 @@ def put_in_place(made: list[Path], out: Path) -> None:
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror or error}. An earlier manifest there was "
-            f"removed, and what is there without one may be of two calls. Free some space, then "
+            f"removed. Files without a manifest may come from two calls. Free some space, then "
             f"call again with --overwrite."
         ) from None
 
@@ -230,20 +226,20 @@ def put_in_place(made: list[Path], out: Path) -> None:
 def compare(
     evaluation: EvaluationSets, prompts: list[Prompt]
 ) -> tuple[dict[int, dict[str, str]], dict[str, Any]]:
-    """Which prompts that may be written overlap with what, and the counts of it."""
+    """Return which prompts overlap with which evaluation sets, and the counts."""
     compared = [prompt for prompt in prompts if not (prompt.is_too_easy or prompt.has_conflict)]
     shared = {prompt.index: prompt.shared for prompt in compared if prompt.shared}
     return evaluation.report(shared, len(compared))
 
 
 def recorded(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that change what the rows are."""
+    """Return the options that change the contents of the rows."""
     kept = ("files", "language", "max_pass_rate", "from_date", "to_date", "ngram", "remove_overlap")
     return {name: getattr(options, name) for name in kept}
 
 
 def notes(job: Selection) -> list[str]:
-    """What a reader should know of the rows."""
+    """Return what a reader should know of the rows."""
     if not job.num_tolerances:
         return []
     return [
@@ -253,7 +249,7 @@ def notes(job: Selection) -> list[str]:
 
 
 def report(record: dict[str, Any]) -> list[str]:
-    """The counts of a manifest as tables."""
+    """Return the counts of a manifest as tables."""
     lines = markdown_table(
         ("stage", "count"), [(STAGES[key], f"{n:,}") for key, n in record["counts"].items()]
     )
@@ -273,7 +269,7 @@ def report(record: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare, print the counts; 0 if all went well."""
+    """Prepare the data and print the counts; return 0 on success."""
     options = parser().parse_args(arguments)
     try:
         record = prepare(options)

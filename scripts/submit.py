@@ -1,12 +1,12 @@
-"""Submit runs as Ray jobs, and see them through.
+"""Submit runs as Ray jobs, and follow them until they end.
 
     python -m scripts.submit EXPERIMENT... --rule R... --seed S... [KEY=VALUE...] --address URL
     python -m scripts.submit --sweep paper_table --dry-run
     python -m scripts.submit --sweep cpu_demo --local
     python -m scripts.submit --status | --logs JOB | --stop JOB...
 
-The same command again submits only what has not finished. It may be stopped at any time: the jobs
-on a cluster go on, and the same command follows them again.
+Given again, the same command submits only runs that have not finished. It may be stopped at any
+time: the jobs on a cluster continue, and the same command follows them again.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from eval.runs import HEAD, read_summaries, rows
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.base.provenance import provenance
@@ -32,25 +33,28 @@ from recipe.estimate.gpus import num_gpus
 from recipe.estimate.hours import gpu_hours
 from recipe.run.cluster import alone_with_ray
 from recipe.run.processes import Watch, clean_up_killed, temporary_folder
-from scripts.jobs import Settings, entrypoint, environment, our_jobs, reaching, work_off
-from scripts.sweep import Grid, Run, plan
+from scripts.jobs.ray_jobs import (
+    SubmitSettings,
+    entrypoint,
+    environment,
+    our_jobs,
+    reaching,
+    work_off,
+)
+from scripts.jobs.sweep import Grid, PlannedRun, plan
 
 # Ray's own variables for a job server, in its order.
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line; overrides may stand anywhere among the names."""
+    """Parse the command line; overrides may stand anywhere among the names."""
     words = sys.argv[1:] if given is None else given
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.submit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("scripts.submit", __doc__)
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
     parser.add_argument(
-        "--rule", nargs="+", metavar="ARM", help="RULE, RULE+ADVANTAGE or objective (balanced)"
+        "--rule", nargs="+", metavar="METHOD", help="RULE, RULE+ADVANTAGE or objective (balanced)"
     )
     parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
@@ -58,7 +62,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="a Ray of its own on this machine")
     parser.add_argument("--dry-run", action="store_true", help="check and print, submit nothing")
     parser.add_argument("--max-concurrent", type=int, default=1, help="runs at a time (1)")
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a failed run (1)")
+    parser.add_argument(
+        "--retries", type=int, default=1, help="further attempts of a failed run (1)"
+    )
     parser.add_argument(
         "--output-root",
         type=Path,
@@ -83,7 +89,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Do what was asked; 0 if every run finished.
+    """Run the command; return 0 if every run finished.
 
     Raises:
         UserError: something asked for does not exist or cannot be reached.
@@ -96,7 +102,7 @@ def command(options: argparse.Namespace) -> int:
         # What depends on the machine is checked where the run starts.
         check_config(run.config)
     print_plan(runs)
-    settings = Settings(
+    settings = SubmitSettings(
         options.max_concurrent,
         options.retries,
         options.python or (sys.executable if options.local else "python"),
@@ -112,31 +118,31 @@ def command(options: argparse.Namespace) -> int:
         failed = work_off(client, runs, settings, say)
     print_results(runs)
     for name, last in failed.items():
-        log = settings.logs / f"{last.job.submission_id}.log"
-        say(f"{name} did not finish: its log is {log}; the same command tries it again")
+        log = settings.logs / f"{last.name}.log"
+        say(f"{name} did not finish: its log is {log}. Give the same command to try it again")
     return 1 if failed else 0
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Options that would never end, or be overruled.
+    """Check for options that would never end or would be overruled.
 
     Raises:
-        UserError: one is so.
+        UserError: an option has such a value.
     """
     if options.max_concurrent < 1 or options.retries < 0:
         raise UserError(
             f"--max-concurrent is {options.max_concurrent} and --retries {options.retries}. Give "
-            f"at least 1 run at a time, and 0 or more further tries."
+            f"at least 1 run at a time, and 0 or more further attempts."
         )
     if any(override.startswith("trainer.resume_mode=") for override in options.overrides):
         raise UserError(
-            "trainer.resume_mode is set, but a job always goes on where an earlier one of its run "
-            "was stopped. Remove it; another name (experiment_name=NAME) begins anew."
+            "trainer.resume_mode is set, but a job always goes on where an earlier job of its run "
+            "stopped. Remove this override, or start a new run with experiment_name=NAME."
         )
 
 
 def grid(options: argparse.Namespace) -> Grid:
-    """What was asked for, from the command line or a kept sweep."""
+    """Return the requested runs, from the command line or a stored sweep."""
     if options.sweep:
         if options.experiment or options.rule or options.seed:
             raise UserError(
@@ -157,7 +163,7 @@ def grid(options: argparse.Namespace) -> Grid:
 
 
 def places(options: argparse.Namespace) -> list[str]:
-    """Where runs write and read: absolute, because a job runs in a copy of this folder."""
+    """Return output and data folders as absolute paths: a job runs in a copy of this folder."""
     return [
         f"output_root={options.output_root.absolute()}",
         f"data_root={options.data_root.absolute()}",
@@ -165,7 +171,7 @@ def places(options: argparse.Namespace) -> list[str]:
 
 
 def variables(names: list[str]) -> dict[str, str]:
-    """These variables of this process's environment.
+    """Return these variables of this process's environment.
 
     Raises:
         UserError: one is not set.
@@ -176,8 +182,8 @@ def variables(names: list[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def print_plan(runs: list[Run]) -> None:
-    """The runs, and what those on GPUs will cost if the assumed throughput holds."""
+def print_plan(runs: list[PlannedRun]) -> None:
+    """Print the runs, and the estimated cost of those on GPUs."""
     table, total, notes = [], 0.0, set()
     for run in runs:
         gpus = hours = "-"
@@ -197,8 +203,8 @@ def print_plan(runs: list[Run]) -> None:
     print(*sorted(notes), sep="\n")
 
 
-def print_results(runs: list[Run]) -> None:
-    """The table of what finished, where this machine sees the outputs."""
+def print_results(runs: list[PlannedRun]) -> None:
+    """Print the table of finished runs, if this machine sees the outputs."""
     summaries = [
         summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
     ]
@@ -207,8 +213,10 @@ def print_results(runs: list[Run]) -> None:
 
 
 @contextmanager
-def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster that was named, or of a Ray that lives as long as this command."""
+def job_server(
+    options: argparse.Namespace, runs: list[PlannedRun]
+) -> Iterator[JobSubmissionClient]:
+    """Yield a client of the given cluster, or of a Ray that lives as long as this command."""
     if not options.local:
         yield connect(options)
         return
@@ -238,7 +246,7 @@ def job_server(options: argparse.Namespace, runs: list[Run]) -> Iterator[JobSubm
 
 
 def connect(options: argparse.Namespace) -> JobSubmissionClient:
-    """A client of the cluster that was named."""
+    """Return a client of the given cluster."""
     address = options.address or next((os.environ[a] for a in ADDRESSES if a in os.environ), None)
     if address is None:
         raise UserError(
@@ -277,32 +285,28 @@ def about_jobs(options: argparse.Namespace) -> int:
 
 
 def at(milliseconds: int | None) -> str:
-    """A time as people write it."""
+    """Format a time, or return a dash."""
     if not milliseconds:
         return "-"
     return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
 
 
 def say(line: str) -> None:
-    """A line with the time."""
+    """Print a line with the time."""
     print(f"{datetime.now():%H:%M:%S}  {line}", flush=True)
 
 
 def main() -> None:
-    """`command`, with what is wrong said in one paragraph."""
+    """Run the command, and report errors in one paragraph."""
     # Leave by the same way as Ctrl-C, or a Ray of its own would stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Ray names every file that it does not upload, and warns of those it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
+    with errors_reported(
+        "stopped following the jobs. Jobs on a cluster go on; jobs of --local were stopped. Give "
+        "the same command to continue with both."
+    ):
         sys.exit(command(arguments()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "left: jobs on a cluster go on, those of --local were stopped. The same command goes "
-            "on with both."
-        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Group-relative advantages from scores, as verl computes them. Axes: `_N` rows, `_S` samples."""
+"""Compute group-relative advantages as verl does. Axes: `_N` rows, `_S` samples."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def group_advantages(
     output_N: np.ndarray,
     estimator: str = "grpo",
 ) -> np.ndarray:
-    """Advantage of each row.
+    """Return the advantage of each row.
 
     As in verl 0.9.1, a sample of several outputs has the score of its last one and all its rows
     its advantage; the standard deviation is over G - 1; and a group of one has its score as

@@ -1,4 +1,4 @@
-"""What each aggregation rule would have done with the responses of a run, with intervals.
+"""Compute what each aggregation rule would have done with a run's responses, with intervals.
 
 Everything here is a function of sums over responses, and the responses of a group hang together:
 so a step or a run is a table of sums, one row a group, and its intervals come from drawing groups
@@ -28,7 +28,7 @@ def group_sums(
     rules: Mapping[str, Rule],
     trained: str,
 ) -> dict[str, Tensor]:
-    """Sums over the responses of each group of one train batch.
+    """Return sums over the responses of each group of one train batch.
 
     A response's share under a rule is w_i * length_i * |A_i|, normalised over the batch; without
     any advantage it is 0. The keys are what `statistics` reads.
@@ -73,7 +73,7 @@ def group_sums(
 def statistics(
     sums: Mapping[str, np.ndarray], names: Sequence[str], trained: str
 ) -> dict[str, np.ndarray]:
-    """Quantities of a step or a run from its sums over groups, of any shape; NaN if undefined.
+    """Return statistics of a step or a run from sums over groups, of any shape; NaN if undefined.
 
     Returns:
         share_negative/RULE: of the objective, for negative responses.
@@ -114,7 +114,7 @@ def statistics(
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its interval; NaN where undefined."""
+    """Hold a value and the ends of its interval; NaN where undefined."""
 
     value: float
     low: float
@@ -124,7 +124,7 @@ class Estimate(NamedTuple):
 def estimate(
     sums: Mapping[str, np.ndarray], names: Sequence[str], trained: str, random: np.random.Generator
 ) -> dict[str, Estimate]:
-    """The statistics of a table of groups, each with its percentile bootstrap interval.
+    """Return the statistics of a table of groups, each with its percentile bootstrap interval.
 
     All rules are computed from the same resamples, so differences between them are paired. Shares
     stay normalised by the batch that was, as does what `moved` takes for gained. One group alone
@@ -151,7 +151,7 @@ def estimate(
 def resample(
     table_PK: np.ndarray, random: np.random.Generator, replicates: int = REPLICATES
 ) -> np.ndarray:
-    """Sums total_BK over P groups drawn from the P with replacement, `replicates` times."""
+    """Return sums total_BK over P groups drawn with replacement, `replicates` times."""
     num_groups, table = len(table_PK), torch.from_numpy(table_PK)
     at_once = max(1, min(replicates, DRAWN_AT_ONCE // num_groups))
     totals = []
@@ -165,7 +165,7 @@ def resample(
 
 
 def interval(value_B: np.ndarray) -> tuple[float, float]:
-    """Percentiles of the replicates in which the quantity is defined."""
+    """Return percentiles of the replicates in which the statistic is defined."""
     value_B = np.sort(value_B[~np.isnan(value_B)])
     if not len(value_B):
         return np.nan, np.nan
@@ -174,7 +174,7 @@ def interval(value_B: np.ndarray) -> tuple[float, float]:
 
 
 class Analysis(NamedTuple):
-    """Statistics of a run and of each of its steps."""
+    """Hold the statistics of a run and of each of its steps."""
 
     run: dict[str, Estimate]
     deviation: dict[str, float]
@@ -197,7 +197,7 @@ def analyse(
     trained: str,
     seed: int = 0,
 ) -> Analysis:
-    """Every step, and the run: the mean over steps of shares, over groups of the lengths.
+    """Analyse every step and the run: shares are means over steps, lengths means over groups.
 
     A step's intervals come from its own groups, the run's from all groups of all steps.
 

@@ -1,4 +1,4 @@
-"""Rollout dumps of verl, read as numbers.
+"""Read verl's rollout dumps as numbers.
 
 With `trainer.rollout_data_dir` set, verl writes one JSONL file a step, a response a line, with its
 `input`, `output`, `score`, `step` and, since version 1 of its trainer, `uid`: the prompt's id, then
@@ -28,7 +28,7 @@ COUNT = msgspec.Meta(ge=0, le=2**53)
 
 
 class Lengths(NamedTuple):
-    """Where the length of a response comes from."""
+    """Say where the length of a response comes from."""
 
     column: str
     """Column with the length, or with the text to measure."""
@@ -41,7 +41,7 @@ class Lengths(NamedTuple):
 
 
 class Rollouts(NamedTuple):
-    """The responses of a run, in the order read, without padding rows."""
+    """Hold the responses of a run in the order read, without padding rows."""
 
     step_N: np.ndarray
     group_N: np.ndarray
@@ -59,7 +59,7 @@ class Rollouts(NamedTuple):
 
 
 def find_files(dumps: Sequence[Path]) -> list[Path]:
-    """The files given and the `*.jsonl` of the folders given, those named by a number in order.
+    """Return the files given and the `*.jsonl` of the folders given, numbered files in order.
 
     Raises:
         UserError: a path does not exist, or a folder holds no dump.
@@ -82,7 +82,7 @@ def find_files(dumps: Sequence[Path]) -> list[Path]:
 
 
 def first_row(files: Sequence[Path]) -> dict[str, Any]:
-    """The first line that is a JSON object: it tells which columns the dump has.
+    """Return the first line that is a JSON object; it shows which columns the dump has.
 
     Raises:
         UserError: there is none.
@@ -154,10 +154,10 @@ def read_dumps(
 
 
 class Columns:
-    """The columns of `Rollouts` while they grow; of texts it keeps the ids of the file's groups."""
+    """Collect the columns of `Rollouts`; keep only the ids of the groups, not their texts."""
 
     def __init__(self, *, has_uid: bool) -> None:
-        """Group by uid, or else by step and input text."""
+        """Group by uid, or by step and input text if there is no uid."""
         self.has_uid = has_uid
         self.step_N, self.group_N = array("q"), array("q")
         self.sample_N, self.output_N = array("q"), array("q")
@@ -190,19 +190,19 @@ class Columns:
 
 
 def split_uid(uid: str) -> tuple[str, int | None, int]:
-    """The prompt's id, the sample and the output of `PROMPT_SAMPLE_OUTPUT`; or the id alone."""
+    """Split `PROMPT_SAMPLE_OUTPUT` into prompt id, sample and output; or return the id alone."""
     parts = UID.fullmatch(uid)
     return (parts[1], int(parts[2]), int(parts[3])) if parts else (uid, None, 0)
 
 
 def measured(batch: list[Any], lengths: Lengths) -> Sequence[int]:
-    """The length of each row of a batch."""
+    """Return the length of each row of a batch."""
     sizes = [row.size for row in batch]
     return lengths.of_texts(sizes) if lengths.of_texts else [int(size) for size in sizes]
 
 
 class RowReader:
-    """Decodes lines into rows of four fields: `score`, `step`, `key` (of the group), `size`."""
+    """Decode lines into rows of four fields: `score`, `step`, `key` (of the group), `size`."""
 
     def __init__(self, key: str, lengths: Lengths, *, skip_bad: bool) -> None:
         """Read groups from the column `key`.
@@ -220,7 +220,7 @@ class RowReader:
             [("score", float), ("step", Annotated[int, COUNT]), ("key", str), ("size", size_type)],
             rename={"key": key, "size": lengths.column},
         )
-        self.decoder = msgspec.json.Decoder(self.row_type)
+        self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.row_type)
         size = "text" if lengths.of_texts else "a count"
         self.expected = (
             f"a JSON object with score (a finite number), step (an integer), {key} (text) and "
@@ -228,7 +228,7 @@ class RowReader:
         )
 
     def batches(self, path: Path) -> Iterator[tuple[list[Any], int]]:
-        """Rows of a file in batches, each with the bytes of its lines.
+        """Yield rows of a file in batches, each with the bytes of its lines.
 
         Raises:
             UserError: a line is bad.
@@ -270,7 +270,7 @@ class RowReader:
         return row
 
     def python_row(self, line: bytes, error: msgspec.DecodeError) -> Any:
-        """Decode a line that JSON forbids but Python writes: with NaN or Infinity in it."""
+        """Decode a line with NaN or Infinity, which JSON forbids but Python writes."""
         try:
             return msgspec.convert(json.loads(line), self.row_type)
         except msgspec.ValidationError as wrong:

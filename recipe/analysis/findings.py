@@ -1,4 +1,4 @@
-"""What the analysis of a run says in plain English."""
+"""Describe the analysis of a run in plain English."""
 
 from math import isfinite, isnan
 
@@ -9,7 +9,7 @@ VISIBLE = 0.0005
 
 
 def findings(analysis: Analysis) -> list[str]:
-    """The answer: what the trained rule did with the signs, what others would have moved, when."""
+    """Describe what the trained rule did with the signs, what others would change, and when."""
     run, trained = analysis.run, analysis.trained
     if isnan(run[f"objective_share_negative/{trained}"].value):
         return [
@@ -40,7 +40,7 @@ def signs(analysis: Analysis) -> str:
 
 
 def when(analysis: Analysis, rival: str) -> str:
-    """The step where the signs' shares differ most, and at how many steps they surely do."""
+    """Describe at which step the signs' shares differ most, and at how many they surely differ."""
     defined = {
         step: found[f"excess/{rival}"]
         for step, found in analysis.steps.items()
@@ -57,7 +57,7 @@ def when(analysis: Analysis, rival: str) -> str:
 
 
 def moves(analysis: Analysis) -> str:
-    """How much of the objective other rules would have given to other responses."""
+    """Describe how much of the objective other rules would have given to other responses."""
     run, trained = analysis.run, analysis.trained
     moved = {name: run[f"moved/{name}"] for name in analysis.rules if name != trained}
     order = sorted(moved, key=lambda name: -moved[name].value)
@@ -74,7 +74,7 @@ def moves(analysis: Analysis) -> str:
 
 
 def regime(analysis: Analysis) -> str:
-    """Which of the paper's two quantities moves more of the objective."""
+    """Describe which of the paper's two quantities moves more of the objective."""
     run = analysis.run
     if isnan(run["length_gap"].value):
         return "No group holds both signs, so the paper's two quantities cannot be compared."
@@ -111,24 +111,24 @@ def regime(analysis: Analysis) -> str:
 
 
 def apart(found: Estimate) -> bool:
-    """Whether the interval leaves out 0; an undefined one does not."""
+    """Return whether the interval excludes 0; an undefined interval does not."""
     return found.low > 0 or found.high < 0
 
 
 def percent(found: Estimate) -> str:
-    """`63.0% [61.2, 65.0]`."""
+    """Format as `63.0% [61.2, 65.0]`."""
     return number(found, scale=100, unit="%")
 
 
 def points(found: Estimate) -> str:
-    """`+13.0 [11.2, 15.0]`, in percentage points."""
+    """Format as `+13.0 [11.2, 15.0]`, in percentage points."""
     return number(found, scale=100, sign="+")
 
 
 def number(
     found: Estimate, scale: float = 1, unit: str = "", digits: int = 1, sign: str = "-"
 ) -> str:
-    """A value and its interval, the latter only where there is one."""
+    """Format a value and, if it has one, its interval."""
     if isnan(found.value):
         return "-"
     # Adding 0 turns -0.0, which rounding can leave, into 0.

@@ -1,4 +1,4 @@
-"""The analysis of a run on paper: text, table, two pictures, and all numbers as JSON."""
+"""Write the analysis of a run: text, table, two pictures, and all numbers as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -48,14 +48,14 @@ def write_analysis(
 
 
 def text(analysis: Analysis, premises: Sequence[str]) -> str:
-    """The answer, the table, the premises."""
+    """Return the findings, the table and the assumptions."""
     parts = [*findings(analysis), "\n".join(rules_table(analysis)), "\n".join(lengths(analysis))]
     parts += ["\n".join(f"- {line}" for line in [*premises, *reading(analysis)])]
     return "\n\n".join(parts) + "\n"
 
 
 def rules_table(analysis: Analysis) -> list[str]:
-    """A row a rule, the trained one first."""
+    """Return a table with a row for each rule, the trained rule first."""
     head = (
         "rule",
         "negative share",
@@ -66,7 +66,7 @@ def rules_table(analysis: Analysis) -> list[str]:
         "sd",
         "moved",
     )
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     order = sorted(analysis.rules, key=lambda name: name != analysis.trained)
     for name in order:
         cells = [f"{name} (trained)" if name == analysis.trained else name]
@@ -83,7 +83,7 @@ def rules_table(analysis: Analysis) -> list[str]:
 
 
 def lengths(analysis: Analysis) -> list[str]:
-    """The paper's two quantities and what they move."""
+    """Return a table of the paper's two quantities and what they move."""
     rows = [("within groups", "mean over groups", "moves of the objective")]
     run = analysis.run
     rows.append(
@@ -104,7 +104,7 @@ def lengths(analysis: Analysis) -> list[str]:
 
 
 def reading(analysis: Analysis) -> list[str]:
-    """How to read the numbers."""
+    """Explain how to read the numbers."""
     return [
         f"Intervals are {LEVEL:.0%} percentile bootstrap intervals over groups ({REPLICATES} "
         f"resamples of whole groups: a step's from its own groups, the run's from all). They are "
@@ -124,7 +124,7 @@ def reading(analysis: Analysis) -> list[str]:
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
-    """All numbers; what is undefined or infinite is null."""
+    """Return all numbers; undefined and infinite ones are null."""
 
     def plain(found: dict[str, Estimate]) -> dict[str, Any]:
         return {
@@ -159,7 +159,7 @@ def plot_share(axes: Axes, analysis: Analysis) -> None:
 
 
 def plot_length(axes: Axes, analysis: Analysis) -> None:
-    """Length gap and variation within groups."""
+    """Plot the length gap and the length variation within groups."""
     band(axes, analysis, "length_variation", label="variation")
     band(axes, analysis, "length_gap", label="gap, negative - positive")
     axes.axhline(0, linestyle=":", color="gray")
@@ -167,7 +167,7 @@ def plot_length(axes: Axes, analysis: Analysis) -> None:
 
 
 def band(axes: Axes, analysis: Analysis, key: str, **style: Any) -> None:
-    """A quantity over the steps that define it, with its interval as a band."""
+    """Plot a quantity over the steps that define it, with its interval as a band."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     rows = [(step, *found[key]) for step, found in analysis.steps.items()]
     rows = [row for row in rows if isfinite(row[1])]

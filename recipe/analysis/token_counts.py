@@ -1,4 +1,4 @@
-"""How long a response in a dump is: from a column, from a tokenizer, or else in characters."""
+"""Choose how to measure a response in a dump: by column, by tokenizer, or in characters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ KNOWN_COLUMNS = ("response_length", "response_len", "response_tokens", "num_resp
 def choose_lengths(
     row: Mapping[str, Any], column: str | None = None, tokenizer: str | None = None
 ) -> Lengths:
-    """What was asked for, else a column whose name says it holds lengths, else characters.
+    """Return the requested lengths, else a column named as lengths, else characters.
 
     Args:
         row: the first row of the dump.
@@ -43,7 +43,7 @@ def choose_lengths(
 
 
 def tokenizer_lengths(name: str) -> Lengths:
-    """Tokens of the outputs, at least 1: decoding dropped the end token, which was trained on.
+    """Count the output's tokens, at least 1: decoding dropped the end token, which was trained.
 
     Raises:
         UserError: there is no such tokenizer.

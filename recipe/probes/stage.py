@@ -1,8 +1,8 @@
-"""What every probe stands on: responses of the small model, and verl's engine to measure on.
+"""Provide every probe with responses of the small model and verl's engine to measure on.
 
-The engine is the one that trains: verl's actor worker with FSDP2 in float32, measured and with the
-weighted loss as the trainer installs them, as the only rank. Axes: `_N`
-responses, `_P` groups, `_X` all parameters in a row.
+The engine is the one that trains: verl's actor worker with FSDP2 in float32, with the measurements
+and the weighted loss that the trainer installs. It is the only rank. Axes: `_N` responses,
+`_P` groups, `_X` all parameters in a row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,8 +36,8 @@ NO_CLIP = 1e9
 Report = Callable[[str], None]
 
 
-class Responses(NamedTuple):
-    """Whole groups of sampled responses."""
+class SampledGroups(NamedTuple):
+    """Hold complete groups of sampled responses."""
 
     prompt_N: list[Tensor]
     """Token ids of the prompt."""
@@ -50,19 +50,19 @@ class Responses(NamedTuple):
 
     @property
     def length_N(self) -> Tensor:
-        """Tokens of each response."""
+        """Return the number of tokens of each response."""
         return torch.tensor([len(token) for token in self.token_N])
 
     @property
     def advantage_N(self) -> Tensor:
-        """A_i of these scores."""
+        """Return A_i of these scores."""
         return advantages(self.score_N, self.group_N)
 
-    def of(self, groups: Iterable[int]) -> "Responses":
-        """The responses of these groups, which are numbered anew in this order."""
+    def of(self, groups: Iterable[int]) -> "SampledGroups":
+        """Return the responses of these groups, numbered anew in this order."""
         rows_P = [(self.group_N == group).nonzero()[:, 0] for group in groups]
         rows = torch.cat(rows_P)
-        return Responses(
+        return SampledGroups(
             [self.prompt_N[row] for row in rows],
             [self.token_N[row] for row in rows],
             self.score_N[rows],
@@ -70,14 +70,14 @@ class Responses(NamedTuple):
         )
 
     def mixed(self) -> list[int]:
-        """Groups with right and wrong responses."""
+        """Return the groups that have correct and incorrect responses."""
         correct_P = torch.bincount(self.group_N, weights=(self.score_N > 0).double())
         size_P = torch.bincount(self.group_N)
         return ((correct_P > 0) & (correct_P < size_P)).nonzero()[:, 0].tolist()
 
 
 def advantages(score_N: Tensor, group_N: Tensor) -> Tensor:
-    """A_i = r_i - mean of the group's r, as arXiv:2601.05002 has it, by verl's GRPO."""
+    """Return A_i = r_i - mean of the group's r, as in arXiv:2601.05002, by verl's GRPO."""
     one_N1 = torch.ones(len(score_N), 1)
     found_N1, _ = compute_grpo_outcome_advantage(
         score_N.double()[:, None], one_N1, group_N.numpy(), norm_adv_by_std_in_grpo=False
@@ -86,7 +86,7 @@ def advantages(score_N: Tensor, group_N: Tensor) -> Tensor:
 
 
 def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
-    """Every aggregation rule, `constant` at the length limit and `lambda` at `EXPONENT`."""
+    """Return every aggregation rule, `constant` at the length limit and `lambda` at `EXPONENT`."""
     return {
         **RULES,
         "constant": partial(RULES["constant"], limit=limit),
@@ -94,19 +94,19 @@ def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
     }
 
 
-def weights(responses: Responses, limit: float) -> dict[str, Tensor]:
-    """weight_N under each rule, from the whole lengths of the responses."""
+def weights(responses: SampledGroups, limit: float) -> dict[str, Tensor]:
+    """Return weight_N under each rule, from the full lengths of the responses."""
     columns = responses.length_N, responses.advantage_N, responses.group_N
     return {name: rule(*columns) for name, rule in rules(limit).items()}
 
 
 def columns(
-    responses: Responses,
+    responses: SampledGroups,
     advantage_N: Tensor,
     old_log_prob_N: list[Tensor],
     trained_N: Tensor | None = None,
 ) -> TensorDict:
-    """A mini-batch as verl's trainer sends it to its workers.
+    """Return a mini-batch as verl's trainer sends it to its workers.
 
     Args:
         responses: its rows.
@@ -138,7 +138,7 @@ def columns(
 
 
 class Engine:
-    """verl's actor worker as the only rank; each has a model and an optimizer of its own."""
+    """Run verl's actor worker as the only rank, with its own model and optimizer."""
 
     def __init__(self, config: DictConfig, **actor: Any) -> None:
         """Load the model.
@@ -147,8 +147,8 @@ class Engine:
             config: a resolved config of the recipe.
             actor: keys of `actor_rollout_ref.actor` that this engine has otherwise.
         """
-        role = OmegaConf.merge(config.actor_rollout_ref, {"actor": actor})
-        self.worker = measured(ActorRolloutRefWorker)(config=role, role="actor")
+        role = cast(DictConfig, OmegaConf.merge(config.actor_rollout_ref, {"actor": actor}))
+        self.worker = cast(Any, measured(ActorRolloutRefWorker)(config=role, role="actor"))
         self.worker.init_model()
         loss_config = omega_conf_to_dataclass(role.actor)
         self.worker.set_loss_fn(partial(weighted_ppo_loss, config=loss_config))
@@ -163,7 +163,7 @@ class Engine:
         self.gradient_X = torch.cat([local(p.grad).flatten() for p in parameters])
 
     def update(self, data: TensorDict, weight_N: Tensor) -> dict[str, float]:
-        """One update on a mini-batch, called as verl's trainer does; returns its metrics."""
+        """Make one update on a mini-batch, as verl's trainer does; return its metrics."""
         data = self._asked(data)
         data[WEIGHT_COLUMN] = weight_N.float()
         tu.assign_non_tensor(
@@ -173,17 +173,17 @@ class Engine:
         return {key: float(value) for key, [value] in metrics.items()}
 
     def gradient(self, data: TensorDict, weight_N: Tensor) -> Tensor:
-        """The gradient of the loss by all parameters, in float64."""
+        """Return the gradient of the loss by all parameters, in float64."""
         self.update(data, weight_N)
         return self.gradient_X.double()
 
     def change(self) -> Tensor:
-        """What AdamW's last step changed, read off its state: parameters would round it."""
+        """Return the change of AdamW's last step, from its state: parameters would round it."""
         changes = adamw_changes(self.optimizer, self.lrs)
         return torch.cat([change.flatten() for change, _ in changes]).double()
 
-    def log_probs(self, responses: Responses) -> list[Tensor]:
-        """Log-prob of each token of the responses under the current parameters."""
+    def log_probs(self, responses: SampledGroups) -> list[Tensor]:
+        """Return the log-prob of each token of the responses under the current parameters."""
         nothing = [torch.zeros(len(token)) for token in responses.token_N]
         data = self._asked(columns(responses, torch.zeros(len(nothing)), nothing))
         tu.assign_non_tensor(data, compute_loss=False)
@@ -202,7 +202,7 @@ class Engine:
 
 
 class Stage:
-    """The small model and its task."""
+    """Hold the small model and its task."""
 
     def __init__(self, config: DictConfig, say: Report) -> None:
         """Load the model for sampling.
@@ -215,15 +215,15 @@ class Stage:
         self.limit = config.data.max_response_length
         folder = config.actor_rollout_ref.model.path
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
         self.rows = pq.read_table(config.data.train_files).to_pylist()
 
     def engine(self, **actor: Any) -> Engine:
-        """An engine at the model's first parameters, with its own keys of the actor."""
+        """Return an engine at the model's first parameters, with its own keys of the actor."""
         return Engine(self.config, **actor)
 
-    def sample(self, num_groups: int) -> Responses:
-        """Groups of responses to the first prompts of the training file, at temperature 1."""
+    def sample(self, num_groups: int) -> SampledGroups:
+        """Sample groups of responses to the first training prompts, at temperature 1."""
         torch.manual_seed(self.config.seed)
         found = []
         for begin in range(0, num_groups, PROMPTS_AT_ONCE):
@@ -232,26 +232,26 @@ class Stage:
             self.say(f"sampled {begin + len(rows)} of {num_groups} groups")
         prompts, tokens, scores = zip(*found, strict=True)
         group_N = torch.arange(num_groups).repeat_interleave(GROUP_SIZE)
-        return Responses(list(prompts), list(tokens), torch.tensor(scores), group_N)
+        return SampledGroups(list(prompts), list(tokens), torch.tensor(scores), group_N)
 
-    def mixed_groups(self, num_sampled: int, num_needed: int) -> Responses:
-        """The first groups with right and wrong responses among those sampled.
+    def mixed_groups(self, num_sampled: int, num_needed: int) -> SampledGroups:
+        """Return the first sampled groups with correct and incorrect responses.
 
         Raises:
-            UserError: there are too few.
+            UserError: there are fewer than `num_needed`.
         """
         sampled = self.sample(num_sampled)
         mixed = sampled.mixed()
         if len(mixed) < num_needed:
             raise UserError(
-                f"{len(mixed)} of {num_sampled} groups have right and wrong responses, and "
+                f"{len(mixed)} of {num_sampled} groups have correct and incorrect responses, and "
                 f"{num_needed} are needed. Try another --seed."
             )
         return sampled.of(mixed[:num_needed])
 
     @torch.no_grad()
     def _sample(self, rows: list[Mapping[str, Any]]) -> Iterable[tuple[Tensor, Tensor, float]]:
-        """Prompt, response and score, `GROUP_SIZE` of each row."""
+        """Yield prompt, response and score, `GROUP_SIZE` times for each row."""
         pad = self.tokenizer.pad_token_id
         prompts = [torch.tensor(self._encode(row)) for row in rows]
         padded = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")

@@ -57,6 +57,23 @@ def method_of(config: DictConfig) -> str:
     return f"{config.aggregation.rule}{added}"
 
 
+def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Set the folder of the checkpoints, and the name that loggers show unless it is overridden.
+
+    Raises:
+        UserError: the folder of the checkpoints is overridden; several runs would mix there.
+    """
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if "trainer.default_local_dir" in named:
+        raise UserError(
+            "trainer.default_local_dir is set, but checkpoints must lie in the folder of their "
+            "run. Remove that override; output_root=... moves both to another disk."
+        )
+    config.trainer.default_local_dir = str(folder / "checkpoints")
+    if "trainer.experiment_name" not in named:
+        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"
+
+
 def completed(config: Any) -> DictConfig:
     """Return a run's config, with the values of older runs for keys that came later."""
     found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
@@ -88,6 +105,16 @@ def holds_same_run(folder: Path, config: DictConfig) -> bool:
             f"another place with output_root=..."
         )
     return True
+
+
+def is_finished(folder: Path, config: DictConfig) -> bool:
+    """Return whether this run has its summary and is not to be trained again.
+
+    Raises:
+        UserError: the folder holds a run with another resolved config.
+    """
+    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
+    return same and config.trainer.resume_mode != "disable"
 
 
 def new_folder(folder: Path, config: DictConfig) -> Path | None:
@@ -138,30 +165,3 @@ def read_metrics(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """Return the (step, metrics) records of a run, in order."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [(record["step"], record["data"]) for record in map(json.loads, lines)]
-
-
-def is_finished(folder: Path, config: DictConfig) -> bool:
-    """Return whether a run that may be resumed has nothing left to do.
-
-    Raises:
-        UserError: the folder holds a run with another resolved config.
-    """
-    same = holds_same_run(folder, config) and (folder / "summary.json").exists()
-    return same and config.trainer.resume_mode != "disable"
-
-
-def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Checkpoints go into the run's folder; loggers show its name, unless overridden.
-
-    Raises:
-        UserError: the place of the checkpoints is overridden; several runs would mix there.
-    """
-    named = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "trainer.default_local_dir" in named:
-        raise UserError(
-            "trainer.default_local_dir is set, but checkpoints belong to the run in whose folder "
-            "they are. Remove that override; output_root=... names another disk for both."
-        )
-    config.trainer.default_local_dir = str(folder / "checkpoints")
-    if "trainer.experiment_name" not in named:
-        config.trainer.experiment_name = f"{config.experiment_name}-{folder.name}"

@@ -1,4 +1,4 @@
-"""The data sets: where they are published, in which layouts, and how their prompts ask."""
+"""List the data sets: where they are published, their layouts, and how their prompts ask."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -19,7 +19,7 @@ from scripts.data.reading import Fields
 
 
 class DataSet(NamedTuple):
-    """A data set.
+    """Hold what is known of a data set.
 
     Attributes:
         data_source: its name in the rows, which `reward/sources.py` knows.
@@ -42,7 +42,7 @@ class DataSet(NamedTuple):
     tests: Callable[[Fields], str] | None = None
 
     def layout(self, fields: Fields) -> Layout | None:
-        """The layout of a row, None if it has none of the set's."""
+        """Return the layout of a row, or None if it has none of the set's layouts."""
         return next((one for one in self.layouts if fields.keys() >= set(one.columns)), None)
 
 
@@ -122,7 +122,7 @@ DATA_SETS = {
 
 
 def find(name: str) -> DataSet:
-    """The data set of a name.
+    """Return the data set with this name.
 
     Raises:
         UserError: there is none.
@@ -137,5 +137,5 @@ def find(name: str) -> DataSet:
 
 
 def accepted(data_set: DataSet) -> str:
-    """The columns of a set's layouts, for a reader."""
+    """Return the columns of a set's layouts as text for a reader."""
     return ", or ".join(" + ".join(layout.columns) for layout in data_set.layouts)

@@ -1,4 +1,4 @@
-"""Files of a data set on the Hugging Face hub, at exactly one commit."""
+"""Download files of a data set from the Hugging Face hub, at exactly one commit."""
 
 import errno
 import re
@@ -22,14 +22,14 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Download(NamedTuple):
-    """The commit that was downloaded, and its files in the order of their names."""
+    """Hold the downloaded commit and its files, sorted by name."""
 
     commit: str
     files: list[Path]
 
 
 def download(repo: str, revision: str, pattern: str) -> Download:
-    """Fetch the data files that fit the pattern.
+    """Download the data files that match the pattern.
 
     The revision (a branch, a tag or a commit) is first resolved to a commit, and that commit is
     fetched, so what is recorded is what was read.
@@ -64,8 +64,8 @@ def download(repo: str, revision: str, pattern: str) -> Download:
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
-                f"the disk is full, and {repo} is not whole in the hub's cache. Free some space, "
-                f"or set HF_HOME to a folder on another disk."
+                f"the disk is full, and {repo} is not complete in the hub's cache. Free some "
+                f"space, or set HF_HOME to a folder on another disk."
             ) from None
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(

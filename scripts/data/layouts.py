@@ -1,4 +1,4 @@
-"""Where published data sets of mathematics keep a problem, its answer and what is known of it.
+"""Read problem, answer and further facts from the layouts of published mathematics sets.
 
 A layout takes a row apart by its columns. Each set has several, since the same problems were
 published many times; `accepted` tells them to a reader.
@@ -21,12 +21,12 @@ CHINESE = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 
 
 class OutOfSet(ValueError):
-    """A row that can be read but is none of the set's, such as one with a picture."""
+    """Signal a readable row that does not belong to the set, such as one with a picture."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a row asks.
+    """Hold what a row asks.
 
     Attributes:
         given: the problem as the row has it, perhaps with a template around it.
@@ -41,14 +41,14 @@ class Problem:
 
 
 class Layout(NamedTuple):
-    """The columns that a row must have, and how it is read; reading raises ValueError."""
+    """Hold the columns a row must have, and its reader, which may raise ValueError."""
 
     columns: tuple[str, ...]
     read: Callable[[Fields], Problem]
 
 
 def plain(problem: str, answer: str, **info: str) -> Layout:
-    """Problem and answer in columns of their own; `info` names the columns of what else is kept."""
+    """Read problem and answer from their own columns; `info` names further columns to keep."""
 
     def read(fields: Fields) -> Problem:
         kept = {key: said(fields.get(column)) for key, column in info.items()}
@@ -58,7 +58,7 @@ def plain(problem: str, answer: str, **info: str) -> Layout:
 
 
 def in_verl_schema(fields: Fields) -> Problem:
-    """A row with a prompt and a reward model, such as DAPO-Math-17k as published."""
+    """Read a row with a prompt and a reward model, such as DAPO-Math-17k as published."""
     reward, extra = fields["reward_model"], fields.get("extra_info")
     if not isinstance(reward, dict):
         raise ValueError(f"reward_model is {reward!r:.80}, expected an object with ground_truth")
@@ -74,7 +74,7 @@ VERL = Layout(("prompt", "reward_model"), in_verl_schema)
 
 
 def with_pass_rate(layout: Layout) -> Layout:
-    """The same, with the share of right responses that a difficulty such as `7/8` states."""
+    """Read the same, with the share of correct responses that a difficulty like `7/8` states."""
 
     def read(fields: Fields) -> Problem:
         problem = layout.read(fields)
@@ -91,7 +91,7 @@ def with_pass_rate(layout: Layout) -> Layout:
 
 
 def in_english(layout: Layout) -> Layout:
-    """The same, without the rows whose column `language` names another language."""
+    """Read the same, without rows whose column `language` names another language."""
 
     def read(fields: Fields) -> Problem:
         language = said(fields.get("language")) or "English"
@@ -103,7 +103,7 @@ def in_english(layout: Layout) -> Layout:
 
 
 def boxed_in(problem: str, solution: str, **info: str) -> Layout:
-    r"""The answer is what the last `\boxed{}` of a worked solution holds."""
+    r"""Read the answer from the last `\boxed{}` of a worked solution."""
     row = plain(problem, "answer", **info)
 
     def read(fields: Fields) -> Problem:
@@ -116,7 +116,7 @@ def boxed_in(problem: str, solution: str, **info: str) -> Layout:
 
 
 def olympiad(fields: Fields) -> Problem:
-    """A row of OlympiadBench: text-only mathematics with a final answer.
+    """Read a row of OlympiadBench: text-only mathematics with a final answer.
 
     Several answers become one list. Where the row says that it has several, `120,240` is two of
     them and no number with digits grouped.
@@ -153,7 +153,7 @@ OLYMPIAD = Layout(("question", "final_answer"), olympiad)
 
 
 def prompt_text(prompt: Any) -> str:
-    """The text of a prompt: itself, or the content of its only message.
+    """Return the text of a prompt: itself, or the content of its only message.
 
     Raises:
         ValueError: it is neither, or empty.
@@ -170,7 +170,7 @@ def prompt_text(prompt: Any) -> str:
 
 
 def answer_text(answer: Any) -> str:
-    """An answer as text: numbers as written, a list of answers with commas between.
+    """Return an answer as text: numbers as written, a list of answers joined by commas.
 
     Raises:
         ValueError: it is neither text nor finite number nor a list of these, or there is none.
@@ -189,13 +189,13 @@ def answer_text(answer: Any) -> str:
 
 
 def said(value: Any) -> str | None:
-    """A value as text, None for what says nothing."""
+    """Return a value as text, or None if it is empty."""
     text = "" if value is None else str(value).strip()
     return text or None
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a text holds a Chinese character."""
+    """Return whether a text holds a Chinese character."""
     return _CHINESE.search(text) is not None
 
 

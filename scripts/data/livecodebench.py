@@ -1,4 +1,4 @@
-"""Problems of LiveCodeBench: what they ask, and the tests that a program must pass.
+"""Read problems of LiveCodeBench, and the tests that a program must pass.
 
 Source: livecodebench/code_generation_lite, arXiv:2403.07974.
 """
@@ -16,7 +16,7 @@ TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
 def read(fields: Fields) -> Problem:
-    """A row's problem with its code to begin with; its tests are left packed.
+    """Return a row's problem with its starter code; its tests stay packed.
 
     Raises:
         ValueError: a field cannot be read.
@@ -39,7 +39,7 @@ LAYOUT = Layout(("question_content", *TEST_COLUMNS), read)
 
 
 def contest_date(value: Any) -> str | None:
-    """The day of a contest as YYYY-MM-DD.
+    """Return the day of a contest as YYYY-MM-DD.
 
     Raises:
         ValueError: it is no date.
@@ -52,7 +52,7 @@ def contest_date(value: Any) -> str | None:
 
 
 def read_tests(fields: Fields) -> str:
-    """The tests of a row, public ones first, as the JSON that the grader reads.
+    """Return the tests of a row, public ones first, as the JSON that the grader reads.
 
     Inputs and outputs stay as published: the text on stdin and stdout or, where `metadata` names a
     function, JSON, with one argument a line.
@@ -71,7 +71,7 @@ def read_tests(fields: Fields) -> str:
 
 
 def _cases(packed: Any, column: str) -> list[dict[str, Any]]:
-    """The test cases of a column: JSON, or what `unpack` makes JSON."""
+    """Return the test cases of a column: JSON, or text that `unpack` turns into JSON."""
     if isinstance(packed, str) and not packed.lstrip().startswith("["):
         packed = unpack(packed)
     tests = _json(packed, column) if isinstance(packed, str) else packed

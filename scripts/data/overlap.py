@@ -1,4 +1,4 @@
-"""Which prompts share text with problems of evaluation sets.
+"""Find prompts that share text with problems of evaluation sets.
 
 The rule. A problem, without template, is taken apart into words: runs of letters, digits and
 underscores, without regard to case, and each Chinese character by itself; signs are no words. Two
@@ -30,7 +30,7 @@ _WORD = re.compile(rf"{CHINESE}|(?:(?!{CHINESE})\w)+")
 
 
 def runs(problem: str, num_words: int) -> set[str]:
-    """All runs of so many words, or the whole text, after a sign, of a shorter problem."""
+    """Return all runs of so many words; for a shorter problem, a sign and its whole text."""
     folded = problem.casefold()
     words = _WORD.findall(folded)
     if len(words) < num_words:
@@ -39,7 +39,7 @@ def runs(problem: str, num_words: int) -> set[str]:
 
 
 def read_problems(path: Path) -> set[str]:
-    """The problems of an evaluation set in verl's schema, without their templates.
+    """Return the problems of an evaluation set in verl's schema, without their templates.
 
     Raises:
         UserError: it is no such file.
@@ -62,7 +62,7 @@ def read_problems(path: Path) -> set[str]:
 
 
 class EvaluationSets:
-    """The runs of words of evaluation sets, by where they stand."""
+    """Hold the word runs of evaluation sets, and where each occurs."""
 
     def __init__(self, problems: Mapping[str, Iterable[str]], num_words: int = NUM_WORDS) -> None:
         self.num_words = num_words
@@ -74,13 +74,13 @@ class EvaluationSets:
                     self._where[run].add(name)
 
     def shared(self, problem: str) -> set[str]:
-        """The runs of a problem that stand in any evaluation set."""
+        """Return the runs of a problem that occur in any evaluation set."""
         return self._where.keys() & runs(problem, self.num_words) if self._where else set()
 
     def report(
         self, shared: Mapping[int, set[str]], num_prompts: int
     ) -> tuple[dict[int, dict[str, str]], dict[str, Any]]:
-        """What overlaps with what.
+        """Report which prompts overlap with which sets.
 
         Args:
             shared: by number of the row, the runs that `shared` found.

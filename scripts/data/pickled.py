@@ -1,4 +1,4 @@
-"""Text out of a pickle, without ever running one.
+"""Read text out of a pickle without ever running it.
 
 LiveCodeBench packs its private tests as base64(zlib(pickle(text))). `pickle.loads` would run
 whatever a pickle asks for, so it is not used: the opcodes are read as data, and only those that
@@ -19,7 +19,7 @@ _FORMALITIES = {"PROTO", "FRAME", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 
 
 def unpack(packed: str, max_bytes: int = MAX_BYTES) -> str:
-    """The text of base64(zlib(pickle(text))).
+    """Return the text of base64(zlib(pickle(text))).
 
     Raises:
         ValueError: it is packed otherwise, is more than `max_bytes` long when unpacked, or its
@@ -37,7 +37,7 @@ def unpack(packed: str, max_bytes: int = MAX_BYTES) -> str:
 
 
 def text_of_pickle(pickled: bytes) -> str:
-    """The text that a pickle of nothing but a text holds, of any protocol.
+    """Return the text of a pickle that holds only a text, in any protocol.
 
     Raises:
         ValueError: it is cut off or holds anything else, such as a call; nothing of it is run.

@@ -1,8 +1,7 @@
-"""Rows of parquet, JSON Lines and JSON files, a batch at a time."""
+"""Read rows of parquet, JSON Lines and JSON files, a batch at a time."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ Fields = dict[str, Any]
 
 
 class Record(NamedTuple):
-    """A row of the input: its file, its number over all files, and its fields or what is wrong."""
+    """Hold an input row: its file, its number over all files, and its fields or its error."""
 
     file: Path
     index: int
@@ -28,7 +27,7 @@ class Record(NamedTuple):
 
 
 def data_files(source: Path, pattern: str = "*") -> list[Path]:
-    """The files of a source: itself, or those in a folder whose path there fits the pattern.
+    """Return the source itself, or the files of a folder whose path matches the pattern.
 
     Raises:
         UserError: there is none.
@@ -51,17 +50,13 @@ def data_files(source: Path, pattern: str = "*") -> list[Path]:
     return fitting
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[Record]:
-    """The rows of files in order, with a progress bar.
+def read_records(
+    files: Iterable[Path], columns: list[str] | None = None
+) -> Generator[Record, None, None]:
+    """Yield the rows of files in order, with a progress bar.
 
     At most 32 MiB of a parquet file are unpacked at once, and one line of JSON Lines; a JSON file
-    that is one list is read whole. A line that is no JSON object comes as a record with an error.
+    that is one list is read at once. A line that is no JSON object gives a record with an error.
 
     Args:
         files: parquet, JSON Lines or JSON.
@@ -84,7 +79,7 @@ def read_records(files: Iterable[Path], columns: list[str] | None = None) -> Ite
                     index += 1
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"{path} cannot be read: {error}. Check that it is whole, e.g. fetch it again."
+                    f"{path} cannot be read: {error}. Check that it is complete, or fetch it again."
                 ) from None
 
 

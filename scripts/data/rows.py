@@ -1,4 +1,4 @@
-"""Rows in verl's schema: their columns, and the parquet file."""
+"""Make rows in verl's schema, and write them to a parquet file."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ GROUP_ROWS, GROUP_CHARS = 4096, 64 << 20
 def make_row(
     data_source: str, ability: str, content: str, ground_truth: str, info: dict[str, Any]
 ) -> dict[str, Any]:
-    """A row whose prompt is one message of the user."""
+    """Return a row whose prompt is one user message."""
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": content}],

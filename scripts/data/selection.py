@@ -1,4 +1,4 @@
-"""From rows of the input to one row a prompt: what is checked, counted and left out, and why.
+"""Reduce input rows to one row per prompt: check, count and leave out, with the reasons.
 
 Two passes. `gather` reads the input once and writes each new prompt's row to a file at hand, so
 what it holds in memory grows with the number of different prompts alone. `choose` then knows which
@@ -44,7 +44,7 @@ LONGEST_EXCERPT = 200
 
 @dataclass(frozen=True)
 class Filters:
-    """Which prompts are wanted: `language` is all, en (no Chinese character) or zh.
+    """Hold which prompts are wanted: `language` is all, en (no Chinese character) or zh.
 
     The lowest pass rate of a prompt's copies may be at most `max_pass_rate`; a contest's day lies
     between the dates, ends included.
@@ -56,7 +56,7 @@ class Filters:
     to_date: str | None = None
 
     def wants(self, problem: Problem) -> bool:
-        """Whether a problem's language and day are wanted; its first copy decides."""
+        """Return whether a problem's language and day are wanted; its first copy decides."""
         day = problem.info.get("contest_date")
         if (self.from_date or self.to_date) and day is None:
             return False
@@ -65,23 +65,23 @@ class Filters:
         return (self.from_date or "") <= (day or "") and (day or "") <= (self.to_date or "~")
 
     def is_too_easy(self, pass_rate: float | None) -> bool:
-        """Whether a prompt is above `max_pass_rate`."""
+        """Return whether the pass rate of a prompt is above `max_pass_rate`."""
         if self.max_pass_rate is None or pass_rate is None:
             return False
         return pass_rate > self.max_pass_rate
 
 
 class NoDifficulty(ValueError):
-    """A row without the pass rate that a filter asks for."""
+    """Signal a row without the pass rate that a filter needs."""
 
 
-# By type of what is wrong with a row, the stage that drops it; of all else it is malformed.
+# The stage that drops a row, by the type of its error. Any other error means a malformed row.
 STAGE_OF = {OutOfSet: "rows_out_of_set", NoDifficulty: "rows_without_difficulty"}
 
 
 @dataclass
 class Prompt:
-    """A prompt as it was first seen, how often each of its answers came, what it shares.
+    """Hold a prompt as first seen, the count of each of its answers, and what it shares.
 
     `pass_rate` is the lowest of its copies; `harder` is what a later copy of lower pass rate puts
     in the place of the first one's.
@@ -97,7 +97,7 @@ class Prompt:
 
 
 class Dropped:
-    """Writes what is left out, and why, a line of JSON each."""
+    """Write what is left out, and why, as one line of JSON each."""
 
     def __init__(self, file: TextIO, counts: Counter[str]) -> None:
         self._file = file
@@ -111,7 +111,7 @@ class Dropped:
 
 
 class Selection:
-    """Takes the rows of a data set down to one a prompt; `counts` says what became of them."""
+    """Reduce the rows of a data set to one per prompt; `counts` says what became of them."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Selection:
     def choose(
         self, prompts: list[Prompt], rows: Iterable[bytes], remove: Mapping[int, dict[str, str]]
     ) -> Iterator[bytes]:
-        """The rows that stay, of those that `gather` wrote.
+        """Yield the rows that stay, of those that `gather` wrote.
 
         Args:
             prompts: what `gather` returned.
@@ -218,7 +218,7 @@ class Selection:
         return layout.read(fields)
 
     def _row(self, problem: Problem, fields: Fields, index: int) -> dict[str, Any] | None:
-        """The row of a prompt that is new, None if its ground truth cannot be read."""
+        """Return the row of a new prompt, or None if its ground truth cannot be read."""
         truth = self._truth(problem, fields, index)
         if truth is None:
             return None
@@ -231,7 +231,7 @@ class Selection:
         return row
 
     def _truth(self, problem: Problem, fields: Fields, index: int) -> str | None:
-        """The ground truth if the grader can read it; else the row is dropped."""
+        """Return the ground truth if the grader can read it; otherwise drop the row."""
         try:
             if self.data_set.tests:
                 truth = self.data_set.tests(fields)
@@ -261,14 +261,14 @@ class Selection:
 
 
 def _with_info(line: bytes, info: dict[str, Any]) -> bytes:
-    """The line of a row with other values in its extra_info."""
+    """Return the line of a row with changed values in its extra_info."""
     row = json.loads(line)
     row["extra_info"] |= info
     return canonical(row)
 
 
 def _agree(one: str, other: str) -> bool:
-    """Whether the grader takes two ground truths for the same at once."""
+    """Return whether the grader takes two ground truths for the same at once."""
     try:
         return same(read_truth(one), read_truth(other)) is True
     except (ArithmeticError, RecursionError, ValueError):

@@ -72,7 +72,7 @@ def test_every_row_is_counted_once_for_each_peer():
     assert found["a" + IN_A_BOX]["peers"]["one"]["only_ours_correct"] == 0
 
 
-def test_wrong_verdicts_are_counted_where_one_is_expected():
+def test_incorrect_verdicts_are_counted_where_one_is_expected():
     found = summary(ROWS, PEERS_SAY)
     told = {"rows_with_expected": 4}
     assert found["a"]["ours"] == told | {"false_positives": 0, "false_negatives": 1}

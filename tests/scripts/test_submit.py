@@ -9,10 +9,11 @@ from recipe.base.errors import UserError
 from recipe.config.checks import check_config
 from recipe.maths.rules import RULES
 from recipe.run.folder import new_folder
-from scripts import jobs, submit
-from scripts.jobs import PROJECT, Settings, work_off
+from scripts import submit
+from scripts.jobs import ray_jobs
+from scripts.jobs.ray_jobs import PROJECT, SubmitSettings, work_off
+from scripts.jobs.sweep import SWEEPS, Grid, plan
 from scripts.submit import arguments, command
-from scripts.sweep import SWEEPS, Grid, plan
 
 DEMO = Grid(("cpu_demo",), ("balanced", "token"), (0, 1))
 
@@ -24,7 +25,9 @@ def runs(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(max_concurrent=2, retries=1, python="python", env={}, logs=tmp_path / "jobs")
+    return SubmitSettings(
+        max_concurrent=2, retries=1, python="python", env={}, logs=tmp_path / "jobs"
+    )
 
 
 class Cluster:
@@ -46,7 +49,7 @@ class Cluster:
         )
 
     def list_jobs(self):
-        alive = [job for job in self.jobs.values() if job.status in jobs.ALIVE]
+        alive = [job for job in self.jobs.values() if job.status in ray_jobs.ALIVE]
         self.most_at_once = max(self.most_at_once, len(alive))
         for job in alive:
             job.looks += 1
@@ -62,7 +65,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(jobs, "POLL_SECONDS", 0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0)
 
 
 def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(runs, tmp_path):
@@ -89,7 +92,7 @@ def test_a_sweep_is_over_advantages_and_objectives_as_well():
         check_config(run.config)
 
 
-def test_an_arm_that_does_not_go_together_is_refused_with_the_reason():
+def test_a_method_whose_parts_do_not_go_together_is_refused_with_the_reason():
     [run] = plan(Grid(("cpu_demo",), ("disco_logl+ha_dw",), (0,)), [])
     with pytest.raises(
         UserError, match=r"advantage\.name is ha_dw and does not go with objective=disco"
@@ -121,16 +124,16 @@ def test_what_fails_is_tried_again_and_says_why(runs, settings):
     assert log.read_text() == f"log of {runs[1].name}.1"
 
 
-def test_after_the_last_try_the_others_go_on(runs, settings):
+def test_the_other_runs_go_on_after_the_last_attempt_of_one(runs, settings):
     ends = {f"{runs[0].name}.{number}": JobStatus.FAILED for number in (1, 2, 3)}
     cluster = Cluster(ends)
     failed = work_off(cluster, runs, settings, print)
     assert {name: last.number for name, last in failed.items()} == {runs[0].name: 2}
     assert len(cluster.jobs) == 5
-    # Asked for again, it gets new tries, and nothing else is submitted.
+    # Asked for again, it gets new attempts, and nothing else is submitted.
     assert work_off(cluster, runs, settings, print) == {}
-    tries = Counter(name.rpartition(".")[0] for name in cluster.jobs)
-    assert tries == {runs[0].name: 4} | {run.name: 1 for run in runs[1:]}
+    attempts = Counter(name.rpartition(".")[0] for name in cluster.jobs)
+    assert attempts == {runs[0].name: 4} | {run.name: 1 for run in runs[1:]}
 
 
 def test_a_stopped_run_is_left_until_it_is_asked_for_again(runs, settings):
@@ -143,7 +146,7 @@ def test_a_stopped_run_is_left_until_it_is_asked_for_again(runs, settings):
 
 def test_what_runs_already_is_followed_and_not_submitted(runs, settings):
     cluster = Cluster()
-    jobs.submit(cluster, runs[0], 1, settings)
+    ray_jobs.submit(cluster, runs[0], 1, settings)
     said = []
     assert work_off(cluster, runs[:1], settings, said.append) == {}
     assert list(cluster.jobs) == [f"{runs[0].name}.1"]
@@ -194,15 +197,15 @@ def test_a_name_with_another_config_is_refused_before_anything_is_submitted(runs
 
 def test_a_job_has_its_command_its_wandb_run_and_a_small_package(runs, settings):
     cluster = Cluster()
-    jobs.submit(cluster, runs[0], 1, settings._replace(env={"HF_TOKEN": "x"}))
-    jobs.submit(cluster, runs[0], 2, settings)
+    ray_jobs.submit(cluster, runs[0], 1, settings._replace(env={"HF_TOKEN": "x"}))
+    ray_jobs.submit(cluster, runs[0], 2, settings)
     first, second = cluster.jobs.values()
     assert first.entrypoint.startswith("python -m recipe.main +experiment=cpu_demo aggregation=")
     env = first.runtime_env["env_vars"]
     assert env["WANDB_RUN_ID"] == second.runtime_env["env_vars"]["WANDB_RUN_ID"]
     assert env["WANDB_RUN_GROUP"] == "cpu_demo.balanced"
     [swept] = plan(Grid(("cpu_demo",), ("token",), (7,), ("experiment_name=my-sweep",)), [])
-    assert re.fullmatch(r"my-sweep\.token-\w{6}", jobs.environment(swept)["WANDB_RUN_GROUP"])
+    assert re.fullmatch(r"my-sweep\.token-\w{6}", ray_jobs.environment(swept)["WANDB_RUN_GROUP"])
     assert (env["WANDB_RESUME"], env["WANDB_JOB_TYPE"], env["HF_TOKEN"]) == ("allow", "train", "x")
     assert "/outputs" in first.runtime_env["excludes"]
 

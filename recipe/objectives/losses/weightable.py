@@ -12,10 +12,8 @@ homogeneity alone would not do: it misses losses that average rows or pick token
     python -m recipe.objectives.losses.weightable [--into README.md]
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +21,9 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
 from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.tables import markdown_table
 
 NUM_ROWS, NUM_TOKENS = 12, 9
 COUNTS = {"dp_size": 1, "batch_num_tokens": 60, "global_batch_size": 12}
@@ -177,13 +176,10 @@ def table() -> list[str]:
 
 def main() -> None:
     """Print the table, or put it into a file between its marks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--into", type=Path, help="file with the marks losses:begin, losses:end")
-    given = parser.parse_args()
-    if given.into:
-        given.into.write_text(between_marks(given.into.read_text(), "losses", table()))
-    else:
-        print("\n".join(table()))
+    parser = command_parser("recipe.objectives.weightable", __doc__)
+    add_into(parser, "losses")
+    with errors_reported():
+        show_table(table(), "losses", parser.parse_args().into)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_a_nan_in_a_column_that_is_not_read_does_no_harm(tmp_path):
     assert read(path).score_N.tolist() == [1, 1]
 
 
-def test_a_line_longer_than_a_chunk_is_read_whole(tmp_path, monkeypatch):
+def test_a_line_longer_than_a_chunk_is_read_completely(tmp_path, monkeypatch):
     monkeypatch.setattr(dumps, "CHUNK_BYTES", 1000)
     rows = [row(0), row(1, output="é\n" * 10_000), row(2)]
     found = read(write(tmp_path / "1.jsonl", rows), lengths=TEXTS)

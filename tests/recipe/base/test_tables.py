@@ -3,7 +3,7 @@ import pytest
 from recipe.base.tables import between_marks, markdown_table
 
 
-def test_the_first_column_is_text_and_the_others_stand_right():
+def test_text_is_aligned_left_and_numbers_are_aligned_right():
     assert markdown_table(("a", "b"), [("x", "12345"), ("long", "1")]) == [
         "| a    |     b |",
         "| ---- | ----: |",
@@ -12,7 +12,7 @@ def test_the_first_column_is_text_and_the_others_stand_right():
     ]
 
 
-def test_marks_of_notes_and_bounds_leave_a_column_of_numbers_right():
+def test_footnote_marks_and_bounds_still_align_a_column_of_numbers_right():
     rows = [("x", "-^a", "<0.001", ".5"), ("y", "1.5 (3)^a,b", "0.1", "-")]
     assert markdown_table(("", "a", "b", "c"), rows)[1] == "| --- | ----------: | -----: | --: |"
 

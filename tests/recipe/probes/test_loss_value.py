@@ -30,7 +30,7 @@ def test_a_loss_that_is_rounding_has_no_correlation():
 
 
 @pytest.mark.slow
-def test_the_engines_loss_at_ratio_1_is_the_closed_form(probe):
+def test_the_engines_on_policy_loss_is_the_closed_form(probe):
     """In float32, relative to the loss without cancelling."""
     found = probe("loss_value")
     assert found["largest_deviation"] < 1e-6

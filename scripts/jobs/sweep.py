@@ -1,4 +1,4 @@
-"""The runs of a sweep: a grid of experiments, arms and seeds, each with its composed config."""
+"""Plan the runs of a sweep: experiments x methods x seeds, each with its composed config."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ SWEEPS = CONFIGS / "sweep"
 
 @dataclass(frozen=True)
 class Grid:
-    """What `configs/sweep/NAME.yaml` holds: every combination is a run."""
+    """Hold the contents of `configs/sweep/NAME.yaml`; every combination is a run."""
 
     experiments: tuple[str, ...]
     rules: tuple[str, ...]
@@ -29,7 +29,7 @@ class Grid:
 
     @classmethod
     def read(cls, name: str) -> "Grid":
-        """The sweep that is kept under `name`.
+        """Read the sweep stored under `name`.
 
         Raises:
             UserError: there is none, or its keys are others than a grid's.
@@ -47,21 +47,21 @@ class Grid:
         return cls(**{str(key): tuple(value) for key, value in given.items()})
 
     def cells(self) -> Iterable[list[str]]:
-        """The overrides of each run, seeds changing fastest."""
+        """Yield the overrides of each run; seeds change fastest."""
         for experiment, rule, seed in product(self.experiments, self.rules, self.seeds):
             yield [f"+experiment={experiment}", *choices(rule), f"seed={seed}", *self.overrides]
 
 
-def choices(arm: str) -> list[str]:
-    """The overrides that choose an arm: RULE, RULE+ADVANTAGE, or an objective that has neither."""
-    name, _, advantage = arm.partition("+")
+def choices(method: str) -> list[str]:
+    """Return the overrides of a method: RULE, RULE+ADVANTAGE, or an objective with neither."""
+    name, _, advantage = method.partition("+")
     is_objective = (CONFIGS / "objective" / f"{name}.yaml").is_file() and name != "policy_gradient"
     group = "objective" if is_objective else "aggregation"
     return [f"{group}={name}", *([f"advantage={advantage}"] if advantage else [])]
 
 
-class Run(NamedTuple):
-    """One run of a sweep."""
+class PlannedRun(NamedTuple):
+    """Hold one run of a sweep."""
 
     name: str
     """`EXPERIMENT.RULE-sSEED[-HASH]`, the same for the same overrides."""
@@ -83,22 +83,22 @@ class Run(NamedTuple):
 
     @property
     def is_missing(self) -> bool:
-        """Whether this machine sees the place of its outputs, and no finished run there."""
+        """Return whether this machine sees the output folder, and no finished run in it."""
         return self.folder.parents[1].is_dir() and not self.is_finished
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the run asks for no GPU."""
+        """Return whether the run needs no GPU."""
         return self.config.trainer.device == "cpu"
 
 
-def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
+def plan(grid: Grid, places: Iterable[str]) -> list[PlannedRun]:
     """Compose every run of a grid; `places` are overrides that say where data and outputs are.
 
     Raises:
         UserError: two of the runs have one name.
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, PlannedRun] = {}
     for cell in grid.cells():
         overrides = [*cell, *places, "trainer.resume_mode=auto"]
         config = composed(overrides)
@@ -108,12 +108,12 @@ def plan(grid: Grid, places: Iterable[str]) -> list[Run]:
         name = f"{config.experiment_name}.{folder.name}"
         if name in runs:
             raise UserError(f"the sweep has {name} twice; name every experiment, rule, seed once.")
-        runs[name] = Run(name, tuple(overrides), config, digest(config), folder)
+        runs[name] = PlannedRun(name, tuple(overrides), config, config_sha256(config), folder)
     return list(runs.values())
 
 
-def digest(config: DictConfig) -> str:
-    """SHA-256 of a config by its dotted keys."""
+def config_sha256(config: DictConfig) -> str:
+    """Return the SHA-256 of a config by its dotted keys, in 16 digits."""
     flat: dict[str, Any] = dict(leaves(config))
     text = json.dumps(flat, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Runs as Ray jobs: submitted under names that stay the same, followed, tried again.
+"""Run training runs as Ray jobs: submit under stable names, follow, and try again.
 
-A job is one try of a run, with the submission id NAME.TRY. What a cluster knows of them is all the
-state there is: a sweep that is submitted again goes on with what the cluster has.
+A job is one attempt of a run, with the submission id NAME.ATTEMPT. The cluster's list of jobs is
+the only state, so a sweep that is submitted again continues with the jobs in that list.
 """
 
 import re
@@ -16,7 +16,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT
-from scripts.sweep import Run
+from scripts.jobs.sweep import PlannedRun
 
 PROJECT = "balanced-aggregation"
 # What no job needs; what .gitignore names Ray leaves out by itself.
@@ -25,56 +25,58 @@ POLL_SECONDS = 2.0
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
-class Settings(NamedTuple):
-    """How a sweep is worked off."""
+class SubmitSettings(NamedTuple):
+    """Hold how a sweep is run."""
 
     max_concurrent: int
     """Runs at a time."""
     retries: int
-    """Further tries of a run whose job failed; each goes on from the last whole checkpoint."""
+    """Further attempts of a failed run; each resumes from the last complete checkpoint."""
     python: str
     """The interpreter on the cluster."""
     env: Mapping[str, str]
     """Environment of every job, beside what is made of its run."""
     logs: Path
-    """Folder where the logs of ended jobs are kept: a cluster forgets them."""
+    """Folder for the logs of ended jobs, because a cluster does not store them for ever."""
 
 
-class Try(NamedTuple):
-    """One job of a run."""
+class Attempt(NamedTuple):
+    """Represent one job of a run."""
 
+    name: str
+    """The submission id, RUN.NUMBER."""
     number: int
     job: JobDetails
 
     @property
     def is_alive(self) -> bool:
-        """Whether the job has not ended."""
+        """Return whether the job has not ended."""
         return self.job.status in ALIVE
 
 
 @contextmanager
 def reaching(address: str) -> Iterator[None]:
-    """Say it in one paragraph when the job server cannot be reached or refuses."""
+    """Raise a UserError if the job server cannot be reached or refuses a request."""
     try:
         yield
     except (ConnectionError, RuntimeError) as error:
-        # Of a server's traceback the last line says it.
+        # The last line of a server's traceback holds the reason.
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         if "already exists" in reason:
             raise UserError(
-                f"somebody else submitted it at the same time, or under the same name: {reason} "
-                f"The same command follows what is there; another name is experiment_name=NAME."
+                f"the same job was submitted at the same time or under the same name: {reason} "
+                f"Give the same command to follow it, or choose another experiment_name=NAME."
             ) from None
         raise UserError(
-            f"the Ray job server at {address} does not answer as one: {reason}. Give the address "
-            f"of a head's dashboard, e.g. --address http://HEAD:8265 (with its token in "
-            f"RAY_AUTH_TOKEN if it asks for one), or use --local. Jobs that were submitted go on; "
-            f"the same command finds them again."
+            f"the Ray job server at {address} does not answer like one: {reason}. Give "
+            f"the address of a head's dashboard, e.g. --address http://HEAD:8265 (with its token "
+            f"in RAY_AUTH_TOKEN if it asks for one), or use --local. Submitted jobs "
+            f"continue; the same command finds them again."
         ) from None
 
 
 def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
-    """The jobs of this project that the cluster knows, by submission id."""
+    """Return this project's jobs that the cluster knows, by submission id."""
     return {
         job.submission_id: job
         for job in client.list_jobs()
@@ -82,31 +84,34 @@ def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
     }
 
 
-def last_try(jobs: Mapping[str, JobDetails], run: Run) -> Try | None:
-    """The latest job of a run.
+def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | None:
+    """Return the latest job of a run.
 
     Raises:
-        UserError: it was submitted with another config.
+        UserError: this job was submitted with another config.
     """
-    tries = [
-        Try(int(number), job)
-        for name, _, number in (key.rpartition(".") for key in jobs)
-        if name == run.name and (job := jobs[f"{name}.{number}"])
+    attempts = [
+        Attempt(key, int(number), jobs[key])
+        for key in jobs
+        for name, _, number in [key.rpartition(".")]
+        if name == run.name
     ]
-    if not tries:
+    if not attempts:
         return None
-    latest = max(tries, key=lambda one: one.number)
+    latest = max(attempts, key=lambda one: one.number)
     if (latest.job.metadata or {}).get("config") != run.digest:
         raise UserError(
-            f"the cluster has a job {latest.job.submission_id} with another config (one of the "
+            f"the cluster has a job {latest.name} with another config (one of the "
             f"files in configs/, or --output-root, differs), and a name stands for one config. "
             f"Give these runs another name with experiment_name=NAME."
         )
     return latest
 
 
-def submit(client: JobSubmissionClient, run: Run, number: int, settings: Settings) -> None:
-    """Submit one try of a run."""
+def submit(
+    client: JobSubmissionClient, run: PlannedRun, number: int, settings: SubmitSettings
+) -> None:
+    """Submit one attempt of a run."""
     client.submit_job(
         submission_id=f"{run.name}.{number}",
         entrypoint=entrypoint(run, settings.python),
@@ -119,13 +124,13 @@ def submit(client: JobSubmissionClient, run: Run, number: int, settings: Setting
     )
 
 
-def entrypoint(run: Run, python: str) -> str:
-    """The command of a run's jobs."""
+def entrypoint(run: PlannedRun, python: str) -> str:
+    """Return the command of a run's jobs."""
     return shlex.join([python, "-m", "recipe.main", *run.arguments])
 
 
-def environment(run: Run) -> dict[str, str]:
-    """A run is one run at W&B however often it is tried; its seeds are a group."""
+def environment(run: PlannedRun) -> dict[str, str]:
+    """Return W&B's variables: one W&B run for all attempts of a run, one group for its seeds."""
     seed = rf"-s{run.config.seed}(-\w+)?$"
     return {
         "WANDB_RUN_ID": f"{run.name}-{run.digest}",
@@ -136,26 +141,29 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def work_off(
-    client: JobSubmissionClient, runs: Iterable[Run], settings: Settings, say: Callable[[str], None]
-) -> dict[str, Try]:
-    """Submit what is not finished, follow it, try again what fails.
+    client: JobSubmissionClient,
+    runs: Iterable[PlannedRun],
+    settings: SubmitSettings,
+    say: Callable[[str], None],
+) -> dict[str, Attempt]:
+    """Submit unfinished runs, follow their jobs, and retry failed ones.
 
     Returns:
-        The last try of each run that did not finish, when none is left to be made.
+        The last attempt of each run that did not finish, once no attempts are left.
     """
     jobs = our_jobs(client)
     waiting, running, failed = [], {}, {}
     for run in runs:
-        latest = last_try(jobs, run)
+        latest = last_attempt(jobs, run)
         if run.is_finished:
             say(f"{run.name}  finished before")
         elif latest is None:
             waiting.append((run, 1))
         elif latest.is_alive:
             running[run.name] = run
-            say(f"{latest.job.submission_id}  {latest.job.status.value.lower()} already")
+            say(f"{latest.name}  {latest.job.status.value.lower()} already")
         elif latest.job.status == JobStatus.SUCCEEDED and not run.is_missing:
-            say(f"{latest.job.submission_id}  finished before")
+            say(f"{latest.name}  finished before")
         else:
             waiting.append((run, latest.number + 1))
     left = {run.name: settings.retries for run in [*running.values(), *(run for run, _ in waiting)]}
@@ -168,18 +176,19 @@ def work_off(
         time.sleep(POLL_SECONDS)
         jobs = our_jobs(client)
         for name, run in list(running.items()):
-            latest = last_try(jobs, run)
+            latest = last_attempt(jobs, run)
             if latest is None:
                 raise UserError(
-                    f"the cluster forgot {name}, as it does when its head is started anew. The "
-                    f"same command submits it again; it goes on after its last whole checkpoint."
+                    f"the cluster forgot {name}. This happens when its head restarts. Give the "
+                    f"same command to submit it again; it resumes from its last complete "
+                    f"checkpoint."
                 )
             if latest.is_alive:
                 continue
             del running[name]
-            keep_log(client, latest.job.submission_id, settings.logs, say)
+            keep_log(client, latest.name, settings.logs, say)
             status = latest.job.status
-            say(f"{latest.job.submission_id}  {status.value.lower()}{because(latest.job)}")
+            say(f"{latest.name}  {status.value.lower()}{because(latest.job)}")
             if status == JobStatus.FAILED and left[name] > 0:
                 left[name] -= 1
                 waiting.insert(0, (run, latest.number + 1))
@@ -201,7 +210,7 @@ def keep_log(
 
 
 def because(job: JobDetails) -> str:
-    """Why a job did not succeed: the last line of its log, which Ray's message ends with."""
+    """Return why a job failed: the last line of its log, which ends Ray's message."""
     if job.status == JobStatus.SUCCEEDED or not job.message:
         return ""
     return f": {job.message.strip().splitlines()[-1]}"
