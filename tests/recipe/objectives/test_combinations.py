@@ -10,7 +10,7 @@ from recipe.base.paths import CONFIGS
 from recipe.config.checks import check_config
 from recipe.config.compose import resolve
 from recipe.maths.rules import RULES
-from recipe.run.folder import arm
+from recipe.run.folder import method_of
 
 
 def options(group):
@@ -52,5 +52,5 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
             # `constant` and `token_batch` differ in scale, and `lambda` starts as `token`.
             is_token = {one[0], other[0]} == {"lambda", "token"}
             assert (apart > 1e-4) is not is_token, (one, other)
-    methods = [arm(config) for config in configs.values()]
+    methods = [method_of(config) for config in configs.values()]
     assert len(set(methods)) == len(methods)
