@@ -25,6 +25,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from recipe.config.settings import Settings
 from recipe.estimate.gpus import num_gpus
 from recipe.maths.diagnostics import by_verdict
+from recipe.training import border
 from recipe.training.responses import read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics
 from recipe.training.validation import TaskLoader, validation_metrics
@@ -173,6 +174,7 @@ class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
         """Train. The trainer's mode keeps the name that verl gave it."""
         from verl.trainer.ppo.v1 import trainer_base
 
+        border.check()
         refuse_few_cpus(config)
         wait_for_gpus(num_gpus(config))
         mode = config.trainer.v1.trainer_mode
