@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.sampling.grading import grade, verdict_settings
-from eval.sampling.jobs import Job, make_jobs, sample_jobs
 from eval.sampling.models import Model, find_models
+from eval.sampling.task_sampling import TaskSampling, prepare_tasks, sample_tasks
 from eval.tables.results import KIND
 from recipe.base.errors import UserError
 from recipe.base.files import write_atomically
@@ -83,13 +83,13 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
     busy = f"an evaluation into {model.results}"
     with alone(model.results / ".lock", busy, "Wait for it or stop it."):
         folder = model.ready()
-        jobs = list(make_jobs(model, folder, tasks, options))
+        jobs = list(prepare_tasks(model, folder, tasks, options))
         missing = sum(job.num_missing for job in jobs)
         print(f"{model.name}: {missing} samples to go", flush=True)
         if missing and options.grade_only:
             raise UserError(f"{model.results} lacks {missing} samples. Leave out --grade-only.")
         if missing:
-            sample_jobs(folder, jobs, model.results / "sampling.log", options)
+            sample_tasks(folder, jobs, model.results / "sampling.log", options)
         for job in jobs:
             samples = [job.samples[key] for key in sorted(job.samples)]
             kept = model.results / f"{job.task.name}.graded.jsonl"
@@ -124,7 +124,9 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
     return RewardSettings.of({**model.reward, "workers": workers})
 
 
-def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[str, Any]) -> None:
+def write_result(
+    model: Model, job: TaskSampling, settings: RewardSettings, result: dict[str, Any]
+) -> None:
     """Write TASK.json, and say what it says."""
     setup, task = job.setup, job.task
     whole = {

@@ -27,7 +27,7 @@ class Request(NamedTuple):
     max_tokens: int
 
 
-class Response(NamedTuple):
+class SampledResponse(NamedTuple):
     """What was sampled."""
 
     tokens: list[int]
@@ -37,7 +37,7 @@ class Response(NamedTuple):
 def sample(
     engine_arguments: dict[str, Any],
     requests: Iterable[Request],
-    keep: Callable[[Request, Response], None],
+    keep: Callable[[Request, SampledResponse], None],
 ) -> None:
     """Sample every request; `keep` gets each response as soon as it is whole.
 
@@ -52,7 +52,7 @@ def sample(
 async def _sample(
     engine_arguments: dict[str, Any],
     requests: Iterable[Request],
-    keep: Callable[[Request, Response], None],
+    keep: Callable[[Request, SampledResponse], None],
 ) -> None:
     # Loaded here: it takes seconds, and grading needs none of it.
     from vllm import AsyncEngineArgs
@@ -78,7 +78,7 @@ async def _sample(
         engine.shutdown()
 
 
-async def respond(engine: Any, request: Request) -> Response:
+async def respond(engine: Any, request: Request) -> SampledResponse:
     """The response to one request.
 
     Raises:
@@ -100,7 +100,7 @@ async def respond(engine: Any, request: Request) -> Response:
     [completion] = output.outputs
     if completion.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a response by {completion.finish_reason}")
-    return Response(list(completion.token_ids), completion.finish_reason == "length")
+    return SampledResponse(list(completion.token_ids), completion.finish_reason == "length")
 
 
 def environment(temporary: Path) -> dict[str, str]:

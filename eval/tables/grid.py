@@ -1,4 +1,4 @@
-"""The grid of results: rows by experiment, cells by rule, in them seeds x steps x tasks.
+"""The grid of results: rows by experiment, cells by method, in them seeds x steps x tasks.
 
 Nothing is averaged over what happens to be there: a cell knows what it lacks, and results that were
 not made alike cannot meet in a row.
@@ -16,8 +16,8 @@ from eval.tables.results import Result
 from recipe.maths.rules import RULES
 from recipe.tasks.at_k import Floats
 
-# What a model that is no run of ours has in place of a rule.
-NO_RULE = "-"
+# What a model that is no run of ours has in place of a method.
+NO_METHOD = "-"
 # What results of a task must share to stand in one table, and what models may differ in.
 ALIKE = (
     "task_version",
@@ -36,14 +36,14 @@ OF_A_MODEL = ("sampling.max_tokens", "chat_template")
 class Place(NamedTuple):
     """Where a result stands in its row."""
 
-    rule: str
+    method: str
     seed: int
     step: int
     task: str
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class TableRow:
     """The runs of one experiment with the same overrides, or a model that is no run of ours."""
 
     name: str
@@ -54,10 +54,9 @@ class Row:
     results: dict[Place, Result]
 
     @property
-    def rules(self) -> list[str]:
-        """In the order in which this project names them, others after that."""
-        found = {place.rule for place in self.results}
-        return [rule for rule in RULES if rule in found] + sorted(found - set(RULES))
+    def methods(self) -> list[str]:
+        """The methods of this row, in the order of tables."""
+        return ordered({place.method for place in self.results})
 
     @property
     def steps(self) -> list[int]:
@@ -69,40 +68,40 @@ class Row:
         """The last of them: every run must have it."""
         return self.steps[-1]
 
-    def seeds(self, rule: str) -> list[int]:
-        """Seeds of a rule with any result."""
-        return sorted({place.seed for place in self.results if place.rule == rule})
+    def seeds(self, method: str) -> list[int]:
+        """Seeds of a method with any result."""
+        return sorted({place.seed for place in self.results if place.method == method})
 
-    def missing(self, rule: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> list[Place]:
-        """What a rule's seeds lack of these steps and tasks (all of the table)."""
+    def missing(self, method: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> list[Place]:
+        """What a method's seeds lack of these steps and tasks (all of the table)."""
         places = [
-            Place(rule, seed, step, task)
-            for seed in self.seeds(rule)
+            Place(method, seed, step, task)
+            for seed in self.seeds(method)
             for step in steps
             for task in tasks or self.tasks
         ]
         return [place for place in places if place not in self.results]
 
     def found(
-        self, rule: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
+        self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[list[Result]]:
         """Results by task and seed, of which none is missing."""
         return [
-            [self.results[Place(rule, seed, step, task)] for seed in seeds]
+            [self.results[Place(method, seed, step, task)] for seed in seeds]
             for task in tasks or self.tasks
         ]
 
     def scores(
-        self, rule: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
+        self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[Floats]:
         """Scores of seeds x problems, by task."""
         return [
             np.stack([result.value_P for result in results])
-            for results in self.found(rule, seeds, step, tasks)
+            for results in self.found(method, seeds, step, tasks)
         ]
 
 
-def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
+def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[TableRow]:
     """The rows of a table of these tasks (all that there are), runs before other models.
 
     Raises:
@@ -122,16 +121,16 @@ def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
     for result in kept:
         run = result.run
         place = (
-            Place(run.rule, run.seed, run.step, result.task)
+            Place(run.method, run.seed, run.step, result.task)
             if run
-            else Place(NO_RULE, 0, 0, result.task)
+            else Place(NO_METHOD, 0, 0, result.task)
         )
         by_name[(run is None, run.row if run else result.model)][place] = result
     rows = []
     for (_, name), placed in sorted(by_name.items()):
         check_alike(placed.values(), OF_A_MODEL)
         run = next(iter(placed.values())).run
-        rows.append(Row(name, run.experiment if run else None, tasks, placed))
+        rows.append(TableRow(name, run.experiment if run else None, tasks, placed))
     return rows
 
 
@@ -174,7 +173,7 @@ def value_at(result: Result, key: str) -> Any:
     return value
 
 
-def model_settings(rows: Sequence[Row]) -> list[str]:
+def model_settings(rows: Sequence[TableRow]) -> list[str]:
     """In words, what rows were allowed to differ in and do."""
     said = []
     for task in rows[0].tasks:
@@ -190,6 +189,31 @@ def model_settings(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def sampling_settings(rows: Sequence[TableRow], task: str) -> list[str]:
+    """Return in words how the results of a task at the last step were sampled, each way once."""
+    ways = set()
+    for row in rows:
+        for place, result in row.results.items():
+            if place.task != task or place.step != row.last_step:
+                continue
+            found = result.evaluation
+            template, sampling = found.template, found.sampling
+            asked = f"{template.name} {template.version}" if template else "the data's own"
+            ways.add(
+                f"{task} version {found.task_version}, {found.data.problems} problems (sha256 "
+                f"{found.data.sha256[:12]}): {sampling.samples} samples at temperature "
+                f"{sampling.temperature}, top_p {sampling.top_p}, at most {sampling.max_tokens} "
+                f"tokens; template {asked}."
+            )
+    return sorted(ways)
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return methods in the order of this project's rules, then others by name."""
+    found = set(methods)
+    return [rule for rule in RULES if rule in found] + sorted(found - set(RULES))
+
+
 def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values below a value."""
     if isinstance(value, dict) and value:
@@ -199,7 +223,7 @@ def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def in_words(row: Row, places: Sequence[Place]) -> str:
+def in_words(row: TableRow, places: Sequence[Place]) -> str:
     """Missing results, with seeds, steps and tasks that go together taken together."""
     if row.experiment is None:
         return f"{row.name}: {' '.join(place.task for place in places)}"
@@ -207,14 +231,14 @@ def in_words(row: Row, places: Sequence[Place]) -> str:
     for place in places:
         tasks_at[place[:3]].append(place.task)
     steps_of: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    for (rule, seed, step), tasks in tasks_at.items():
-        steps_of[(rule, seed, " ".join(tasks))].append(step)
+    for (method, seed, step), tasks in tasks_at.items():
+        steps_of[(method, seed, " ".join(tasks))].append(step)
     seeds_of: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for (rule, seed, tasks), steps in steps_of.items():
-        seeds_of[(rule, counted("step", steps), tasks)].append(seed)
+    for (method, seed, tasks), steps in steps_of.items():
+        seeds_of[(method, counted("step", steps), tasks)].append(seed)
     return "; ".join(
-        f"{row.name}, {rule}, {counted('seed', seeds)}, {steps}: {tasks}"
-        for (rule, steps, tasks), seeds in seeds_of.items()
+        f"{row.name}, {method}, {counted('seed', seeds)}, {steps}: {tasks}"
+        for (method, steps, tasks), seeds in seeds_of.items()
     )
 
 
@@ -227,8 +251,8 @@ def commit_notes(results: Iterable[Result]) -> tuple[str, ...]:
     """What is to say about the commits that results and their runs were made by."""
     kept = list(results)
     made = {
-        "sampled": {session["commit"] for result in kept for session in result.content["sampled"]},
-        "graded": {result.content["commit"] for result in kept},
+        "sampled": {session.commit for result in kept for session in result.evaluation.sampled},
+        "graded": {result.evaluation.commit for result in kept},
         # A run that was resumed names the commit of each start.
         "trained": {
             commit

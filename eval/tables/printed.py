@@ -1,11 +1,10 @@
-"""Tables with footnotes, as Markdown that lines up, as LaTeX, and as CSV in long form."""
+"""Print tables with footnotes as Markdown that lines up, as LaTeX, and as CSV in long form."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import pandas as pd
 
 from recipe.base.tables import NUMBER, markdown_table
 
@@ -27,40 +26,25 @@ LATEX = {
 MINUS = re.compile(r"(?<![\w\]})/.-])-(?=\d)|(?<= )-(?= )")
 
 
-class Cell(NamedTuple):
-    """What a cell shows, and the footnotes it is marked with."""
+@dataclass(frozen=True)
+class Cell:
+    """The text of a cell, and the footnotes that it is marked with."""
 
     text: str
     notes: tuple[str, ...] = ()
 
 
-class Record(NamedTuple):
-    """A number of a table, for those who go on computing; percent and points as in the table."""
-
-    table: str
-    quantity: str
-    experiment: str
-    rule: str
-    task: str
-    step: int | None
-    estimate: float | None
-    low: float | None
-    high: float | None
-    seeds: int | None
-    note: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A table: what is printed, and its numbers."""
+    """A table as it is printed, and the measurements behind it."""
 
     name: str
     caption: str
     head: tuple[Cell, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    records: tuple[Record, ...]
+    measurements: pd.DataFrame
     remarks: tuple[str, ...] = ()
-    """Said below the table, of all of it."""
+    """Printed below the table, about all of it."""
 
 
 def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
@@ -140,13 +124,9 @@ def superscript(mark: str) -> str:
 
 
 def as_csv(tables: Iterable[Table]) -> str:
-    """The records of all tables under one head; an empty field is a missing number."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(Record._fields)
-    for table in tables:
-        writer.writerows(table.records)
-    return lines.getvalue()
+    """Return the measurements of all tables under one head; an empty field is a missing number."""
+    frame = pd.concat([table.measurements for table in tables])
+    return frame.drop(columns="footnotes").to_csv(index=False, lineterminator="\n")
 
 
 def plain(texts: Sequence[str]) -> tuple[Cell, ...]:

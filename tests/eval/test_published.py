@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from eval.tables.by_rule import average_table
 from evaluations import write
 
 from eval import published
-from eval.tables.by_rule import average_table
 from eval.tables.grid import arrange
 from eval.tables.results import read_results
 from recipe.base.paths import CONFIGS

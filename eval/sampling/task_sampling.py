@@ -12,7 +12,8 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from eval.sampling.engine import Request, Response, engine_arguments, environment, models, sample
+from eval.sampling import models
+from eval.sampling.engine import Request, SampledResponse, engine_arguments, environment, sample
 from eval.sampling.models import Model
 from eval.sampling.samples import Sample, SampleFile
 from recipe.base.errors import UserError
@@ -23,7 +24,7 @@ from recipe.run.processes import Watch, temporary_folder
 from recipe.tasks.task import Problems, Task
 
 
-class Job(NamedTuple):
+class TaskSampling(NamedTuple):
     """A task to be sampled from one model."""
 
     task: Task
@@ -47,7 +48,9 @@ class Job(NamedTuple):
                         self.max_tokens,
                     )
 
-    def keep(self, problem: int, number: int, seed: int, text: str, response: Response) -> None:
+    def keep(
+        self, problem: int, number: int, seed: int, text: str, response: SampledResponse
+    ) -> None:
         """Keep a response that was asked for."""
         made = Sample(problem, number, seed, text, len(response.tokens), response.truncated)
         self.file.append(made)
@@ -64,9 +67,9 @@ class Job(NamedTuple):
         return len(self.prompts) * self.task.samples - len(self.samples)
 
 
-def make_jobs(
+def prepare_tasks(
     model: Model, folder: Path, tasks: list[tuple[Task, Problems]], options: argparse.Namespace
-) -> Iterator[Job]:
+) -> Iterator[TaskSampling]:
     """The tasks as they are asked of one model, with the samples that are there.
 
     Raises:
@@ -111,7 +114,7 @@ def make_jobs(
             "seed": options.seed,
         }
         file = SampleFile(model.results, task.name, setup)
-        yield Job(task, problems, prompts, setup, file, file.read())
+        yield TaskSampling(task, problems, prompts, setup, file, file.read())
 
 
 def encode(tokenizer: Any, prompt: list[dict[str, str]], template: dict[str, Any]) -> list[int]:
@@ -139,7 +142,9 @@ def template_arguments(pairs: list[str], chat_template: str) -> dict[str, Any]:
     return given
 
 
-def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Namespace) -> None:
+def sample_tasks(
+    folder: Path, jobs: list[TaskSampling], log: Path, options: argparse.Namespace
+) -> None:
     """Sample what the jobs miss, one engine for all; vLLM's own output goes to `log`.
 
     Raises:
@@ -157,7 +162,7 @@ def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Name
             mininterval=1,
         ) as bar:
 
-            def keep(request: Request, response: Response) -> None:
+            def keep(request: Request, response: SampledResponse) -> None:
                 name, problem, number = request.key.split("/")
                 text = tokenizer.decode(response.tokens, skip_special_tokens=True)
                 by_name[name].keep(int(problem), int(number), request.seed, text, response)
