@@ -1,4 +1,4 @@
-"""Tasks to be sampled from one model: how each is asked, what is there, and what is missing."""
+"""Sample tasks from one model: prompts, existing samples, and missing ones."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ class TaskSampling(NamedTuple):
     samples: dict[tuple[int, int], Sample]
 
     def missing(self) -> Iterator[Request]:
-        """What is not sampled yet; the first sample of every problem first."""
+        """Yield requests for missing samples; the first sample of every problem comes first."""
         for number in range(self.task.samples):
             for problem, tokens in enumerate(self.prompts):
                 if (problem, number) not in self.samples:
@@ -51,29 +51,29 @@ class TaskSampling(NamedTuple):
     def keep(
         self, problem: int, number: int, seed: int, text: str, response: SampledResponse
     ) -> None:
-        """Keep a response that was asked for."""
+        """Keep the response to a request."""
         made = Sample(problem, number, seed, text, len(response.tokens), response.truncated)
         self.file.append(made)
         self.samples[problem, number] = made
 
     @property
     def max_tokens(self) -> int:
-        """Of a response."""
+        """The longest response, in tokens."""
         return self.setup["sampling"]["max_tokens"]
 
     @property
     def num_missing(self) -> int:
-        """How many samples there are to go."""
+        """The number of missing samples."""
         return len(self.prompts) * self.task.samples - len(self.samples)
 
 
 def prepare_tasks(
     model: Model, folder: Path, tasks: list[tuple[Task, Problems]], options: argparse.Namespace
 ) -> Iterator[TaskSampling]:
-    """The tasks as they are asked of one model, with the samples that are there.
+    """Prepare the tasks for one model, with their existing samples.
 
     Raises:
-        UserError: a prompt leaves no room for a response, or other samples are there.
+        UserError: a prompt leaves no room for a response, or the samples are of another setup.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:
@@ -118,17 +118,17 @@ def prepare_tasks(
 
 
 def encode(tokenizer: Any, prompt: list[dict[str, str]], template: dict[str, Any]) -> list[int]:
-    """The tokens after which a response begins, as verl makes them."""
+    """Return the tokens of a prompt, as verl makes them."""
     return tokenizer.apply_chat_template(
         prompt, add_generation_prompt=True, tokenize=True, return_dict=False, **template
     )
 
 
 def template_arguments(pairs: list[str], chat_template: str) -> dict[str, Any]:
-    """NAME=VALUE pairs of the command line, values as YAML has them.
+    """Return the NAME=VALUE pairs of the command line, with values read as YAML.
 
     Raises:
-        UserError: one is no pair, or the template never reads its name.
+        UserError: one is not a pair, or the template never reads its name.
     """
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -178,8 +178,8 @@ def sample_tasks(
             except* Exception as group:
                 reason = str(group.exceptions[0]).strip().splitlines() or [repr(group)]
                 raise UserError(
-                    f"sampling failed: {reason[-1]}. The whole story is in {log}; what was sampled "
-                    f"is kept, and the same command goes on."
+                    f"sampling failed: {reason[-1]}. The full log is {log}. All samples so "
+                    f"far are kept; run the same command again to continue."
                 ) from group
             finally:
                 for job in sampled:

@@ -1,4 +1,4 @@
-"""What stands in the cells of a row: means, differences and drops, or why there is none.
+"""Estimate means, differences and drops, or note why there is none.
 
 Axes: `_S` training seeds, `_P` problems.
 """
@@ -23,19 +23,19 @@ FOLDS = 10
 
 
 class Measured(NamedTuple):
-    """A number with its interval, or None where results are missing, and what is to say of it."""
+    """Hold a number with its interval (None where results are missing) and its notes."""
 
     interval: Interval | None
     notes: tuple[str, ...] = ()
 
     @property
     def varies(self) -> bool:
-        """Whether values vary, without which neither interval nor probabilities mean anything."""
+        """True if the values vary; otherwise interval and probabilities mean nothing."""
         return self.interval is not None and self.interval.low < self.interval.high
 
 
 class Drop(NamedTuple):
-    """How far the last step is below the best."""
+    """Hold the drop from the best step to the last."""
 
     steps: tuple[int, ...] = ()
     """The best step of each seed."""
@@ -43,19 +43,19 @@ class Drop(NamedTuple):
     """Mean over seeds of the highest of the evaluated steps: too high."""
     last: float | None = None
     crossed: Measured = Measured(None)
-    """Drop from a step that was chosen on other problems, with what is to say of all."""
+    """Drop from a step that was chosen on other problems, with the notes on all numbers."""
 
 
 def missing_note(
     row: TableRow, method: str, steps: Sequence[int], tasks: Sequence[str] = ()
 ) -> str:
-    """A method's missing results in words, empty if there are none."""
+    """Return a method's missing results in words; empty if there are none."""
     places = row.missing(method, steps, tasks)
     return "missing: " + in_words(row, places) if places else ""
 
 
 def at_last_step(row: TableRow, method: str, tasks: Sequence[str] = ()) -> list[Result]:
-    """A method's results at the row's last step, those that there are."""
+    """Return a method's existing results at the row's last step."""
     places = [
         Place(method, seed, row.last_step, task)
         for seed in row.seeds(method)
@@ -65,7 +65,7 @@ def at_last_step(row: TableRow, method: str, tasks: Sequence[str] = ()) -> list[
 
 
 def measure(row: TableRow, method: str, tasks: Sequence[str] = ()) -> Measured:
-    """Mean over tasks, seeds and problems at the row's last step."""
+    """Estimate the mean over tasks, seeds and problems at the row's last step."""
     if missing := missing_note(row, method, [row.last_step], tasks):
         return Measured(None, (missing,))
     seeds = row.seeds(method)
@@ -76,28 +76,26 @@ def measure(row: TableRow, method: str, tasks: Sequence[str] = ()) -> Measured:
 
 
 def with_warning(interval: Interval, notes: tuple[str, ...]) -> Measured:
-    """A number, and a note if nothing varies."""
+    """Return a number, with a note if nothing varies."""
     return Measured(interval, notes if interval.low < interval.high else (UNVARIED, *notes))
 
 
 def row_notes(row: TableRow) -> tuple[str, ...]:
-    """What keeps the cells of a row from being alike."""
+    """Return the differences between the methods of a row in seeds and commits."""
     notes = commit_notes([r for method in row.methods for r in at_last_step(row, method)])
     methods_of: dict[str, list[str]] = {}
     for method in row.methods:
         methods_of.setdefault(" ".join(map(str, row.seeds(method))), []).append(method)
     if len(methods_of) > 1:
-        said = "; ".join(
-            f"{seeds} of {', '.join(methods)}" for seeds, methods in methods_of.items()
-        )
+        said = "; ".join(f"{seeds} of {', '.join(names)}" for seeds, names in methods_of.items())
         notes = (f"methods have different seeds: {said}", *notes)
     return notes
 
 
 def compare(row: TableRow, method: str, baseline: str) -> Measured:
-    """How much higher a method is than the baseline at the row's last step.
+    """Estimate the mean of a method minus that of the baseline at the row's last step.
 
-    Over the seeds that both have; if there are none, the seeds are independent.
+    The seeds that both have are paired. If they share none, the seeds are independent.
     """
     missing = [missing_note(row, name, [row.last_step]) for name in (method, baseline)]
     if any(missing):
@@ -120,7 +118,7 @@ def compare(row: TableRow, method: str, baseline: str) -> Measured:
 
 
 def drop(row: TableRow, method: str) -> Drop:
-    """Best and last step of each seed, and the drop between them."""
+    """Estimate the drop from the best step of each seed to the last step."""
     if missing := missing_note(row, method, row.steps):
         return Drop(crossed=Measured(None, (missing,)))
     seeds = row.seeds(method)
@@ -144,11 +142,12 @@ def drop(row: TableRow, method: str) -> Drop:
 
 
 def crossed_drops(by_step: Sequence[Sequence[Floats]]) -> list[Floats]:
-    """Of each problem the drop to the last step from the step that is best on other problems.
+    """Return, for each problem, its score at a chosen step minus its score at the last step.
 
-    The highest of several noisy means is too high. So each tenth of the problems (every tenth one)
-    is judged at the step that the seed's other problems find best: noise of the choice is not in
-    what is judged. The others choose a little less surely than all, so this is rather too low.
+    The highest of several noisy means is too high. Therefore each tenth of the problems (every
+    tenth one) is scored at the step that is best on the seed's other problems. Noise in the choice
+    is then independent of the scores. Fewer problems choose less reliably, so the drop is rather
+    too low.
 
     Args:
         by_step: by step and task, scores of seeds x problems.

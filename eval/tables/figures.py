@@ -1,6 +1,6 @@
-"""Pictures of evaluations: accuracy over the steps, and gains against what lengths do.
+"""Draw figures of evaluations: accuracy over the steps, and gains against length statistics.
 
-Colours are of methods, the same in every picture, and so are line styles, for prints without colour.
+A method has the same colour and line style in every figure.
 """
 
 import textwrap
@@ -169,7 +169,8 @@ def points(rows: Iterable[TableRow], baseline: str) -> tuple[list[Point], list[s
                 ]
                 if seed not in row.seeds(baseline):
                     left_out.append(
-                        f"no point of {row.name}, {method}, seed {seed}: {baseline} has no such seed"
+                        f"no point of {row.name}, {method}, seed {seed}: "
+                        f"{baseline} has no such seed"
                     )
                 elif lacks:
                     left_out.append(f"no point without {in_words(row, lacks)}")

@@ -89,11 +89,10 @@ def find(name: str) -> Task:
     except ValidationError as error:
         problem = first_problem(error, Task)
         if problem.is_missing or problem.is_unknown:
-            fields = Task.model_fields.items()
+            wanted = [k for k, f in Task.model_fields.items() if f.is_required() and k != "name"]
             raise UserError(
                 f"{path}: {problem.key} is {'missing' if problem.is_missing else 'unknown'}. "
-                f"It must have the keys {', '.join(k for k, f in fields if f.is_required() and k != 'name')}, and "
-                f"may have {' and '.join(k for k, f in fields if not f.is_required())}."
+                f"It must have the keys {', '.join(wanted)}, and may have template and made."
             ) from None
         raise UserError(
             f"{path}: {problem.key} is {problem.found!r}, but must be {problem.allowed}."
