@@ -3,10 +3,9 @@
     python -m eval.run outputs/EXPERIMENT/RULE-sSEED --tasks math500 aime24 --steps all
     python -m eval.run Qwen/Qwen3-1.7B --tasks aime25 --chat-template enable_thinking=true
 
-What a run has is kept in RUN/eval/global_step_N, of other models in outputs/eval/MODEL: of each
-task TASK.json (the result), TASK.samples.jsonl, TASK.graded.jsonl and TASK.setup.json. The same
-command goes on where it was stopped: a sample that is there is not sampled again. Everything is
-graded anew each time.
+Results of a run go to RUN/eval/global_step_N, those of other models to outputs/eval/MODEL. Each
+task has TASK.json (the result), TASK.samples.jsonl, TASK.graded.jsonl and TASK.setup.json. The same
+command continues a stopped evaluation and keeps its samples. Grading is repeated each time.
 """
 
 import argparse
@@ -35,7 +34,7 @@ INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Return the parser of the command."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     command = argparse.ArgumentParser(
         "python -m eval.run",
@@ -98,7 +97,7 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that nothing can be done with.
+    """Refuse numbers below 1.
 
     Raises:
         UserError: there is one.
@@ -110,7 +109,7 @@ def check_numbers(options: argparse.Namespace) -> None:
 
 
 def reward_settings(model: Model, workers: int) -> RewardSettings:
-    """The settings of the training reward.
+    """Return the settings of the training reward.
 
     Raises:
         UserError: the run was trained with another reward function.
@@ -127,7 +126,7 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
 def write_result(
     model: Model, job: TaskSampling, settings: RewardSettings, result: dict[str, Any]
 ) -> None:
-    """Write TASK.json, and say what it says."""
+    """Write TASK.json, and print a summary of it."""
     setup, task = job.setup, job.task
     whole = {
         "kind": KIND,
@@ -155,12 +154,12 @@ def write_result(
 
 
 def without_home(path: Path | str) -> str:
-    """A path as others may read it."""
+    """Return a path without the home folder."""
     return str(path).replace(str(Path.home()), "~", 1)
 
 
 def main() -> None:
-    """Evaluate, and say in one paragraph what is wrong."""
+    """Evaluate, and print an error as one paragraph."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = parser().parse_args()
     started = time.monotonic()
@@ -182,7 +181,10 @@ def main() -> None:
     except (UserError, RewardError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped; what was sampled is kept, and the same command goes on", file=sys.stderr)
+        print(
+            "Stopped. All samples so far are kept; run the same command again to continue.",
+            file=sys.stderr,
+        )
         sys.exit(INTERRUPTED)
     print(
         f"{len(chosen)} models in {clock(time.monotonic() - started)}; "

@@ -6,10 +6,10 @@ Axes: `_P` problems, `_S` training seeds, `_K` samples of one problem, `_N` anyt
 
     value_sp = mean + seed_s + problem_p + rest_sp
 
-with all three random: other seeds and other problems of the same kind are equally valid.
+with all three random: other seeds and problems of the same kind are equally valid.
 Then the variance of the grand mean is a + b - e, where a, b and e are the mean squares of seeds,
-problems and rest over S * P. With three seeds, a has only two degrees of freedom. The interval takes
-this uncertainty into account.
+problems and rest over S * P. With three seeds, a has only two degrees of freedom. The interval
+takes this into account.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Sampling with vLLM: one engine, as many requests at once as it takes, each with its own seed."""
+"""Sample with one vLLM engine: many requests at once, each with its own seed."""
 
 import argparse
 import asyncio
@@ -15,10 +15,10 @@ REQUESTS_AHEAD = 2048
 
 
 class Request(NamedTuple):
-    """One response to sample."""
+    """A request for one response."""
 
     key: str
-    """Names it; no two requests have the same."""
+    """A unique name."""
     tokens: list[int]
     """The prompt."""
     seed: int
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
 
 class SampledResponse(NamedTuple):
-    """What was sampled."""
+    """A response of the engine."""
 
     tokens: list[int]
     truncated: bool
@@ -39,7 +39,7 @@ def sample(
     requests: Iterable[Request],
     keep: Callable[[Request, SampledResponse], None],
 ) -> None:
-    """Sample every request; `keep` gets each response as soon as it is whole.
+    """Sample every request; `keep` gets each response as soon as it is complete.
 
     Args:
         engine_arguments: of vLLM's AsyncEngineArgs.
@@ -79,7 +79,7 @@ async def _sample(
 
 
 async def respond(engine: Any, request: Request) -> SampledResponse:
-    """The response to one request.
+    """Return the response to one request.
 
     Raises:
         RuntimeError: vLLM gave it up, as it does when it is told to end.
@@ -104,7 +104,7 @@ async def respond(engine: Any, request: Request) -> SampledResponse:
 
 
 def environment(temporary: Path) -> dict[str, str]:
-    """Environment of vLLM; what is set already stays."""
+    """Return the environment of vLLM; variables that are set already stay."""
     # Settles where this process keeps such files: it outlives the folder that vLLM's processes get.
     tempfile.gettempdir()
     ours = {
@@ -121,7 +121,7 @@ def environment(temporary: Path) -> dict[str, str]:
 
 
 def engine_arguments(folder: Path, longest: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Of vLLM's engine, for a model whose longest sequence is known."""
+    """Return the arguments of vLLM's engine for a model and its longest sequence."""
     import torch
 
     arguments = {

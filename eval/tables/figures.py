@@ -71,7 +71,7 @@ def write_figures(
 
 
 def draw_steps(path: Path, row: TableRow) -> tuple[str, list[str]]:
-    """Accuracy over the steps, averaged over tasks and of each; the caption and what is left out.
+    """Draw accuracy over the steps; return the caption and what is left out.
 
     A method has no point at a step that one of its seeds lacks.
     """
@@ -137,7 +137,7 @@ def draw_steps(path: Path, row: TableRow) -> tuple[str, list[str]]:
 
 
 def panelled(num_small: int) -> tuple[Figure, list[Axes]]:
-    """A large panel and small ones beside it, three in a row."""
+    """Return a large panel and small ones beside it, three in a row."""
     if not num_small:
         figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
         return figure, [axes]
@@ -153,7 +153,7 @@ def panelled(num_small: int) -> tuple[Figure, list[Axes]]:
 
 
 def points(rows: Iterable[TableRow], baseline: str) -> tuple[list[Point], list[str]]:
-    """Gains at the last step by experiment, method and seed, and what has none."""
+    """Return gains at the last step by experiment, method and seed, and the reasons for gaps."""
     found, left_out = [], []
     for row in rows:
         if baseline not in row.methods:
@@ -187,7 +187,7 @@ def points(rows: Iterable[TableRow], baseline: str) -> tuple[list[Point], list[s
 
 
 def draw_gain(path: Path, rows: Sequence[TableRow], baseline: str) -> tuple[str, list[str]]:
-    """Gains over the baseline against what lengths did in its runs; caption, what is left out."""
+    """Draw gains against the length statistics of the baseline; return caption and gaps."""
     found, left_out = points(rows, baseline)
     panels = {}
     for name in LENGTHS:
@@ -239,7 +239,7 @@ def draw_gain(path: Path, rows: Sequence[TableRow], baseline: str) -> tuple[str,
 def scatter_gain(
     ax: Axes, name: str, chosen: Sequence[Point], rows: dict[str, TableRow], baseline: str
 ) -> None:
-    """A small point a seed; a large one their mean, if none of the seeds is missing."""
+    """Draw a small point for each seed, and a large one for their mean if no seed is missing."""
     for cell in sorted({(point.row, point.method) for point in chosen}):
         own = [point for point in chosen if (point.row, point.method) == cell]
         x, y = [getattr(point.baseline, name) for point in own], [point.gain for point in own]
@@ -260,14 +260,14 @@ def scatter_gain(
 
 
 def look(method: str) -> tuple[str, object, str]:
-    """Colour, line style and marker of a method."""
+    """Return colour, line style and marker of a method."""
     known = list(RULES)
     number = known.index(method) if method in known else len(known)
     return f"C{number}", STYLES[number % len(STYLES)], SHAPES[number % len(SHAPES)]
 
 
 def save(figure: Figure, path: Path, caption: str) -> str:
-    """Write a picture with its caption below it; returns the caption."""
+    """Write a figure with its caption below it, and return the caption."""
     width = int(figure.get_figwidth() * 15)
     figure.supxlabel("\n".join(textwrap.wrap(caption, width)), fontsize=8, color="0.25")
     figure.savefig(path, dpi=180)

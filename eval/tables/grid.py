@@ -1,7 +1,7 @@
-"""The grid of results: rows by experiment, cells by method, in them seeds x steps x tasks.
+"""Arrange results in rows by experiment and cells by method, each of seeds x steps x tasks.
 
-Nothing is averaged over what happens to be there: a cell knows what it lacks, and results that were
-not made alike cannot meet in a row.
+A mean never covers only the results that happen to exist: a cell knows its missing results.
+Results that differ in their settings are never in one table.
 """
 
 import json
@@ -16,9 +16,9 @@ from eval.tables.results import Result
 from recipe.maths.rules import RULES
 from recipe.tasks.at_k import Floats
 
-# What a model that is no run of ours has in place of a method.
+# Stands in place of a method for a model of another origin.
 NO_METHOD = "-"
-# What results of a task must share to stand in one table, and what models may differ in.
+# Settings that all results of a task in one table share; models may differ in the others.
 ALIKE = (
     "task_version",
     "sampling.samples",
@@ -34,7 +34,7 @@ OF_A_MODEL = ("sampling.max_tokens", "chat_template")
 
 
 class Place(NamedTuple):
-    """Where a result stands in its row."""
+    """The place of a result in its row."""
 
     method: str
     seed: int
@@ -44,13 +44,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TableRow:
-    """The runs of one experiment with the same overrides, or a model that is no run of ours."""
+    """The runs of one experiment with the same overrides, or a model of another origin."""
 
     name: str
     experiment: str | None
-    """None of a model that is no run."""
+    """None for a model of another origin."""
     tasks: tuple[str, ...]
-    """The table's, whether this row has them or not."""
+    """The table's tasks, including those that this row lacks."""
     results: dict[Place, Result]
 
     @property
@@ -60,20 +60,20 @@ class TableRow:
 
     @property
     def steps(self) -> list[int]:
-        """Every step that some run of the row was evaluated at."""
+        """All steps at which a run of the row was evaluated."""
         return sorted({place.step for place in self.results})
 
     @property
     def last_step(self) -> int:
-        """The last of them: every run must have it."""
+        """The last step. Every run must have it."""
         return self.steps[-1]
 
     def seeds(self, method: str) -> list[int]:
-        """Seeds of a method with any result."""
+        """Return the seeds of a method with any result."""
         return sorted({place.seed for place in self.results if place.method == method})
 
     def missing(self, method: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> list[Place]:
-        """What a method's seeds lack of these steps and tasks (all of the table)."""
+        """Return the missing places of a method's seeds at these steps and tasks (default: all)."""
         places = [
             Place(method, seed, step, task)
             for seed in self.seeds(method)
@@ -85,7 +85,7 @@ class TableRow:
     def found(
         self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[list[Result]]:
-        """Results by task and seed, of which none is missing."""
+        """Return results by task and seed; none may be missing."""
         return [
             [self.results[Place(method, seed, step, task)] for seed in seeds]
             for task in tasks or self.tasks
@@ -94,7 +94,7 @@ class TableRow:
     def scores(
         self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[Floats]:
-        """Scores of seeds x problems, by task."""
+        """Return scores of seeds x problems, by task."""
         return [
             np.stack([result.value_P for result in results])
             for results in self.found(method, seeds, step, tasks)
@@ -102,7 +102,7 @@ class TableRow:
 
 
 def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[TableRow]:
-    """The rows of a table of these tasks (all that there are), runs before other models.
+    """Return the rows of a table of these tasks (default: all), runs before other models.
 
     Raises:
         ValueError: a task has no result, or results that meet were not made alike.
@@ -166,7 +166,7 @@ def refuse(one: Result, other: Result, key: str) -> None:
 
 
 def value_at(result: Result, key: str) -> Any:
-    """What a result holds under a dotted key."""
+    """Return the value of a result under a dotted key."""
     value: Any = result.content
     for name in key.split("."):
         value = value[name]
@@ -174,7 +174,7 @@ def value_at(result: Result, key: str) -> Any:
 
 
 def model_settings(rows: Sequence[TableRow]) -> list[str]:
-    """In words, what rows were allowed to differ in and do."""
+    """Return in words the allowed settings in which rows differ."""
     said = []
     for task in rows[0].tasks:
         for key in OF_A_MODEL:
@@ -215,7 +215,7 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values below a value."""
+    """Yield dotted keys and values below a value."""
     if isinstance(value, dict) and value:
         for name, below in value.items():
             yield from leaves(below, f"{key}.{name}")
@@ -224,7 +224,7 @@ def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def in_words(row: TableRow, places: Sequence[Place]) -> str:
-    """Missing results, with seeds, steps and tasks that go together taken together."""
+    """Return missing results in words, grouped by seeds, steps and tasks."""
     if row.experiment is None:
         return f"{row.name}: {' '.join(place.task for place in places)}"
     tasks_at: dict[tuple[str, int, int], list[str]] = defaultdict(list)
@@ -243,12 +243,12 @@ def in_words(row: TableRow, places: Sequence[Place]) -> str:
 
 
 def counted(name: str, numbers: Sequence[int]) -> str:
-    """`seed 0`, `seeds 0 1`."""
+    """Return `seed 0` or `seeds 0 1`."""
     return f"{name}{'s' * (len(numbers) > 1)} {' '.join(map(str, numbers))}"
 
 
 def commit_notes(results: Iterable[Result]) -> tuple[str, ...]:
-    """What is to say about the commits that results and their runs were made by."""
+    """Return notes on the commits that made the results and their runs."""
     kept = list(results)
     made = {
         "sampled": {session.commit for result in kept for session in result.evaluation.sampled},

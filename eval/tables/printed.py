@@ -48,7 +48,7 @@ class Table:
 
 
 def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
-    """Every line's cells as text and mark, the head first; the notes by their marks."""
+    """Return every line's cells as text and mark (the head first), and the notes by mark."""
     marks: dict[str, str] = {}
     lines = []
     for cells in (table.head, *table.rows):
@@ -61,13 +61,13 @@ def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
 
 
 def letters(number: int) -> str:
-    """The letters a to z, then aa, ab, ..."""
+    """Return the letters a to z, then aa, ab, ..."""
     before, last = divmod(number, 26)
     return (letters(before - 1) if before else "") + chr(ord("a") + last)
 
 
 def markdown(table: Table) -> str:
-    """Caption, table and notes."""
+    """Return caption, table and notes."""
     lines, notes = marked(table)
     cells = [[text + f"^{mark}" * bool(mark) for text, mark in line] for line in lines]
     parts = [f"**{table.caption}**"]
@@ -80,7 +80,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` of the package booktabs, its notes below it; a table without rows is a comment."""
+    """Return a LaTeX table with its notes; a table without rows becomes a comment."""
     if not table.rows:
         return "".join(f"% {line}\n" for line in (table.caption, *table.remarks))
     lines, notes = marked(table)
@@ -114,12 +114,12 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX shows it, with minus signs before numbers."""
+    """Return text escaped for LaTeX, with minus signs before numbers."""
     return MINUS.sub("$-$", "".join(LATEX.get(character, character) for character in text))
 
 
 def superscript(mark: str) -> str:
-    """The mark of a note."""
+    """Return the mark of a note in LaTeX."""
     return rf"\textsuperscript{{{mark}}}" if mark else ""
 
 
@@ -130,5 +130,5 @@ def as_csv(tables: Iterable[Table]) -> str:
 
 
 def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
-    """Cells without notes."""
+    """Return cells without notes."""
     return tuple(Cell(text) for text in texts)

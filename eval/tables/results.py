@@ -1,6 +1,6 @@
-"""Evaluation results, read strictly: one JSON file for each task and evaluated checkpoint.
+"""Read evaluation results strictly: one JSON file for each task and evaluated checkpoint.
 
-A file is a result if it holds `"kind": "evaluation"`. Its values are checked once, here; what
+A file is a result if it contains `"kind": "evaluation"`. Its values are checked once, here; what
 several results must agree in is checked where they meet (`eval/tables/grid.py`).
 
 Axes: `_P` problems.
@@ -34,7 +34,7 @@ class Part(BaseModel):
 
 
 class Sampling(Part):
-    """How the responses were sampled."""
+    """The settings of sampling."""
 
     samples: int = Field(ge=1)
     temperature: float
@@ -175,7 +175,7 @@ class Result:
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Every result below these folders, in order of their paths.
+    """Return every result below these folders, in order of their paths.
 
     Raises:
         ValueError: a folder is not there or holds none, a file cannot be read as a result, or two

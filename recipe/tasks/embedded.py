@@ -31,5 +31,6 @@ def make(task: str) -> None:
     command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise UserError(
-            f"The demo's small model could not be made; see the output above. Run the script alone: {' '.join(command)}"
+            f"The demo's model could not be made; see above. "
+            f"Run the script alone: {' '.join(command)}"
         )
