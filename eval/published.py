@@ -1,4 +1,4 @@
-"""Published numbers, each with its source and how it was read.
+"""Print published numbers with their source and how they were read.
 
 python -m eval.published                     # print the table
 python -m eval.published --into README.md    # write it between its marks there
@@ -26,18 +26,18 @@ class Published:
     quantity: str
     tasks: tuple[str, ...]
     labels: dict[str, str]
-    """Of each experiment."""
+    """By experiment."""
     numbers: dict[str, dict[str, float]]
-    """Of each experiment and rule, from 0 to 1."""
+    """By experiment and rule, from 0 to 1."""
 
     @property
     def origin(self) -> str:
-        """Source and how it was read, in brackets."""
+        """The source and how it was read, in brackets."""
         return f"({self.source}, {self.read})"
 
 
 def published(path: Path = FILE) -> Published:
-    """The numbers of the paper that this project reproduces."""
+    """Return the numbers of the paper that this project reproduces."""
     paper = yaml.safe_load(path.read_text())["paper"]
     numbers = paper.pop("numbers")
     labels = {name: cell.pop("label") for name, cell in numbers.items()}
@@ -46,7 +46,7 @@ def published(path: Path = FILE) -> Published:
 
 
 def table() -> list[str]:
-    """The paper's table in lines of Markdown, as the paper writes numbers."""
+    """Return the paper's table in lines of Markdown, with numbers as in the paper."""
     paper = published()
     rows = [
         (paper.labels[name], *(f"{cell[rule]:.4f}".lstrip("0") for rule in RULES))

@@ -3,10 +3,9 @@
     python -m eval.run outputs/EXPERIMENT/RULE-sSEED --tasks math500 aime24 --steps all
     python -m eval.run Qwen/Qwen3-1.7B --tasks aime25 --chat-template enable_thinking=true
 
-What a run has is kept in RUN/eval/global_step_N, of other models in outputs/eval/MODEL: of each
-task TASK.json (the result), TASK.samples.jsonl, TASK.graded.jsonl and TASK.setup.json. The same
-command goes on where it was stopped: a sample that is there is not sampled again. Everything is
-graded anew each time.
+Results of a run go to RUN/eval/global_step_N, those of other models to outputs/eval/MODEL. Each
+task has TASK.json (the result), TASK.samples.jsonl, TASK.graded.jsonl and TASK.setup.json. The same
+command continues a stopped evaluation and keeps its samples. Grading is repeated each time.
 """
 
 import argparse
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.sampling.grading import grade, verdict_settings
-from eval.sampling.jobs import Job, make_jobs, sample_jobs
 from eval.sampling.models import Model, find_models
+from eval.sampling.task_sampling import TaskSampling, prepare_tasks, sample_tasks
 from eval.tables.results import KIND
 from recipe.base.errors import UserError
 from recipe.base.files import write_atomically
@@ -36,7 +35,7 @@ INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Return the parser of the command."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     command = argparse.ArgumentParser(
         "python -m eval.run",
@@ -84,13 +83,13 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
     busy = f"an evaluation into {model.results}"
     with alone(model.results / ".lock", busy, "Wait for it or stop it."):
         folder = model.ready()
-        jobs = list(make_jobs(model, folder, tasks, options))
+        jobs = list(prepare_tasks(model, folder, tasks, options))
         missing = sum(job.num_missing for job in jobs)
         print(f"{model.name}: {missing} samples to go", flush=True)
         if missing and options.grade_only:
             raise UserError(f"{model.results} lacks {missing} samples. Leave out --grade-only.")
         if missing:
-            sample_jobs(folder, jobs, model.results / "sampling.log", options)
+            sample_tasks(folder, jobs, model.results / "sampling.log", options)
         for job in jobs:
             samples = [job.samples[key] for key in sorted(job.samples)]
             kept = model.results / f"{job.task.name}.graded.jsonl"
@@ -99,7 +98,7 @@ def evaluate(model: Model, tasks: list[tuple[Task, Problems]], options: argparse
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that nothing can be done with.
+    """Refuse numbers below 1.
 
     Raises:
         UserError: there is one.
@@ -111,7 +110,7 @@ def check_numbers(options: argparse.Namespace) -> None:
 
 
 def reward_settings(model: Model, workers: int) -> RewardSettings:
-    """The settings of the training reward.
+    """Return the settings of the training reward.
 
     Raises:
         UserError: the run was trained with another reward function.
@@ -125,8 +124,10 @@ def reward_settings(model: Model, workers: int) -> RewardSettings:
     return RewardSettings.of({**model.reward, "workers": workers})
 
 
-def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[str, Any]) -> None:
-    """Write TASK.json, and say what it says."""
+def write_result(
+    model: Model, job: TaskSampling, settings: RewardSettings, result: dict[str, Any]
+) -> None:
+    """Write TASK.json, and print a summary of it."""
     setup, task = job.setup, job.task
     whole = {
         "kind": KIND,
@@ -154,12 +155,12 @@ def write_result(model: Model, job: Job, settings: RewardSettings, result: dict[
 
 
 def without_home(path: Path | str) -> str:
-    """A path as others may read it."""
+    """Return a path without the home folder."""
     return str(path).replace(str(Path.home()), "~", 1)
 
 
 def main() -> None:
-    """Evaluate, and say in one paragraph what is wrong."""
+    """Evaluate, and print an error as one paragraph."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = parser().parse_args()
     started = time.monotonic()
@@ -181,7 +182,10 @@ def main() -> None:
     except (UserError, RewardError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped; what was sampled is kept, and the same command goes on", file=sys.stderr)
+        print(
+            "Stopped. All samples so far are kept; run the same command again to continue.",
+            file=sys.stderr,
+        )
         sys.exit(INTERRUPTED)
     print(
         f"{len(chosen)} models in {clock(time.monotonic() - started)}; "

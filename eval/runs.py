@@ -1,4 +1,4 @@
-"""The table of finished runs, one row per experiment and rule.
+"""Print the table of finished runs, one row for each experiment and method.
 
 python -m eval.runs outputs/cpu_demo                    # print it
 python -m eval.runs benchmarks/results --into README.md # write it between its marks there
@@ -27,10 +27,10 @@ HEAD = (
 
 
 def read_summaries(folder: Path) -> list[dict[str, Any]]:
-    """Every summary below `folder`: `summary.json` of a run, or a committed copy of one.
+    """Return every summary below `folder`: `summary.json` of a run, or a committed copy.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder has none.
     """
     # A run that was moved aside is named NAME~1, NAME~2, ...
     paths = [path for path in sorted(folder.glob("**/*.json")) if "~" not in path.parent.name]
@@ -42,7 +42,7 @@ def read_summaries(folder: Path) -> list[dict[str, Any]]:
 
 
 def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One row per experiment, rule and set of overrides: means over seeds, range of gains.
+    """Return one row for each experiment, method and overrides, with means over seeds.
 
     Raises:
         ValueError: a seed appears twice in a row.

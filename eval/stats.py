@@ -1,4 +1,4 @@
-"""The statistics of an evaluation: what k samples score, and how sure a difference is.
+"""Compute the statistics of an evaluation: scores of k samples, and intervals of differences.
 
 Axes: `_P` problems, `_S` training seeds, `_K` samples of one problem, `_N` anything.
 
@@ -6,10 +6,10 @@ Axes: `_P` problems, `_S` training seeds, `_K` samples of one problem, `_N` anyt
 
     value_sp = mean + seed_s + problem_p + rest_sp
 
-with all three random: another seed and other problems of the same kind would have been as good.
+with all three random: other seeds and problems of the same kind are equally valid.
 Then the variance of the grand mean is a + b - e, where a, b and e are the mean squares of seeds,
-problems and rest over S * P. With three seeds, a has two degrees of freedom; everything here is
-about not being sure of it.
+problems and rest over S * P. With three seeds, a has only two degrees of freedom. The interval
+takes this into account.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from recipe.tasks.at_k import Floats
+from recipe.tasks.at_k import Floats, maj_at_k, mean_at_k, pass_at_k, standard_error
+
+__all__ = [
+    "Interval",
+    "holm",
+    "maj_at_k",
+    "mean_at_k",
+    "mean_interval",
+    "paired_interval",
+    "pass_at_k",
+    "standard_error",
+]
 
 # Quantiles at which each of the two variances is taken, dense in both tails: with two seeds or two
 # problems a 99.9 % interval is still right to 0.1 % of its width.
@@ -35,19 +46,19 @@ class Interval(NamedTuple):
     low: float
     high: float
     probability_positive: float
-    """That the true value is above 0: of a difference, P(better)."""
+    """Probability that the true value is above 0. For a difference this is P(better)."""
     p_value: float
-    """Of the true value being 0, two-sided."""
+    """Two-sided p value of a true value of 0."""
     num_seeds: int
     """With 1, the interval is over problems alone and says nothing about training noise."""
 
 
 def mean_interval(score: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> Interval:
-    """A mean over seeds and problems, with its interval (`paired_interval`).
+    """Return a mean over seeds and problems with its interval (`paired_interval`).
 
     Args:
         score: seeds x problems; or a sequence of such, one per task, whose means are averaged.
-        level: of the interval.
+        level: probability that the interval covers the truth.
     """
     tasks = as_tasks(score)
     return _interval(*_variances(tasks), tasks, level)
@@ -59,7 +70,7 @@ def paired_interval(
     seeds: Literal["paired", "independent"] = "paired",
     level: float = 0.95,
 ) -> Interval:
-    """How much higher `first` scores than `second` on the same problems, over few seeds.
+    """Return the mean of `first` minus that of `second` on the same problems, over few seeds.
 
     Values are in rows by seed and columns by problem, each the mean over the problem's samples.
     Both factors are random and crossed; the mean squares of seeds (a, S - 1 degrees of freedom),
@@ -79,11 +90,11 @@ def paired_interval(
             has the same weight however many problems it has.
         second: the same of what it is compared with.
         seeds: whether row s of both is the same seed; independent seeds may differ in number.
-        level: of the interval.
+        level: probability that the interval covers the truth.
 
     Raises:
-        ValueError: the arrays do not fit, have fewer than two problems, or hold what is no number;
-            or the level is not between 0 and 1.
+        ValueError: the arrays do not fit, have fewer than two problems, or hold a value that is not
+            a number; or the level is not between 0 and 1.
     """
     ones, others = as_tasks(first), as_tasks(second)
     problems = [[task.shape[1] for task in tasks] for tasks in (ones, others)]
@@ -110,7 +121,10 @@ def paired_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number (Holm 1979): some is below x by chance in x of cases."""
+    """Return p values adjusted for their number (Holm 1979).
+
+    By chance, some adjusted value is below x in at most x of cases.
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -120,14 +134,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class _Variance(NamedTuple):
-    """A part of the variance of an estimate, and its degrees of freedom."""
+    """Hold a part of the variance of an estimate, and its degrees of freedom."""
 
     value: float
     freedom: float
 
 
 def as_tasks(score: Any) -> list[Floats]:
-    """One array of seeds x problems per task.
+    """Return one array of seeds x problems per task.
 
     Raises:
         ValueError: their shapes do not fit together, or a value is not a number.
@@ -145,7 +159,7 @@ def as_tasks(score: Any) -> list[Floats]:
 
 
 def _variances(tasks: list[Floats]) -> tuple[_Variance, _Variance, float]:
-    """The mean squares of seeds, problems and rest, in units of the variance of the mean."""
+    """Return the mean squares of seeds, problems and rest, scaled to the variance of the mean."""
     num_seeds, parts = len(tasks[0]), len(tasks) ** 2
     seed_S = np.mean([task.mean(1) for task in tasks], axis=0)
     seed = _Variance(float(seed_S.var(ddof=1)) / num_seeds if num_seeds > 1 else 0.0, num_seeds - 1)
@@ -164,7 +178,7 @@ def _variances(tasks: list[Floats]) -> tuple[_Variance, _Variance, float]:
 
 
 def _sum(variances: list[_Variance]) -> _Variance:
-    """The sum of independent variances, with the degrees of freedom of Satterthwaite (1946)."""
+    """Add independent variances, with the degrees of freedom of Satterthwaite (1946)."""
     total = sum(part.value for part in variances)
     if total == 0:
         return _Variance(0.0, min(part.freedom for part in variances))
@@ -175,7 +189,7 @@ def _sum(variances: list[_Variance]) -> _Variance:
 def _interval(
     seed: _Variance, problem: _Variance, rest: float, tasks: list[Floats], level: float
 ) -> Interval:
-    """The interval around the mean over tasks, from the parts of its variance."""
+    """Return the interval around the mean over tasks, from the parts of its variance."""
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval is {level}; it lies between 0 and 1")
     estimate = float(np.mean([task.mean() for task in tasks]))
@@ -193,7 +207,7 @@ def _interval(
         return Interval(estimate, estimate, estimate, (1 + sign) / 2, 1 - abs(sign), len(tasks[0]))
 
     def below(distance: float) -> float:
-        """Probability that the truth is less than the estimate plus this distance."""
+        """Return the probability that the truth is below the estimate plus this distance."""
         return min(1.0, float((weight_AB * special.ndtr(distance / deviation_AB)).sum()))
 
     widest = float(np.median(deviation_AB))
@@ -212,7 +226,7 @@ def _interval(
 
 
 def _at_quantiles(variance: _Variance) -> Floats:
-    """What the true variance may be, at QUANTILES of the chi square."""
+    """Return possible values of the true variance, at QUANTILES of the chi square."""
     if variance.value == 0:
         return np.zeros_like(QUANTILES)
     return variance.value * variance.freedom / stats.chi2.ppf(QUANTILES, variance.freedom)

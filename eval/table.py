@@ -1,4 +1,4 @@
-"""Tables and pictures of evaluations: rules side by side, with intervals and what is missing.
+"""Make tables and figures of evaluations: methods side by side, with intervals.
 
     python -m eval.table outputs
     python -m eval.table FOLDER... --tasks math500,aime24 --baseline token --out outputs/tables
@@ -15,10 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.published import published
-from eval.tables.by_rule import average_table, difference_table, stability_table
-from eval.tables.by_task import task_table, tasks_table
 from eval.tables.figures import write_figures
-from eval.tables.grid import Row, arrange
+from eval.tables.grid import TableRow, arrange
+from eval.tables.layout import (
+    average_table,
+    difference_table,
+    stability_table,
+    task_table,
+    tasks_table,
+)
+from eval.tables.measurements import measurements
 from eval.tables.printed import Table, as_csv, latex, markdown
 from eval.tables.results import read_results
 from recipe.base.provenance import provenance
@@ -26,7 +32,7 @@ from recipe.base.tables import between_marks
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Return the parser of the command."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     command = argparse.ArgumentParser(
         "python -m eval.table",
@@ -35,42 +41,53 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = command.add_argument
-    add("folder", nargs="+", type=Path, help="where to look for results of python -m eval.run")
-    add("--tasks", metavar="A,B,...", help="the tasks that are averaged (all that there are)")
-    add("--baseline", default="token", metavar="RULE", help="what rules are compared with (token)")
+    add("folder", nargs="+", type=Path, help="folders with results of python -m eval.run")
+    add("--tasks", metavar="A,B,...", help="the tasks to average (all)")
+    add(
+        "--baseline",
+        default="token",
+        metavar="METHOD",
+        help="the method that others are compared with (token)",
+    )
     add("--out", type=Path, metavar="DIR", help="where to write tables and figures")
     add("--into", type=Path, help="a document with marks evaluation:begin and end, for Markdown")
-    add("--format", choices=list(FORMATS), default="markdown", help="of what is printed (markdown)")
+    add(
+        "--format",
+        choices=list(FORMATS),
+        default="markdown",
+        help="format of the output (markdown)",
+    )
     return command
 
 
-def tables(rows: Sequence[Row], baseline: str) -> list[Table]:
-    """All tables of these rows.
+def tables(rows: Sequence[TableRow], baseline: str) -> list[Table]:
+    """Return all tables of these rows.
 
     Raises:
-        ValueError: no run was trained with the baseline's rule, though some could be compared.
+        ValueError: there are several methods, and none of them is the baseline.
     """
     runs = [row for row in rows if row.experiment is not None]
-    known = sorted({rule for row in runs for rule in row.rules})
+    known = sorted({method for row in runs for method in row.methods})
     if len(known) > 1 and baseline not in known:
         raise ValueError(
-            f"no result is of {baseline}, the rule that others are compared with; there are "
+            f"no result is of {baseline}, the method that others are compared with; there are "
             f"{', '.join(known)}. Choose one of these with --baseline."
         )
+    paper = published()
+    frame, tasks = measurements(rows, baseline, paper), rows[0].tasks
     made = []
     if runs:
-        made += [average_table(runs, published())]
+        made.append(average_table(frame, rows, paper))
         if len(known) > 1:
-            made.append(difference_table(runs, baseline))
-        made.append(stability_table(runs))
-    tasks = rows[0].tasks
+            made.append(difference_table(frame, rows, baseline))
+        made.append(stability_table(frame, rows))
     if len(tasks) > 1:
-        made.append(tasks_table(rows))
-    return made + [task_table(rows, task) for task in tasks]
+        made.append(tasks_table(frame, rows))
+    return made + [task_table(frame, rows, task) for task in tasks]
 
 
 def as_markdown(made: Sequence[Table]) -> str:
-    """Tables one below the other; what is said of several is said once."""
+    """Return tables one below the other; a remark on several is printed once."""
     said: set[str] = set()
     parts = []
     for table in made:
@@ -84,7 +101,7 @@ def as_markdown(made: Sequence[Table]) -> str:
 
 
 def as_latex(made: Sequence[Table]) -> str:
-    """Tables that a document includes, one after the other."""
+    """Return tables for a LaTeX document to include."""
     return "% \\usepackage{booktabs}\n" + "\n".join(map(latex, made))
 
 
@@ -92,10 +109,10 @@ FORMATS = {"markdown": (as_markdown, "md"), "latex": (as_latex, "tex"), "csv": (
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read, print, write.
+    """Read the results, print the tables, and write the files that were asked for.
 
     Raises:
-        ValueError: the results or an argument cannot be used.
+        ValueError: a result or an argument is not allowed.
         OSError: a file cannot be read or written.
     """
     tasks = [task for task in (arguments.tasks or "").split(",") if task]
@@ -119,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
             text += "".join(f"\n![{path.stem}]({path.name})\n\n{said}\n" for path, said in pictures)
             text += f"\nCommit {origin['commit']}; `{origin['command']}`.\n"
         written[-1].write_text(text)
-    # What is printed may be read by a program: the rest goes beside it.
+    # A program may read the standard output, so messages go to the standard error.
     for line in left_out:
         print(line, file=sys.stderr)
     for path in [*written, *(path for path, _ in pictures)]:
@@ -127,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """`run`, with what is wrong said in one paragraph."""
+    """Run the command, and print an error as one paragraph."""
     arguments = parser().parse_args()
     try:
         run(arguments)

@@ -1,4 +1,4 @@
-"""Evaluation results for tests."""
+"""Make evaluation results for tests."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.tables.grid import Row, arrange
+from eval.published import published
+from eval.tables import layout
+from eval.tables.grid import TableRow, arrange
+from eval.tables.measurements import measurements
 from eval.tables.printed import Table
 from eval.tables.results import read_results
 
@@ -24,12 +27,12 @@ def content(
     experiment: str = "qwen3_1_7b_polaris",
     **changed: Any,
 ) -> dict[str, Any]:
-    """What a result file holds; `rule=None` is of a model that is no run.
+    """Return the content of a result file; `rule=None` stands for a model of another origin.
 
     Args:
-        right: right samples of each problem.
-        task: as `rule`, `seed`, `step` and `experiment` where it stands.
-        changed: other keys, a dotted one with `__` for the dot, a top one perhaps with it ahead.
+        correct: number of correct samples of each problem.
+        task: with `rule`, `seed`, `step` and `experiment`, the place of the result in a table.
+        changed: other keys, with `__` for each dot of a dotted key, and perhaps ahead of a key.
     """
     correct = [4, 0, 3, 1] if correct is None else correct
     model = f"outputs/{experiment}/{rule}-s{seed}/{step}" if rule else "some/base-model"
@@ -87,12 +90,12 @@ def content(
 
 
 def write(folder: Path, **where: Any) -> Path:
-    """A result file of this content."""
+    """Write a result file."""
     return write_content(folder, content(**where))
 
 
 def write_content(folder: Path, found: dict[str, Any]) -> Path:
-    """A result file of this content, named by where it stands."""
+    """Write a result file of this content, named by run, step and task."""
     run = found["run"] or {"rule": "none", "seed": 0, "step": 0, "experiment": "none"}
     name = f"{run['rule']}-s{run['seed']}/step{run['step']}-{found['task']}.json"
     path = folder / run["experiment"] / name
@@ -102,9 +105,9 @@ def write_content(folder: Path, found: dict[str, Any]) -> Path:
 
 
 def draw(chance: float, num_problems: int, *numbers: int) -> list[int]:
-    """Right samples of problems, always the same for the same numbers.
+    """Draw the number of correct samples of each problem, the same for the same `numbers`.
 
-    Problems differ in how hard they are, by problem and not by run.
+    Problems differ in difficulty, which does not depend on the run.
     """
     hardness_P = np.random.default_rng(num_problems).uniform(-0.3, 0.3, num_problems)
     chance_P = np.clip(chance + hardness_P, 0.01, 0.99)
@@ -112,7 +115,7 @@ def draw(chance: float, num_problems: int, *numbers: int) -> list[int]:
 
 
 def laptop(folder: Path) -> Path:
-    """What a laptop evaluates: 2 rules, 3 seeds, 3 steps, a task of 256 problems, and the start."""
+    """Write the results of 2 rules, 3 seeds and 3 steps on one task, and of the initial model."""
     for r, (rule, gain) in enumerate((("token", 0.0), ("balanced", 0.03))):
         for seed in range(3):
             for step, chance in ((10, 0.4), (20, 0.55), (30, 0.58)):
@@ -131,22 +134,39 @@ def laptop(folder: Path) -> Path:
     return folder
 
 
-def rows_of(folder: Path, tasks: Sequence[str] = ()) -> list[Row]:
-    """The rows of the results below a folder."""
+def rows_of(folder: Path, tasks: Sequence[str] = ()) -> list[TableRow]:
+    """Return the rows of the results below a folder."""
     return arrange(read_results([folder]), tasks)
 
 
+def table_of(rows: Sequence[TableRow], name: str, baseline: str = "token") -> Table:
+    """Return one table by the beginning of its name, for example `average` or `task math500`."""
+    frame = measurements(rows, baseline, published())
+    kind, _, task = name.partition(" ")
+    if kind == "average":
+        return layout.average_table(frame, rows, published())
+    if kind == "difference":
+        return layout.difference_table(frame, rows, baseline)
+    if kind == "task":
+        return layout.task_table(frame, rows, task)
+    return {"stability": layout.stability_table, "tasks": layout.tasks_table}[kind](frame, rows)
+
+
 def cells(made: Table, line: int = 0) -> dict[str, str]:
-    """Texts of a line by the columns' heads."""
+    """Return the texts of a line by column."""
     return {head.text: cell.text for head, cell in zip(made.head, made.rows[line], strict=True)}
 
 
 def notes(made: Table, column: str, line: int = 0) -> str:
-    """Notes of a cell."""
+    """Return the footnotes of a cell."""
     heads = [cell.text for cell in made.head]
     return " | ".join(made.rows[line][heads.index(column)].notes)
 
 
 def estimates(made: Table, quantity: str) -> dict[str, tuple[float | None, ...]]:
-    """Numbers of a table's records by rule."""
-    return {r.rule: (r.estimate, r.low, r.high) for r in made.records if r.quantity == quantity}
+    """Return the numbers of a quantity by method, None where a number is missing."""
+    found = made.measurements[made.measurements.quantity == quantity]
+    return {
+        line.method: tuple(None if np.isnan(x) else x for x in (line.estimate, line.low, line.high))
+        for line in found.itertuples()
+    }

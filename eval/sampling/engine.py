@@ -1,4 +1,4 @@
-"""Sampling with vLLM: one engine, as many requests at once as it takes, each with its own seed."""
+"""Sample with one vLLM engine: many requests at once, each with its own seed."""
 
 import argparse
 import asyncio
@@ -15,10 +15,10 @@ REQUESTS_AHEAD = 2048
 
 
 class Request(NamedTuple):
-    """One response to sample."""
+    """A request for one response."""
 
     key: str
-    """Names it; no two requests have the same."""
+    """A unique name."""
     tokens: list[int]
     """The prompt."""
     seed: int
@@ -27,8 +27,8 @@ class Request(NamedTuple):
     max_tokens: int
 
 
-class Response(NamedTuple):
-    """What was sampled."""
+class SampledResponse(NamedTuple):
+    """A response of the engine."""
 
     tokens: list[int]
     truncated: bool
@@ -37,9 +37,9 @@ class Response(NamedTuple):
 def sample(
     engine_arguments: dict[str, Any],
     requests: Iterable[Request],
-    keep: Callable[[Request, Response], None],
+    keep: Callable[[Request, SampledResponse], None],
 ) -> None:
-    """Sample every request; `keep` gets each response as soon as it is whole.
+    """Sample every request; `keep` gets each response as soon as it is complete.
 
     Args:
         engine_arguments: of vLLM's AsyncEngineArgs.
@@ -52,7 +52,7 @@ def sample(
 async def _sample(
     engine_arguments: dict[str, Any],
     requests: Iterable[Request],
-    keep: Callable[[Request, Response], None],
+    keep: Callable[[Request, SampledResponse], None],
 ) -> None:
     # Loaded here: it takes seconds, and grading needs none of it.
     from vllm import AsyncEngineArgs
@@ -78,8 +78,8 @@ async def _sample(
         engine.shutdown()
 
 
-async def respond(engine: Any, request: Request) -> Response:
-    """The response to one request.
+async def respond(engine: Any, request: Request) -> SampledResponse:
+    """Return the response to one request.
 
     Raises:
         RuntimeError: vLLM gave it up, as it does when it is told to end.
@@ -100,11 +100,11 @@ async def respond(engine: Any, request: Request) -> Response:
     [completion] = output.outputs
     if completion.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a response by {completion.finish_reason}")
-    return Response(list(completion.token_ids), completion.finish_reason == "length")
+    return SampledResponse(list(completion.token_ids), completion.finish_reason == "length")
 
 
 def environment(temporary: Path) -> dict[str, str]:
-    """Environment of vLLM; what is set already stays."""
+    """Return the environment of vLLM; variables that are set already stay."""
     # Settles where this process keeps such files: it outlives the folder that vLLM's processes get.
     tempfile.gettempdir()
     ours = {
@@ -121,7 +121,7 @@ def environment(temporary: Path) -> dict[str, str]:
 
 
 def engine_arguments(folder: Path, longest: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Of vLLM's engine, for a model whose longest sequence is known."""
+    """Return the arguments of vLLM's engine for a model and its longest sequence."""
     import torch
 
     arguments = {

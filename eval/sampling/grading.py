@@ -1,4 +1,4 @@
-"""From the samples of a task to its result."""
+"""Grade the samples of a task, and score them."""
 
 import json
 import time
@@ -84,12 +84,12 @@ def grade(
 
 
 def verdict_settings(settings: RewardSettings) -> dict[str, Any]:
-    """The settings that may change a verdict."""
+    """Return the settings that may change a verdict."""
     return {name: value for name, value in asdict(settings).items() if name != "workers"}
 
 
 def row(sample: Sample, problems: Problems, settings: RewardSettings) -> Row:
-    """What the grader takes of a sample."""
+    """Return the row that the grader takes for a sample."""
     given = problems.rows[sample.problem]
     source = settings.find(given["data_source"])
     truth = given["reward_model"]["ground_truth"]

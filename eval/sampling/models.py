@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint of a run, a folder that transformers loads, or one of the hub."""
+"""Find the model to evaluate: a checkpoint of a run, a model folder, or a model of the hub."""
 
 import hashlib
 import json
@@ -22,23 +22,23 @@ LENGTHS = ("length_variation", "length_gap")
 
 
 class Model(NamedTuple):
-    """A model and how it is asked."""
+    """A model and its chat template settings."""
 
     name: str
-    """For people."""
+    """The name in messages."""
     folder: Path | str
-    """That transformers and vLLM load; of a checkpoint, once it is exported. Or OWNER/NAME."""
+    """The folder to load (a checkpoint is exported to it), or OWNER/NAME."""
     results: Path
-    """Where its evaluation is kept."""
+    """The folder of its results."""
     checkpoint: Path | None = None
-    """From which `folder` is made."""
+    """The checkpoint that `folder` is exported from."""
     run: dict[str, Any] | None = None
-    """Of a run's checkpoint, what tables need to know of the run."""
+    """The description of the run for tables; None for a model of another origin."""
     config: DictConfig | None = None
-    """The run's."""
+    """The run's config."""
 
     def ready(self) -> Path:
-        """The model's folder, exported or fetched if it is not there yet.
+        """Return the model's folder; export or download it first if it is missing.
 
         Raises:
             UserError: that is not possible.
@@ -51,30 +51,30 @@ class Model(NamedTuple):
 
     @property
     def reward(self) -> dict[str, Any]:
-        """The reward settings that the run was trained with."""
+        """The reward settings of the training run."""
         if self.config is None:
             return {}
         return plain(self.config.reward.custom_reward_function.reward_kwargs)
 
     @property
     def chat_template(self) -> dict[str, Any]:
-        """What the run gives to the chat template."""
+        """The arguments that the run gives to the chat template."""
         given = self.config.data.get("apply_chat_template_kwargs") if self.config else None
         return plain(given) if given else {}
 
     @property
     def max_tokens(self) -> int | None:
-        """The limit that the run was trained within."""
+        """The longest response in training."""
         return self.config.data.max_response_length if self.config else None
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A part of a config as JSON has it."""
+    """Return a part of a config as plain values."""
     return cast("dict[str, Any]", OmegaConf.to_container(config))
 
 
 def find_models(name: str, steps: Sequence[str], out: Path) -> list[Model]:
-    """What a word of the command line means.
+    """Return the models that an argument of the command names.
 
     Args:
         name: folder of a run, of one of its checkpoints, of a model; or OWNER/NAME of the hub.
@@ -101,7 +101,7 @@ def find_models(name: str, steps: Sequence[str], out: Path) -> list[Model]:
 
 
 def chosen(run: Path, steps: Sequence[str]) -> list[int]:
-    """The steps of a run that are meant, and have a whole or an exported checkpoint.
+    """Return the chosen steps of a run that have a complete or an exported checkpoint.
 
     Raises:
         UserError: one has none.
@@ -110,8 +110,8 @@ def chosen(run: Path, steps: Sequence[str]) -> list[int]:
     there = sorted({step_of(c) for c in checkpoints if c.suffix != ".part"})
     if not there and set(steps) != {"0"}:
         raise UserError(
-            f"{run} has no whole checkpoint. A run saves one every trainer.save_freq steps; with "
-            f"save_freq=-1, as the demo has, none."
+            f"{run} has no complete checkpoint. A run saves one every trainer.save_freq "
+            f"steps, and none with save_freq=-1, which the demo has."
         )
     found: set[int] = set()
     for step in steps:
@@ -123,14 +123,14 @@ def chosen(run: Path, steps: Sequence[str]) -> list[int]:
             found.add(int(step))
         else:
             raise UserError(
-                f"{run} has no whole checkpoint of step {step}; there are "
+                f"{run} has no complete checkpoint of step {step}; there are "
                 f"{', '.join(map(str, there))}. Choose some of them, 0, last or all."
             )
     return sorted(found)
 
 
 def of_run(run: Path, step: int) -> Model:
-    """The model of a run after a step.
+    """Return the model of a run after a step.
 
     Raises:
         UserError: the run does not say how it was begun.
@@ -163,7 +163,7 @@ def of_run(run: Path, step: int) -> Model:
 
 
 def lengths(run: Path, step: int) -> dict[str, float | None]:
-    """Means over the training steps up to this one of what the paper says decides between rules."""
+    """Return the mean length statistics over the training steps up to this one."""
     before = [data for number, data in read_metrics(run) if 0 < number <= step]
     found = {}
     for name in LENGTHS:
@@ -173,7 +173,7 @@ def lengths(run: Path, step: int) -> dict[str, float | None]:
 
 
 def fetched(name: str) -> Path:
-    """The folder of a model of the hub, in the hub's cache.
+    """Return the folder of a hub model in the hub's cache.
 
     Raises:
         UserError: it cannot be had.
@@ -188,7 +188,7 @@ def fetched(name: str) -> Path:
 
 
 def sha256(folder: Path) -> str:
-    """The hash of a model: its weights, config and tokenizer."""
+    """Return the hash of a model: its weights, config and tokenizer."""
     whole = hashlib.sha256()
     for path in model_files(folder):
         whole.update(path.name.encode() + b"\0")
@@ -198,7 +198,7 @@ def sha256(folder: Path) -> str:
 
 
 def model_files(folder: Path) -> Iterable[Path]:
-    """The files that decide what a model says, by name.
+    """Return the files that determine what a model generates, by name.
 
     Raises:
         UserError: there are no weights.
@@ -222,7 +222,7 @@ def model_files(folder: Path) -> Iterable[Path]:
 
 
 def positions(folder: Path) -> int:
-    """How many tokens the model takes, prompt and response together.
+    """Return the largest number of tokens of prompt and response together.
 
     Raises:
         UserError: its config does not say.

@@ -1,4 +1,4 @@
-"""The samples of a task, kept as they come: a file of JSON lines, and what they are samples of."""
+"""Keep the samples of a task in a file of JSON lines, with the setup that made them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from recipe.base.files import read_lines, write_atomically, write_lines
 
 
 class Sample(NamedTuple):
-    """A response to a problem, as it is kept."""
+    """A kept response to a problem."""
 
     problem: int
     """Its place in the task's file."""
@@ -19,7 +19,7 @@ class Sample(NamedTuple):
     response: str
     num_tokens: int
     truncated: bool
-    """Whether the limit ended it."""
+    """True if the length limit ended it."""
 
 
 class SampleFile:
@@ -30,14 +30,14 @@ class SampleFile:
     """
 
     def __init__(self, folder: Path, task: str, setup: dict[str, Any]) -> None:
-        """The samples of `setup` in `folder`, if there are any yet."""
+        """Find the samples of `setup` in `folder`."""
         self.path = folder / f"{task}.samples.jsonl"
         self.setup_path = folder / f"{task}.setup.json"
         self.sessions_path = folder / f"{task}.sessions.jsonl"
         self.setup = setup
 
     def read(self) -> dict[tuple[int, int], Sample]:
-        """Every sample by (problem, sample); a last line that was cut off is removed.
+        """Return every sample by (problem, sample). Remove a last line that was cut off.
 
         Raises:
             UserError: they are of another setup, a line is no sample, or one is there twice.
@@ -69,24 +69,24 @@ class SampleFile:
         return found
 
     def begin(self, made_by: dict[str, Any]) -> None:
-        """Note who samples from now on, before the first sample."""
+        """Write which code samples, before the first sample."""
         write_atomically(self.setup_path, json.dumps(self.setup, indent=2) + "\n")
         session = {key: made_by[key] for key in ("commit", "versions")} | {"seconds": None}
         before = self.sessions() if self.path.exists() else []
         write_lines(self.sessions_path, [*before, session])
 
     def append(self, sample: Sample) -> None:
-        """Keep a sample; it is on its way to the disk when this returns."""
+        """Write a sample to the file."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(sample._asdict(), ensure_ascii=False) + "\n")
 
     def end(self, seconds: float) -> None:
-        """Note how long this session took; of one that was killed nobody knows."""
+        """Write how long this session took. A killed session keeps null."""
         *before, session = self.sessions()
         write_lines(self.sessions_path, [*before, session | {"seconds": seconds}])
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Commit, versions and seconds of every session that sampled."""
+        """Return commit, versions and seconds of every sampling session."""
         return read_lines(self.sessions_path)
 
     def _check_setup(self) -> None:

@@ -1,6 +1,6 @@
-"""Pictures of evaluations: accuracy over the steps, and gains against what lengths do.
+"""Draw figures of evaluations: accuracy over the steps, and gains against length statistics.
 
-Colours are of rules, the same in every picture, and so are line styles, for prints without colour.
+A method has the same colour and line style in every figure.
 """
 
 import textwrap
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from eval.stats import mean_interval
-from eval.tables.grid import Row, in_words
-from eval.tables.results import Run
+from eval.tables.grid import TableRow, in_words
+from eval.tables.results import TrainingRun
 from recipe.maths.rules import RULES
 
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
@@ -35,17 +35,19 @@ Pictures = list[tuple[Path, str]]
 
 
 class Point(NamedTuple):
-    """The gain of a rule over the baseline in one pair of runs."""
+    """The gain of a method over the baseline in one pair of runs."""
 
     row: str
-    rule: str
+    method: str
     seed: int
     gain: float
     """In points."""
-    baseline: Run
+    baseline: TrainingRun
 
 
-def write_figures(folder: Path, rows: Sequence[Row], baseline: str) -> tuple[Pictures, list[str]]:
+def write_figures(
+    folder: Path, rows: Sequence[TableRow], baseline: str
+) -> tuple[Pictures, list[str]]:
     """Draw what can be drawn.
 
     Returns:
@@ -68,10 +70,10 @@ def write_figures(folder: Path, rows: Sequence[Row], baseline: str) -> tuple[Pic
     return pictures, left_out
 
 
-def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
-    """Accuracy over the steps, averaged over tasks and of each; the caption and what is left out.
+def draw_steps(path: Path, row: TableRow) -> tuple[str, list[str]]:
+    """Draw accuracy over the steps; return the caption and what is left out.
 
-    A rule has no point at a step that one of its seeds lacks.
+    A method has no point at a step that one of its seeds lacks.
     """
     panels: list[tuple[str, tuple[str, ...]]] = [("average of tasks", row.tasks)]
     panels = [(row.tasks[0], row.tasks)] if len(row.tasks) == 1 else panels
@@ -79,30 +81,30 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
         panels += [(task, (task,)) for task in row.tasks]
     left_out = [
         f"no points of {in_words(row, missing)}"
-        for rule in row.rules
-        if (missing := row.missing(rule, row.steps))
+        for method in row.methods
+        if (missing := row.missing(method, row.steps))
     ]
     complete = {
         label: {
-            rule: [step for step in row.steps if not row.missing(rule, [step], tasks)]
-            for rule in row.rules
+            method: [step for step in row.steps if not row.missing(method, [step], tasks)]
+            for method in row.methods
         }
         for label, tasks in panels
     }
     if len(row.steps) < 2:
         return "", [f"left out, as {row.name} was evaluated at one step alone"]
     if not any(steps for found in complete.values() for steps in found.values()):
-        return "", [f"left out, as no rule of {row.name} has all seeds at any step"]
+        return "", [f"left out, as no method of {row.name} has all seeds at any step"]
     figure, axes = panelled(len(panels) - 1)
     for ax, (label, tasks) in zip(axes, panels, strict=True):
-        for rule in row.rules:
-            steps = complete[label][rule]
+        for method in row.methods:
+            steps = complete[label][method]
             if not steps:
                 continue
-            seeds = row.seeds(rule)
-            found = [mean_interval(row.scores(rule, seeds, step, tasks)) for step in steps]
+            seeds = row.seeds(method)
+            found = [mean_interval(row.scores(method, seeds, step, tasks)) for step in steps]
             mean, low, high = (100 * np.array(x) for x in list(zip(*found, strict=True))[:3])
-            color, style, shape = look(rule)
+            color, style, shape = look(method)
             seeds_said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
             ax.plot(
                 steps,
@@ -111,7 +113,7 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
                 linestyle=style,
                 marker=shape,
                 markersize=4,
-                label=f"{rule} ({seeds_said})",
+                label=f"{method} ({seeds_said})",
             )
             ax.fill_between(steps, low, high, color=color, alpha=0.08, linewidth=0)
             for edge in (low, high):
@@ -122,7 +124,7 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
         ax.xaxis.set_major_locator(
             FixedLocator(row.steps) if few else MaxNLocator(integer=True, nbins=MOST_TICKS)
         )
-    axes[0].set_ylabel("mean@k (% of samples right)")
+    axes[0].set_ylabel("mean@k (% of samples correct)")
     axes[0].set_xlabel("training step")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9
@@ -135,7 +137,7 @@ def draw_steps(path: Path, row: Row) -> tuple[str, list[str]]:
 
 
 def panelled(num_small: int) -> tuple[Figure, list[Axes]]:
-    """A large panel and small ones beside it, three in a row."""
+    """Return a large panel and small ones beside it, three in a row."""
     if not num_small:
         figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
         return figure, [axes]
@@ -150,41 +152,42 @@ def panelled(num_small: int) -> tuple[Figure, list[Axes]]:
     return figure, [large.subplots(), *axes[:num_small]]
 
 
-def points(rows: Iterable[Row], baseline: str) -> tuple[list[Point], list[str]]:
-    """Gains at the last step by experiment, rule and seed, and what has none."""
+def points(rows: Iterable[TableRow], baseline: str) -> tuple[list[Point], list[str]]:
+    """Return gains at the last step by experiment, method and seed, and the reasons for gaps."""
     found, left_out = [], []
     for row in rows:
-        if baseline not in row.rules:
+        if baseline not in row.methods:
             left_out.append(f"no points of {row.name}: it has no results of {baseline}")
             continue
-        for rule in row.rules:
-            for seed in row.seeds(rule) if rule != baseline else ():
+        for method in row.methods:
+            for seed in row.seeds(method) if method != baseline else ():
                 lacks = [
                     place
-                    for name in (rule, baseline)
+                    for name in (method, baseline)
                     for place in (row.missing(name, [row.last_step]))
                     if place.seed == seed
                 ]
                 if seed not in row.seeds(baseline):
                     left_out.append(
-                        f"no point of {row.name}, {rule}, seed {seed}: {baseline} has no such seed"
+                        f"no point of {row.name}, {method}, seed {seed}: "
+                        f"{baseline} has no such seed"
                     )
                 elif lacks:
                     left_out.append(f"no point without {in_words(row, lacks)}")
                 else:
                     means = [
                         np.mean([t.mean() for t in row.scores(name, [seed], row.last_step)])
-                        for name in (rule, baseline)
+                        for name in (method, baseline)
                     ]
                     run = row.found(baseline, [seed], row.last_step)[0][0].run
                     gain = 100 * float(means[0] - means[1])
                     assert run is not None
-                    found.append(Point(row.name, rule, seed, gain, run))
+                    found.append(Point(row.name, method, seed, gain, run))
     return found, left_out
 
 
-def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list[str]]:
-    """Gains over the baseline against what lengths did in its runs; caption, what is left out."""
+def draw_gain(path: Path, rows: Sequence[TableRow], baseline: str) -> tuple[str, list[str]]:
+    """Draw gains against the length statistics of the baseline; return caption and gaps."""
     found, left_out = points(rows, baseline)
     panels = {}
     for name in LENGTHS:
@@ -216,10 +219,10 @@ def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list
         ax.xaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS))
         ax.grid(alpha=0.3, axis="y")
     axes[0].set_ylabel(f"gain over {baseline} (points of mean@k)")
-    rules = {point.rule for point in found}
-    for rule in [*(r for r in RULES if r in rules), *sorted(rules - set(RULES))]:
-        color, _, shape = look(rule)
-        axes[0].scatter([], [], color=color, marker=shape, s=70, edgecolors="black", label=rule)
+    methods = {point.method for point in found}
+    for method in [*(r for r in RULES if r in methods), *sorted(methods - set(RULES))]:
+        color, _, shape = look(method)
+        axes[0].scatter([], [], color=color, marker=shape, s=70, edgecolors="black", label=method)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9
     )
@@ -234,11 +237,11 @@ def draw_gain(path: Path, rows: Sequence[Row], baseline: str) -> tuple[str, list
 
 
 def scatter_gain(
-    ax: Axes, name: str, chosen: Sequence[Point], rows: dict[str, Row], baseline: str
+    ax: Axes, name: str, chosen: Sequence[Point], rows: dict[str, TableRow], baseline: str
 ) -> None:
-    """A small point a seed; a large one their mean, if none of the seeds is missing."""
-    for cell in sorted({(point.row, point.rule) for point in chosen}):
-        own = [point for point in chosen if (point.row, point.rule) == cell]
+    """Draw a small point for each seed, and a large one for their mean if no seed is missing."""
+    for cell in sorted({(point.row, point.method) for point in chosen}):
+        own = [point for point in chosen if (point.row, point.method) == cell]
         x, y = [getattr(point.baseline, name) for point in own], [point.gain for point in own]
         color, _, shape = look(cell[1])
         ax.scatter(x, y, color=color, marker=shape, s=20, alpha=0.4, linewidths=0)
@@ -256,15 +259,15 @@ def scatter_gain(
             )
 
 
-def look(rule: str) -> tuple[str, object, str]:
-    """Colour, line style and marker of a rule."""
+def look(method: str) -> tuple[str, object, str]:
+    """Return colour, line style and marker of a method."""
     known = list(RULES)
-    number = known.index(rule) if rule in known else len(known)
+    number = known.index(method) if method in known else len(known)
     return f"C{number}", STYLES[number % len(STYLES)], SHAPES[number % len(SHAPES)]
 
 
 def save(figure: Figure, path: Path, caption: str) -> str:
-    """Write a picture with its caption below it; returns the caption."""
+    """Write a figure with its caption below it, and return the caption."""
     width = int(figure.get_figwidth() * 15)
     figure.supxlabel("\n".join(textwrap.wrap(caption, width)), fontsize=8, color="0.25")
     figure.savefig(path, dpi=180)

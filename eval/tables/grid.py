@@ -1,7 +1,7 @@
-"""The grid of results: rows by experiment, cells by rule, in them seeds x steps x tasks.
+"""Arrange results in rows by experiment and cells by method, each of seeds x steps x tasks.
 
-Nothing is averaged over what happens to be there: a cell knows what it lacks, and results that were
-not made alike cannot meet in a row.
+A mean never covers only the results that happen to exist: a cell knows its missing results.
+Results that differ in their settings are never in one table.
 """
 
 import json
@@ -16,9 +16,9 @@ from eval.tables.results import Result
 from recipe.maths.rules import RULES
 from recipe.tasks.at_k import Floats
 
-# What a model that is no run of ours has in place of a rule.
-NO_RULE = "-"
-# What results of a task must share to stand in one table, and what models may differ in.
+# Stands in place of a method for a model of another origin.
+NO_METHOD = "-"
+# Settings that all results of a task in one table share; models may differ in the others.
 ALIKE = (
     "task_version",
     "sampling.samples",
@@ -34,76 +34,75 @@ OF_A_MODEL = ("sampling.max_tokens", "chat_template")
 
 
 class Place(NamedTuple):
-    """Where a result stands in its row."""
+    """The place of a result in its row."""
 
-    rule: str
+    method: str
     seed: int
     step: int
     task: str
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """The runs of one experiment with the same overrides, or a model that is no run of ours."""
+class TableRow:
+    """The runs of one experiment with the same overrides, or a model of another origin."""
 
     name: str
     experiment: str | None
-    """None of a model that is no run."""
+    """None for a model of another origin."""
     tasks: tuple[str, ...]
-    """The table's, whether this row has them or not."""
+    """The table's tasks, including those that this row lacks."""
     results: dict[Place, Result]
 
     @property
-    def rules(self) -> list[str]:
-        """In the order in which this project names them, others after that."""
-        found = {place.rule for place in self.results}
-        return [rule for rule in RULES if rule in found] + sorted(found - set(RULES))
+    def methods(self) -> list[str]:
+        """The methods of this row, in the order of tables."""
+        return ordered({place.method for place in self.results})
 
     @property
     def steps(self) -> list[int]:
-        """Every step that some run of the row was evaluated at."""
+        """All steps at which a run of the row was evaluated."""
         return sorted({place.step for place in self.results})
 
     @property
     def last_step(self) -> int:
-        """The last of them: every run must have it."""
+        """The last step. Every run must have it."""
         return self.steps[-1]
 
-    def seeds(self, rule: str) -> list[int]:
-        """Seeds of a rule with any result."""
-        return sorted({place.seed for place in self.results if place.rule == rule})
+    def seeds(self, method: str) -> list[int]:
+        """Return the seeds of a method with any result."""
+        return sorted({place.seed for place in self.results if place.method == method})
 
-    def missing(self, rule: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> list[Place]:
-        """What a rule's seeds lack of these steps and tasks (all of the table)."""
+    def missing(self, method: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> list[Place]:
+        """Return the missing places of a method's seeds at these steps and tasks (default: all)."""
         places = [
-            Place(rule, seed, step, task)
-            for seed in self.seeds(rule)
+            Place(method, seed, step, task)
+            for seed in self.seeds(method)
             for step in steps
             for task in tasks or self.tasks
         ]
         return [place for place in places if place not in self.results]
 
     def found(
-        self, rule: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
+        self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[list[Result]]:
-        """Results by task and seed, of which none is missing."""
+        """Return results by task and seed; none may be missing."""
         return [
-            [self.results[Place(rule, seed, step, task)] for seed in seeds]
+            [self.results[Place(method, seed, step, task)] for seed in seeds]
             for task in tasks or self.tasks
         ]
 
     def scores(
-        self, rule: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
+        self, method: str, seeds: Sequence[int], step: int, tasks: Sequence[str] = ()
     ) -> list[Floats]:
-        """Scores of seeds x problems, by task."""
+        """Return scores of seeds x problems, by task."""
         return [
             np.stack([result.value_P for result in results])
-            for results in self.found(rule, seeds, step, tasks)
+            for results in self.found(method, seeds, step, tasks)
         ]
 
 
-def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
-    """The rows of a table of these tasks (all that there are), runs before other models.
+def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[TableRow]:
+    """Return the rows of a table of these tasks (default: all), runs before other models.
 
     Raises:
         ValueError: a task has no result, or results that meet were not made alike.
@@ -122,16 +121,16 @@ def arrange(results: Sequence[Result], tasks: Sequence[str] = ()) -> list[Row]:
     for result in kept:
         run = result.run
         place = (
-            Place(run.rule, run.seed, run.step, result.task)
+            Place(run.method, run.seed, run.step, result.task)
             if run
-            else Place(NO_RULE, 0, 0, result.task)
+            else Place(NO_METHOD, 0, 0, result.task)
         )
         by_name[(run is None, run.row if run else result.model)][place] = result
     rows = []
     for (_, name), placed in sorted(by_name.items()):
         check_alike(placed.values(), OF_A_MODEL)
         run = next(iter(placed.values())).run
-        rows.append(Row(name, run.experiment if run else None, tasks, placed))
+        rows.append(TableRow(name, run.experiment if run else None, tasks, placed))
     return rows
 
 
@@ -167,15 +166,15 @@ def refuse(one: Result, other: Result, key: str) -> None:
 
 
 def value_at(result: Result, key: str) -> Any:
-    """What a result holds under a dotted key."""
+    """Return the value of a result under a dotted key."""
     value: Any = result.content
     for name in key.split("."):
         value = value[name]
     return value
 
 
-def model_settings(rows: Sequence[Row]) -> list[str]:
-    """In words, what rows were allowed to differ in and do."""
+def model_settings(rows: Sequence[TableRow]) -> list[str]:
+    """Return in words the allowed settings in which rows differ."""
     said = []
     for task in rows[0].tasks:
         for key in OF_A_MODEL:
@@ -190,8 +189,33 @@ def model_settings(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def sampling_settings(rows: Sequence[TableRow], task: str) -> list[str]:
+    """Return in words how the results of a task at the last step were sampled, each way once."""
+    ways = set()
+    for row in rows:
+        for place, result in row.results.items():
+            if place.task != task or place.step != row.last_step:
+                continue
+            found = result.evaluation
+            template, sampling = found.template, found.sampling
+            asked = f"{template.name} {template.version}" if template else "the data's own"
+            ways.add(
+                f"{task} version {found.task_version}, {found.data.problems} problems (sha256 "
+                f"{found.data.sha256[:12]}): {sampling.samples} samples at temperature "
+                f"{sampling.temperature}, top_p {sampling.top_p}, at most {sampling.max_tokens} "
+                f"tokens; template {asked}."
+            )
+    return sorted(ways)
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Return methods in the order of this project's rules, then others by name."""
+    found = set(methods)
+    return [rule for rule in RULES if rule in found] + sorted(found - set(RULES))
+
+
 def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values below a value."""
+    """Yield dotted keys and values below a value."""
     if isinstance(value, dict) and value:
         for name, below in value.items():
             yield from leaves(below, f"{key}.{name}")
@@ -199,36 +223,36 @@ def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def in_words(row: Row, places: Sequence[Place]) -> str:
-    """Missing results, with seeds, steps and tasks that go together taken together."""
+def in_words(row: TableRow, places: Sequence[Place]) -> str:
+    """Return missing results in words, grouped by seeds, steps and tasks."""
     if row.experiment is None:
         return f"{row.name}: {' '.join(place.task for place in places)}"
     tasks_at: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for place in places:
         tasks_at[place[:3]].append(place.task)
     steps_of: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    for (rule, seed, step), tasks in tasks_at.items():
-        steps_of[(rule, seed, " ".join(tasks))].append(step)
+    for (method, seed, step), tasks in tasks_at.items():
+        steps_of[(method, seed, " ".join(tasks))].append(step)
     seeds_of: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for (rule, seed, tasks), steps in steps_of.items():
-        seeds_of[(rule, counted("step", steps), tasks)].append(seed)
+    for (method, seed, tasks), steps in steps_of.items():
+        seeds_of[(method, counted("step", steps), tasks)].append(seed)
     return "; ".join(
-        f"{row.name}, {rule}, {counted('seed', seeds)}, {steps}: {tasks}"
-        for (rule, steps, tasks), seeds in seeds_of.items()
+        f"{row.name}, {method}, {counted('seed', seeds)}, {steps}: {tasks}"
+        for (method, steps, tasks), seeds in seeds_of.items()
     )
 
 
 def counted(name: str, numbers: Sequence[int]) -> str:
-    """`seed 0`, `seeds 0 1`."""
+    """Return `seed 0` or `seeds 0 1`."""
     return f"{name}{'s' * (len(numbers) > 1)} {' '.join(map(str, numbers))}"
 
 
 def commit_notes(results: Iterable[Result]) -> tuple[str, ...]:
-    """What is to say about the commits that results and their runs were made by."""
+    """Return notes on the commits that made the results and their runs."""
     kept = list(results)
     made = {
-        "sampled": {session["commit"] for result in kept for session in result.content["sampled"]},
-        "graded": {result.content["commit"] for result in kept},
+        "sampled": {session.commit for result in kept for session in result.evaluation.sampled},
+        "graded": {result.evaluation.commit for result in kept},
         # A run that was resumed names the commit of each start.
         "trained": {
             commit

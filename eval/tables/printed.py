@@ -1,11 +1,10 @@
-"""Tables with footnotes, as Markdown that lines up, as LaTeX, and as CSV in long form."""
+"""Print tables with footnotes as Markdown that lines up, as LaTeX, and as CSV in long form."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import pandas as pd
 
 from recipe.base.tables import NUMBER, markdown_table
 
@@ -27,44 +26,29 @@ LATEX = {
 MINUS = re.compile(r"(?<![\w\]})/.-])-(?=\d)|(?<= )-(?= )")
 
 
-class Cell(NamedTuple):
-    """What a cell shows, and the footnotes it is marked with."""
+@dataclass(frozen=True)
+class Cell:
+    """The text of a cell, and the footnotes that it is marked with."""
 
     text: str
     notes: tuple[str, ...] = ()
 
 
-class Record(NamedTuple):
-    """A number of a table, for those who go on computing; percent and points as in the table."""
-
-    table: str
-    quantity: str
-    experiment: str
-    rule: str
-    task: str
-    step: int | None
-    estimate: float | None
-    low: float | None
-    high: float | None
-    seeds: int | None
-    note: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """A table: what is printed, and its numbers."""
+    """A table as it is printed, and the measurements behind it."""
 
     name: str
     caption: str
     head: tuple[Cell, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    records: tuple[Record, ...]
+    measurements: pd.DataFrame
     remarks: tuple[str, ...] = ()
-    """Said below the table, of all of it."""
+    """Printed below the table, about all of it."""
 
 
 def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
-    """Every line's cells as text and mark, the head first; the notes by their marks."""
+    """Return every line's cells as text and mark (the head first), and the notes by mark."""
     marks: dict[str, str] = {}
     lines = []
     for cells in (table.head, *table.rows):
@@ -77,13 +61,13 @@ def marked(table: Table) -> tuple[list[list[tuple[str, str]]], dict[str, str]]:
 
 
 def letters(number: int) -> str:
-    """The letters a to z, then aa, ab, ..."""
+    """Return the letters a to z, then aa, ab, ..."""
     before, last = divmod(number, 26)
     return (letters(before - 1) if before else "") + chr(ord("a") + last)
 
 
 def markdown(table: Table) -> str:
-    """Caption, table and notes."""
+    """Return caption, table and notes."""
     lines, notes = marked(table)
     cells = [[text + f"^{mark}" * bool(mark) for text, mark in line] for line in lines]
     parts = [f"**{table.caption}**"]
@@ -96,7 +80,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` of the package booktabs, its notes below it; a table without rows is a comment."""
+    """Return a LaTeX table with its notes; a table without rows becomes a comment."""
     if not table.rows:
         return "".join(f"% {line}\n" for line in (table.caption, *table.remarks))
     lines, notes = marked(table)
@@ -130,25 +114,21 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX shows it, with minus signs before numbers."""
+    """Return text escaped for LaTeX, with minus signs before numbers."""
     return MINUS.sub("$-$", "".join(LATEX.get(character, character) for character in text))
 
 
 def superscript(mark: str) -> str:
-    """The mark of a note."""
+    """Return the mark of a note in LaTeX."""
     return rf"\textsuperscript{{{mark}}}" if mark else ""
 
 
 def as_csv(tables: Iterable[Table]) -> str:
-    """The records of all tables under one head; an empty field is a missing number."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(Record._fields)
-    for table in tables:
-        writer.writerows(table.records)
-    return lines.getvalue()
+    """Return the measurements of all tables under one head; an empty field is a missing number."""
+    frame = pd.concat([table.measurements for table in tables])
+    return frame.drop(columns="footnotes").to_csv(index=False, lineterminator="\n")
 
 
 def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
-    """Cells without notes."""
+    """Return cells without notes."""
     return tuple(Cell(text) for text in texts)

@@ -1,90 +1,76 @@
-"""Evaluation results, read strictly: one JSON file for each task and evaluated checkpoint.
+"""Read evaluation results strictly: one JSON file for each task and evaluated checkpoint.
 
-A file is a result if it holds `"kind": "evaluation"`. Its values are checked once, here; what
+A file is a result if it contains `"kind": "evaluation"`. Its values are checked once, here; what
 several results must agree in is checked where they meet (`eval/tables/grid.py`).
 
 Axes: `_P` problems.
 """
 
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recipe.tasks.typed import first_problem
 
 KIND = "evaluation"
 # Folders of runs that were moved aside (NAME~1, ...), and of checkpoints.
 OTHER = re.compile(r"~|global_step_\d+/(actor|.*huggingface)|(^|/)exported(/|$)")
-NUMBER = (int, float)
-# Of every key the types that it may have, or the keys below it; further keys are kept as they are.
-CONTENT: dict[str, Any] = {
-    "task": (str,),
-    "task_version": (int,),
-    "sampling": {
-        "samples": (int,),
-        "temperature": NUMBER,
-        "top_p": NUMBER,
-        "max_tokens": (int,),
-    },
-    "template": (dict, type(None)),
-    "data": {"file": (str,), "sha256": (str,), "problems": (int,)},
-    "model": {"path": (str,), "sha256": (str,)},
-    "run": (dict, type(None)),
-    "reward": (dict,),
-    "chat_template": (dict,),
-    "seed": (int,),
-    "metrics": (dict,),
-    "rates": {"truncated": NUMBER, "no_answer": NUMBER, "parse_error": NUMBER, "timeout": NUMBER},
-    "length": {
-        "mean": NUMBER,
-        "correct": (*NUMBER, type(None)),
-        "incorrect": (*NUMBER, type(None)),
-    },
-    "correct": (list,),
-    "seconds": (dict,),
-    "sampled": (list,),
-    "tokens": (int,),
-    "commit": (str, type(None)),
-    "command": (str,),
-    "versions": (dict,),
-}
-SESSION: dict[str, Any] = {"commit": (str, type(None)), "versions": (dict,)}
-TEMPLATE: dict[str, Any] = {"name": (str,), "version": (str,)}
-RUN: dict[str, Any] = {
-    "experiment": (str,),
-    "rule": (str,),
-    "seed": (int,),
-    "overrides": (list,),
-    "step": (int,),
-    "commit": (str, type(None)),
-    "length_variation": (*NUMBER, type(None)),
-    "length_gap": (*NUMBER, type(None)),
-}
-IN_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    dict: "an object",
-    list: "a list",
-    type(None): "null",
-}
 # A written mean may be rounded; that of other samples is seldom this near.
 ROUNDING = 1e-3
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Run:
+class Part(BaseModel):
+    """A part of a result file. A value of another type is refused, and so is NaN."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Sampling(Part):
+    """The settings of sampling."""
+
+    samples: int = Field(ge=1)
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class Template(Part):
+    """The template around each problem."""
+
+    name: str
+    version: str
+
+
+class Data(Part):
+    """The problems."""
+
+    file: str
+    sha256: str
+    problems: int
+
+
+class EvaluatedModel(Part):
+    """The weights that were sampled from."""
+
+    path: str
+    sha256: str
+
+
+class TrainingRun(Part):
     """The run that trained an evaluated checkpoint."""
 
     experiment: str
-    rule: str
+    method: str = Field(alias="rule")
     seed: int
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = Field(strict=False)
     step: int
     commit: str | None
     length_variation: float | None
@@ -93,8 +79,58 @@ class Run:
 
     @property
     def row(self) -> str:
-        """What it has in common with the runs of other rules and seeds."""
-        return " ".join([self.experiment, *self.overrides])
+        """The name that this run shares with the runs of other methods and seeds."""
+        return " ".join([self.experiment, *sorted(self.overrides)])
+
+
+class Rates(Part):
+    """Shares of the samples that ended in these ways."""
+
+    truncated: Share
+    no_answer: Share
+    parse_error: Share
+    timeout: Share
+
+
+class Lengths(Part):
+    """Mean lengths of responses in tokens."""
+
+    mean: float
+    correct: float | None
+    incorrect: float | None
+
+
+class Session(Part):
+    """The code of one sampling session."""
+
+    commit: str | None
+    versions: dict[str, Any]
+
+
+class Evaluation(Part):
+    """The content of a result file. Further keys are allowed."""
+
+    task: str
+    task_version: int
+    sampling: Sampling
+    template: Template | None
+    data: Data
+    model: EvaluatedModel
+    run: TrainingRun | None
+    reward: dict[str, Any]
+    chat_template: dict[str, Any]
+    seed: int
+    metrics: dict[str, float | None]
+    rates: Rates
+    length: Lengths
+    correct: list[int]
+    """The number of correct samples of each problem."""
+    seconds: dict[str, Any]
+    sampled: list[Session]
+    tokens: int
+    commit: str | None
+    command: str
+    versions: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,26 +139,34 @@ class Result:
 
     file: Path
     content: dict[str, Any]
-    """All that the file holds."""
-    run: Run | None
-    """None of a model that is no run of ours."""
-    correct_P: NDArray[np.int64]
-    """Right samples of each problem."""
+    """All that the file holds, for comparing results key by key."""
+    evaluation: Evaluation
+    """The same, typed."""
 
     @property
     def task(self) -> str:
         """Name of the task."""
-        return self.content["task"]
+        return self.evaluation.task
+
+    @property
+    def run(self) -> TrainingRun | None:
+        """The run that trained the model; None for a model of another origin."""
+        return self.evaluation.run
 
     @property
     def num_samples(self) -> int:
         """Samples of each problem."""
-        return self.content["sampling"]["samples"]
+        return self.evaluation.sampling.samples
 
     @property
     def model(self) -> str:
         """Path or name of the evaluated model."""
-        return self.content["model"]["path"]
+        return self.evaluation.model.path
+
+    @property
+    def correct_P(self) -> NDArray[np.int64]:
+        """Number of correct samples of each problem."""
+        return np.array(self.evaluation.correct, np.int64)
 
     @property
     def value_P(self) -> NDArray[np.float64]:
@@ -131,7 +175,7 @@ class Result:
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Every result below these folders, in order of their paths.
+    """Return every result below these folders, in order of their paths.
 
     Raises:
         ValueError: a folder is not there or holds none, a file cannot be read as a result, or two
@@ -161,10 +205,10 @@ def json_files(folder: Path) -> list[Path]:
 
 
 def read_result(path: Path) -> Result | None:
-    """The result in a file; None if it holds something else.
+    """Return the result in a file; None if the file holds something else.
 
     Raises:
-        ValueError: it is no JSON, or a value is missing or cannot be.
+        ValueError: the file is not JSON, or a value is missing or not allowed.
     """
     try:
         content = json.loads(path.read_text())
@@ -174,87 +218,44 @@ def read_result(path: Path) -> Result | None:
         ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         return None
-    check(path, content, CONTENT)
-    if content["template"] is not None:
-        check(path, content["template"], TEMPLATE, "template.")
-    for number, session in enumerate(content["sampled"]):
-        if not isinstance(session, dict):
-            raise wrong(path, f"sampled[{number}]", session, IN_WORDS[dict])
-        check(path, session, SESSION, f"sampled[{number}].")
-    check_values(path, content)
-    run = None
-    if content["run"] is not None:
-        check(path, content["run"], RUN, "run.")
-        known = {key: content["run"][key] for key in RUN}
-        if not all(isinstance(override, str) for override in known["overrides"]):
-            raise wrong(path, "run.overrides", known["overrides"], "a list of texts")
-        run = Run(**known | {"overrides": tuple(sorted(known["overrides"]))})
-    return Result(path, content, run, np.array(content["correct"], np.int64))
-
-
-def check(path: Path, content: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> None:
-    """Refuse a missing key and a value of another type.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for key, types in expected.items():
-        if key not in content:
+    try:
+        evaluation = Evaluation.model_validate(content)
+    except ValidationError as error:
+        problem = first_problem(error, Evaluation)
+        if problem.is_missing:
             raise ValueError(
-                f"{path}: {prefix}{key} is missing. An evaluation has all of "
-                f"{', '.join(prefix + name for name in expected)}; evaluate again."
-            )
-        value = content[key]
-        if isinstance(types, dict):
-            if not isinstance(value, dict):
-                raise wrong(path, prefix + key, value, IN_WORDS[dict])
-            check(path, value, types, f"{prefix}{key}.")
-        elif not is_one_of(value, types):
-            words = [IN_WORDS[kind] for kind in types if not (kind is int and float in types)]
-            raise wrong(path, prefix + key, value, " or ".join(words))
+                f"{path}: {problem.key} is missing. Every evaluation has it; evaluate again."
+            ) from None
+        raise refusal(path, problem.key, problem.found, problem.allowed) from None
+    check_values(path, evaluation)
+    return Result(path, content, evaluation)
 
 
-def is_one_of(value: Any, types: Sequence[type]) -> bool:
-    """Whether a value has one of these types; true and false are no numbers, nor is NaN."""
-    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-        return False
-    return isinstance(value, tuple(types))
-
-
-def check_values(path: Path, content: dict[str, Any]) -> None:
-    """Refuse numbers that cannot be, and those that contradict each other.
+def check_values(path: Path, found: Evaluation) -> None:
+    """Refuse counts that are impossible or contradict each other.
 
     Raises:
         ValueError: there is one.
     """
-    correct, samples = content["correct"], content["sampling"]["samples"]
-    if samples < 1:
-        raise wrong(path, "sampling.samples", samples, "at least 1")
-    for number, count in enumerate(correct):
-        if not is_one_of(count, (int,)) or not 0 <= count <= samples:
-            raise wrong(path, f"correct[{number}]", count, f"a whole number from 0 to {samples}")
-    problems = content["data"]["problems"]
-    if len(correct) != problems or problems < 2:
-        raise wrong(
+    samples, problems = found.sampling.samples, found.data.problems
+    for number, count in enumerate(found.correct):
+        if not 0 <= count <= samples:
+            raise refusal(path, f"correct[{number}]", count, f"a whole number from 0 to {samples}")
+    if len(found.correct) != problems or problems < 2:
+        raise refusal(
             path,
             "correct",
-            f"a list of {len(correct)}",
+            f"a list of {len(found.correct)}",
             f"one number for each of the {problems} problems of data.problems, two at least",
         )
-    for key, rate in content["rates"].items():
-        if is_one_of(rate, NUMBER) and not 0 <= rate <= 1:
-            raise wrong(path, f"rates.{key}", rate, "a number from 0 to 1")
-    for key, value in content["metrics"].items():
-        if not is_one_of(value, (*NUMBER, type(None))):
-            raise wrong(path, f"metrics.{key}", value, "a number or null")
-    mean = sum(correct) / samples / problems
-    written = content["metrics"].get(f"mean@{samples}")
+    mean = sum(found.correct) / samples / problems
+    written = found.metrics.get(f"mean@{samples}")
     if written is None or abs(written - mean) > ROUNDING:
-        raise wrong(path, f"metrics.mean@{samples}", written, f"{mean:.4f}, the mean of correct")
+        raise refusal(path, f"metrics.mean@{samples}", written, f"{mean:.4f}, the mean of correct")
 
 
-def wrong(path: Path, key: str, found: Any, allowed: str) -> ValueError:
-    """The error about a value that cannot be."""
+def refusal(path: Path, key: str, found: Any, allowed: str) -> ValueError:
+    """Return the error about a value that is not allowed."""
     shown = found if isinstance(found, str) else json.dumps(found)
     return ValueError(
         f"{path}: {key} is {shown if shown else 'an empty text'}, but must be {allowed}. "
@@ -272,7 +273,7 @@ def refuse_copies(results: Iterable[Result]) -> None:
     by_checkpoint: dict[tuple[Any, ...], Result] = {}
     for result in results:
         run = result.run
-        checkpoint = (run.row, run.rule, run.seed, run.step) if run else (result.model,)
+        checkpoint = (run.row, run.method, run.seed, run.step) if run else (result.model,)
         other = by_place.setdefault((*checkpoint, result.task), result)
         if other is not result:
             raise ValueError(
@@ -280,7 +281,7 @@ def refuse_copies(results: Iterable[Result]) -> None:
                 f"{result.task}. Keep one of them."
             )
         other = by_checkpoint.setdefault(checkpoint, result)
-        one, two = (found.content["model"]["sha256"] for found in (other, result))
+        one, two = (found.evaluation.model.sha256 for found in (other, result))
         if one != two:
             raise ValueError(
                 f"{other.file} and {result.file} are of one checkpoint, "

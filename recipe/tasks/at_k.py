@@ -1,4 +1,4 @@
-"""Scores of k samples a problem: mean@k, pass@k, maj@k, and the standard error of a mean."""
+"""Score k samples of a problem (mean@k, pass@k, maj@k), and the standard error of a mean."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 
 
 def mean_at_k(score_PK: ArrayLike) -> float:
-    """Mean score of k samples of each problem, mean over problems.
+    """Return the mean score of k samples of each problem, averaged over problems.
 
     Raises:
         ValueError: the array is not problems x samples, or empty.
@@ -22,9 +22,10 @@ def mean_at_k(score_PK: ArrayLike) -> float:
 
 
 def pass_at_k(num_correct_P: ArrayLike, num_samples: int, k: int) -> Floats:
-    """Probability that at least one of k samples is right, of each problem, unbiased.
+    """Return, for each problem, the probability that one or more of k samples are correct.
 
-    1 - C(n - c, k) / C(n, k) for c of n samples right (arXiv:2107.03374, eq. 1).
+    The unbiased estimate is 1 - C(n - c, k) / C(n, k) for c of n correct samples
+    (arXiv:2107.03374, eq. 1).
 
     Raises:
         ValueError: k is not in 1 to n, or the counts are not whole numbers from 0 to n.
@@ -43,14 +44,14 @@ def pass_at_k(num_correct_P: ArrayLike, num_samples: int, k: int) -> Floats:
 
 
 def maj_at_k(class_K: Sequence[int | None], correct_class: int | None, k: int) -> float:
-    """Probability that the most frequent answer of k samples of one problem is right.
+    """Return the probability that the most frequent answer of k samples of a problem is correct.
 
-    Exact, over all choices of k of the n samples; a tie of m answers counts 1 / m. A sample without
-    an answer does not vote; if none votes, nothing is right.
+    The value is exact over all choices of k of the n samples. A tie of m answers counts 1 / m. A
+    sample without an answer does not vote. If no sample votes, the result is incorrect.
 
     Args:
         class_K: the class of equivalent answers of each sample, None without an answer.
-        correct_class: the class of the right answer, None if no sample has it.
+        correct_class: the class of the correct answer, None if no sample has it.
         k: samples that vote.
 
     Raises:
@@ -85,7 +86,7 @@ def maj_at_k(class_K: Sequence[int | None], correct_class: int | None, k: int) -
 
 
 def check_k(k: int, num_samples: int) -> None:
-    """Refuse to draw more samples without replacement than there are.
+    """Refuse a k that is larger than the number of samples.
 
     Raises:
         ValueError: k is not in 1 to n.
@@ -95,15 +96,15 @@ def check_k(k: int, num_samples: int) -> None:
 
 
 def standard_error(value_N: ArrayLike, cluster_N: ArrayLike | None = None) -> float:
-    """Standard error of a mean whose terms hang together within clusters.
+    """Return the standard error of a mean whose terms are correlated within clusters.
 
-    Of the cluster sums of deviations, squared and added up (arXiv:2411.00640, section 2.2), times
-    G / (G - 1) for G clusters: so without clusters it is the standard deviation (n - 1) over the
-    root of n. NaN if there is one cluster.
+    The variance is the sum of squared cluster sums of deviations (arXiv:2411.00640, section 2.2)
+    times G / (G - 1) for G clusters, over the squared number of terms. Without clusters this is the
+    standard deviation (n - 1) over the root of n. The result is NaN for a single cluster.
 
     Args:
         value_N: for example a score of each sample.
-        cluster_N: for example the problem of each sample; None if every term is on its own.
+        cluster_N: for example the problem of each sample; None if all terms are independent.
     """
     values = np.asarray(value_N, float)
     clusters = np.arange(len(values)) if cluster_N is None else np.asarray(cluster_N)

@@ -1,4 +1,4 @@
-"""The small model and task of the CPU demo, made once and kept in the user's cache folder."""
+"""Make the small model and data of the CPU demo once, and keep them in the user's cache folder."""
 
 import hashlib
 import subprocess
@@ -13,7 +13,7 @@ SOURCES = ("scripts/arithmetic.py", "scripts/tiny_tokenizer.py", "scripts/tiny_m
 
 
 def folder(task: str) -> str:
-    """Where the model and data of `task` are kept: named by a hash of all that made them."""
+    """Return the folder of the model and data of `task`, named by a hash of their sources."""
     made_by = [task, *(version(package) for package in ("torch", "transformers", "tokenizers"))]
     made_by += [(ROOT / source).read_text() for source in SOURCES]
     digest = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:12]
@@ -21,15 +21,16 @@ def folder(task: str) -> str:
 
 
 def make(task: str) -> None:
-    """Make the model and data of `task` unless they are there.
+    """Make the model and data of `task` unless they exist.
 
     Raises:
-        UserError: making them failed; the script said why.
+        UserError: the script that makes them failed.
     """
     if Path(folder(task)).exists():
         return
     command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise UserError(
-            f"making the small model failed, see above. Try it alone: {' '.join(command)}"
+            f"The demo's model could not be made; see above. "
+            f"Run the script alone: {' '.join(command)}"
         )

@@ -14,7 +14,7 @@ COLUMNS = ("data_source", "prompt", "reward_model")
 
 
 def check_file(path: Path, key: str, data_root: str) -> None:
-    """A data file is there; under `data_root` it is one that scripts.prepare_data makes."""
+    """Refuse a missing data file; under `data_root`, scripts.prepare_data makes it."""
     if path.is_file():
         return
     make = "Check the path, or make the data."
@@ -27,7 +27,7 @@ def check_file(path: Path, key: str, data_root: str) -> None:
 
 
 def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
-    """The rows of one parquet file, each in verl's schema."""
+    """Return the rows of one parquet file, each in verl's schema."""
     try:
         names = pq.read_schema(path).names
         wanted = [column for column in (*COLUMNS, "extra_info") if column in names]
@@ -48,7 +48,7 @@ def read_rows(path: Path, key: str) -> list[dict[str, Any]]:
 
 
 def content_sha256(path: Path) -> str:
-    """The hash of a parquet file's rows as canonical lines: not of how parquet encodes them."""
+    """Return the hash of a parquet file's rows, independent of parquet's encoding."""
     digest = hashlib.sha256()
     for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
         for row in batch.to_pylist():
@@ -57,7 +57,7 @@ def content_sha256(path: Path) -> str:
 
 
 def canonical(row: dict[str, Any]) -> bytes:
-    """The one line of JSON that a row is hashed as: sorted keys, no spaces, UTF-8.
+    """Return the line of JSON that a row is hashed as: sorted keys, no spaces, UTF-8.
 
     Raises:
         ValueError: a text is none, such as half of a surrogate pair.

@@ -12,7 +12,7 @@ from reward.score import columns
 
 
 class Graded(NamedTuple):
-    """What scoring takes of a graded sample."""
+    """The part of a graded sample that scoring needs."""
 
     correct: bool
     answer: str
@@ -20,7 +20,7 @@ class Graded(NamedTuple):
 
 
 def graded(verdict: Verdict, is_code: bool) -> Graded:
-    """What scoring takes of a verdict: what validation takes of its columns."""
+    """Return the part of a verdict that scoring needs."""
     found = columns(verdict)
     return Graded(found["acc"] > 0, "" if is_code else found["pred"])
 
@@ -66,7 +66,7 @@ CORRECT = 0
 
 
 def answer_classes(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> list[list[int | None]]:
-    """The class of equivalent answers of each sample, None for a sample that states none.
+    """Return the class of equivalent answers of each sample; None for a sample without answer.
 
     Right answers are one class. A wrong one joins the first wrong answer before it that the grader
     takes for the same; one that it cannot compare is a class of its own.
@@ -95,7 +95,7 @@ def answer_classes(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> lis
 def classes(
     samples: Iterable[Graded], answers: Sequence[str], same: set[tuple[int, int]]
 ) -> list[int | None]:
-    """The classes of one problem's samples, from its wrong answers and which pairs are the same."""
+    """Return the classes of one problem's samples, from its incorrect answers and equal pairs."""
     first: list[int] = []
     number = {}
     for j, answer in enumerate(answers):

@@ -1,92 +1,76 @@
-"""Read the tasks: which problems, asked how, sampled how. One versioned file each in definitions/.
+"""Read the evaluation tasks: problems, template and sampling, one versioned file each.
 
-Whatever changes a score needs another version: tables refuse to mix two.
+A change that affects scores needs a new version. Tables refuse to mix two versions.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recipe.base.errors import UserError
 from recipe.tasks import embedded
-from recipe.tasks import task as tasks
 from recipe.tasks.rows import check_file, content_sha256, read_rows
 from recipe.tasks.templates import TEMPLATES
+from recipe.tasks.typed import first_problem
 
 TASKS = Path(__file__).parent / "definitions"
-NUMBER, WHOLE, TEXT = (int, float), (int,), (str, type(None))
-WORDS = {NUMBER: "a number", WHOLE: "a whole number", (str,): "a text", TEXT: "a text or null"}
-TYPES: dict[str, tuple[type, ...]] = {
-    "version": WHOLE,
-    "data_source": (str,),
-    "samples": WHOLE,
-    "temperature": NUMBER,
-    "top_p": NUMBER,
-    "max_tokens": WHOLE,
-    "template": TEXT,
-    "made": TEXT,
-}
 
 
-@dataclass(frozen=True)
-class Task:
-    """What `recipe/tasks/definitions/NAME.yaml` holds.
+class Task(BaseModel):
+    """The content of `recipe/tasks/definitions/NAME.yaml`."""
 
-    Attributes:
-        name: of the file, and of the data set that scripts.prepare_data makes.
-        version: of everything below and of the prompts.
-        data_source: of its rows, by which they are graded.
-        samples: responses to each problem.
-        temperature: of sampling.
-        top_p: of sampling.
-        max_tokens: of a response; a model with fewer positions has fewer.
-        template: around each problem, by name; None if the rows are made with their words.
-        made: the demo's task whose held-out rows these are; None if prepared from a public set.
-    """
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    version: int
+    """The name of the file, and of the data set that scripts.prepare_data makes."""
+    version: int = Field(ge=1)
+    """The version of everything below and of the prompts."""
     data_source: str
-    samples: int
-    temperature: float
-    top_p: float
-    max_tokens: int
+    """The data source of its rows, by which they are graded."""
+    samples: int = Field(ge=1)
+    """Number of responses to each problem."""
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    max_tokens: int = Field(ge=1)
+    """Longest response; a model with fewer positions gives shorter ones."""
     template: str | None = None
+    """Name of the template around each problem; None if the rows already contain their words."""
     made: str | None = None
+    """The demo's task whose held-out rows these are; None if prepared from a public set."""
 
     @property
     def asked_by(self) -> dict[str, str] | None:
-        """The template and the hash of its words."""
+        """Return the template with the hash of its words."""
         if self.template is None:
             return None
         return {"name": self.template, "version": TEMPLATES[self.template].version}
 
     def file(self, data_root: str) -> Path:
-        """Where its problems are."""
+        """Return the file of its problems."""
         if self.made:
             return Path(embedded.folder(self.made)) / "val.parquet"
         return Path(data_root).expanduser() / f"{self.name}.parquet"
 
 
 class Problems(NamedTuple):
-    """The problems of a task, as they were read."""
+    """The problems of a task."""
 
     file: Path
     sha256: str
-    """Of the rows, as the manifest of scripts.prepare_data has it."""
+    """Hash of the rows, as in the manifest of scripts.prepare_data."""
     rows: list[dict[str, Any]]
     """In verl's schema: `data_source`, `prompt`, `reward_model`."""
 
 
 def find(name: str) -> Task:
-    """The task of a name.
+    """Return the task of this name.
 
     Raises:
-        UserError: there is none, or its file is not as a task's must be.
+        UserError: no task has this name, or a value of its file is not allowed.
     """
     path = TASKS / f"{name}.yaml"
     if not path.is_file():
@@ -98,29 +82,31 @@ def find(name: str) -> Task:
         given = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    wanted = set(TYPES) - {"made", "template"}
-    if not isinstance(given, dict) or not wanted <= set(given) <= set(TYPES):
+    if not isinstance(given, dict):
+        raise UserError(f"{path} must hold keys and values; see another file of this folder.")
+    try:
+        task = Task.model_validate({**given, "name": name})
+    except ValidationError as error:
+        problem = first_problem(error, Task)
+        if problem.is_missing or problem.is_unknown:
+            wanted = [k for k, f in Task.model_fields.items() if f.is_required() and k != "name"]
+            raise UserError(
+                f"{path}: {problem.key} is {'missing' if problem.is_missing else 'unknown'}. "
+                f"It must have the keys {', '.join(wanted)}, and may have template and made."
+            ) from None
         raise UserError(
-            f"{path} must have the keys {', '.join(sorted(wanted))}, and may have template and made"
-        )
-    for key, value in given.items():
-        if not isinstance(value, TYPES[key]) or isinstance(value, bool):
-            raise UserError(f"{path}: {key} is {value!r}, but must be {WORDS[TYPES[key]]}.")
-    task = Task(name, **given)
-    if not (task.samples >= 1 and task.max_tokens >= 1 and task.version >= 1):
-        raise UserError(f"{path}: version, samples and max_tokens must be 1 or more")
-    if not (task.temperature >= 0 and 0 < task.top_p <= 1):
-        raise UserError(f"{path}: temperature must not be negative, and 0 < top_p <= 1")
+            f"{path}: {problem.key} is {problem.found!r}, but must be {problem.allowed}."
+        ) from None
     if task.template is not None and task.template not in TEMPLATES:
         raise UserError(f"{path}: template is {task.template!r}; there are {', '.join(TEMPLATES)}")
     return task
 
 
 def load(task: Task, data_root: str) -> Problems:
-    """The problems of a task, in its data source and asked by its template.
+    """Return the problems of a task.
 
     Raises:
-        UserError: they are not there, or not so.
+        UserError: the file is missing, or a row has another data source or template.
     """
     if task.made:
         embedded.make(task.made)
@@ -129,8 +115,8 @@ def load(task: Task, data_root: str) -> Problems:
     rows = read_rows(file, key)
     if len(rows) < 2:
         raise UserError(
-            f"{file} ({key}) holds {len(rows)} rows, and nothing can be said of fewer than two "
-            f"problems. Prepare it again."
+            f"{file} ({key}) holds {len(rows)} rows, but a task needs two problems or more. "
+            f"Prepare it again."
         )
     for number, row in enumerate(rows):
         if row["data_source"] != task.data_source:
@@ -150,15 +136,15 @@ def load(task: Task, data_root: str) -> Problems:
 
 
 def files(names: Iterable[str], data_root: str) -> list[str]:
-    """The files of several tasks, as `data.val_files` takes them."""
+    """Return the files of several tasks for `data.val_files`."""
     return [str(find(name).file(data_root)) for name in names_of(names)]
 
 
 def names_of(names: Iterable[str] | None) -> list[str]:
-    """The tasks that `data.val_tasks` lists.
+    """Return the tasks of `data.val_tasks`.
 
     Raises:
-        UserError: it is one text.
+        UserError: the setting is a text, not a list.
     """
     if isinstance(names, str):
         raise UserError(f"data.val_tasks is {names}; it must be a list: data.val_tasks=[{names}]")
@@ -166,10 +152,15 @@ def names_of(names: Iterable[str] | None) -> list[str]:
 
 
 def shared(names: Iterable[str], setting: str, without: float) -> float:
-    """A setting that verl has once for all of validation, as `temperature`.
+    """Return a setting that all tasks of a validation share, for example `temperature`.
+
+    Args:
+        names: the tasks.
+        setting: an attribute of `Task`.
+        without: the value if there is no task.
 
     Raises:
-        UserError: the tasks have several.
+        UserError: the tasks have several values.
     """
     found = {name: getattr(find(name), setting) for name in names_of(names)}
     if not found:
@@ -184,13 +175,13 @@ def shared(names: Iterable[str], setting: str, without: float) -> float:
 
 
 def samples_by_source(names: Iterable[str]) -> dict[str, int]:
-    """Samples of each problem by data source, as the tasks have them.
+    """Return the number of samples of each problem by data source.
 
     Raises:
-        UserError: two tasks have one data source, by which verl would mix them.
+        UserError: two tasks share a data source, so verl would mix them.
     """
     found: dict[str, int] = {}
-    for task in map(tasks.find, names):
+    for task in map(find, names):
         if task.data_source in found:
             raise UserError(
                 f"data.val_tasks has two tasks of the data source {task.data_source}, and "

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Template(NamedTuple):
-    """What stands before and after the problem."""
+    """The text before and after the problem."""
 
     before: str
     after: str
@@ -53,7 +53,7 @@ TEMPLATES = {
 
 
 def bare(content: str) -> str:
-    """The problem in a prompt: its content without the parts of any template here."""
+    """Return the problem in a prompt: its content without the parts of any template."""
     text = content.strip()
     for template in TEMPLATES.values():
         text = text.removeprefix(template.before.strip()).removesuffix(template.after.strip())
@@ -62,5 +62,5 @@ def bare(content: str) -> str:
 
 
 def prompt_content(given: str, template: Template) -> str:
-    """What a prompt says under a template: as given if it has it, else the bare problem in it."""
+    """Return the prompt under a template; a prompt that already has the template stays."""
     return given if template.is_around(given) else template.wrap(bare(given))

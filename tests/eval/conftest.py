@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eval.sampling.engine import Response, jobs
+from eval.sampling import task_sampling
+from eval.sampling.engine import SampledResponse
 from scripts.tiny_tokenizer import build_tokenizer
 
 
@@ -42,13 +43,13 @@ class Engine:
             self.asked.append(request)
             tokens = self.tokenizer.encode(self.says(request))
             cut = tokens[: request.max_tokens]
-            keep(request, Response(cut, len(cut) < len(tokens)))
+            keep(request, SampledResponse(cut, len(cut) < len(tokens)))
 
 
 @pytest.fixture
 def engine(monkeypatch, tokenizer):
     made = Engine(tokenizer)
-    monkeypatch.setattr(jobs, "sample", made.sample)
+    monkeypatch.setattr(task_sampling, "sample", made.sample)
     # What stops a command must not stop the tests' own handling of it.
     monkeypatch.setattr("signal.signal", lambda *_: None)
     return made

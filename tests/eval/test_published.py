@@ -1,12 +1,9 @@
 from pathlib import Path
 
 import pytest
-from evaluations import write
+from evaluations import rows_of, table_of, write
 
 from eval import published
-from eval.tables.by_rule import average_table
-from eval.tables.grid import arrange
-from eval.tables.results import read_results
 from recipe.base.paths import CONFIGS
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +32,7 @@ def test_a_document_that_cannot_keep_the_table_is_named(name, found, monkeypatch
 
 def test_published_numbers_stand_in_columns_of_their_own_and_change_no_measured_one(tmp_path):
     write(tmp_path, correct=[4, 0, 2, 2])
-    rows = arrange(read_results([tmp_path]))
-    table = average_table(rows, published.published())
+    table = table_of(rows_of(tmp_path), "average")
     head = [cell.text for cell in table.head]
     origin = "(arXiv:2605.04077, table 1, read second hand)"
     assert head == [
@@ -48,15 +44,16 @@ def test_published_numbers_stand_in_columns_of_their_own_and_change_no_measured_
     (line,) = table.rows
     assert line[2].text.startswith("50.0 [")
     assert [cell.text for cell in line[3:]] == ["46.14", "43.49", "46.40"]
-    measured = [record for record in table.records if record.table == "average"]
-    assert [(record.rule, record.estimate) for record in measured] == [("balanced", 50.0)]
-    beside = [record for record in table.records if record.table == "published"]
-    assert [record.estimate for record in beside] == pytest.approx([46.14, 43.49, 46.40])
-    assert {record.note for record in beside} == {"arXiv:2605.04077, table 1, read second hand"}
-    assert any("other tasks than this table's" in remark for remark in table.remarks)
+    found = table.measurements
+    measured = found[found.table == "average"]
+    assert (list(measured.method), list(measured.estimate)) == (["balanced"], [50.0])
+    beside = found[found.table == "published"]
+    assert list(beside.estimate) == pytest.approx([46.14, 43.49, 46.40])
+    assert set(beside.note) == {"arXiv:2605.04077, table 1, read second hand"}
+    assert any("not this table's tasks" in remark for remark in table.remarks)
 
 
 def test_an_experiment_that_no_paper_has_gets_no_published_columns(tmp_path):
     write(tmp_path, experiment="cpu_demo")
-    table = average_table(arrange(read_results([tmp_path])), published.published())
+    table = table_of(rows_of(tmp_path), "average")
     assert [cell.text for cell in table.head] == ["experiment", "step", "balanced"]

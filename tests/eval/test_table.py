@@ -2,12 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluations import cells, content, draw, laptop, rows_of, write
+from evaluations import cells, content, draw, laptop, rows_of, table_of, write
 
 from eval import table
-from eval.published import published
 from eval.stats import mean_interval, paired_interval
-from eval.tables.by_rule import average_table, difference_table
 from eval.tables.results import read_results
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +23,7 @@ def test_a_row_without_the_baseline_is_named_and_no_baseline_at_all_is_refused(t
         table.tables(rows_of(tmp_path), "token")
     write(tmp_path, rule="token")
     write(tmp_path, rule="balanced")
-    made = difference_table(rows_of(tmp_path), "token")
+    made = table_of(rows_of(tmp_path), "difference")
     assert len(made.rows) == 1
     assert "cpu_demo has no results of token: nothing is compared there." in made.remarks
 
@@ -53,7 +51,7 @@ def test_the_laptops_case(on_a_laptop, tmp_path, monkeypatch, capsys):
         found = mean_interval(np.array(score))
         estimate, low, high = (100 * x for x in found[:3])
         text = f"{estimate:.1f} [{low:.1f}, {high:.1f}] (3)"
-        assert cells(average_table(rows, published()))[rule] == text
+        assert cells(table_of(rows, "average"))[rule] == text
         assert text in said.out
     found = paired_interval(np.array(scores["balanced"]), np.array(scores["token"]))
     estimate, low, high = (100 * x for x in found[:3])

@@ -71,14 +71,14 @@ def test_a_run_is_described_as_tables_need_it(run):
     assert model.chat_template == {"enable_thinking": True}
 
 
-def test_steps_are_chosen_among_the_whole_checkpoints_and_the_start(run):
+def test_steps_are_chosen_among_the_complete_checkpoints_and_the_start(run):
     def steps(*words):
         return [model.run["step"] for model in find_models(str(run), words, OUT)]
 
     assert steps("all") == [10, 20]
     assert steps("0", "10", "last") == [0, 10, 20]
     assert find_models(str(run), ["0"], OUT)[0].folder == "OWNER/NAME"
-    with pytest.raises(UserError, match=r"no whole checkpoint of step 30; there are 10, 20"):
+    with pytest.raises(UserError, match=r"no complete checkpoint of step 30; there are 10, 20"):
         steps("30")
     [named] = find_models(str(run / "checkpoints" / "global_step_10"), ["last"], OUT)
     assert named.run["step"] == 10

@@ -55,7 +55,7 @@ def test_gains_are_paired_by_seed_and_know_the_baselines_lengths(tmp_path):
     write(tmp_path, correct=[4, 4, 0, 0], run__length_gap=0.1)
     write(tmp_path, correct=[4, 4, 4, 0], seed=1)
     (point,), left_out = points(rows_of(tmp_path), "token")
-    assert (point.rule, point.seed, point.gain) == ("balanced", 0, 25.0)
+    assert (point.method, point.seed, point.gain) == ("balanced", 0, 25.0)
     assert point.baseline.length_gap == 0.5
     assert left_out == ["no point of qwen3_1_7b_polaris, balanced, seed 1: token has no such seed"]
 

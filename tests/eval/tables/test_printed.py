@@ -5,17 +5,15 @@ import re
 import numpy as np
 import pandas
 import pytest
-from evaluations import cells, laptop, rows_of, write
+from evaluations import cells, laptop, rows_of, table_of, write
 
 from eval import table
-from eval.published import published
-from eval.tables.by_rule import average_table
-from eval.tables.cells import ONE_SEED
+from eval.tables.estimates import ONE_SEED
 from eval.tables.printed import as_csv, escaped, latex, letters, markdown, marked
 
 
 def average(folder, tasks=()):
-    return average_table(rows_of(folder, tasks), published())
+    return table_of(rows_of(folder, tasks), "average")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def test_the_csv_has_the_same_numbers_for_csv_and_pandas(on_a_laptop):
         "table",
         "quantity",
         "experiment",
-        "rule",
+        "method",
         "task",
         "step",
         "estimate",
@@ -87,10 +85,10 @@ def test_the_csv_has_the_same_numbers_for_csv_and_pandas(on_a_laptop):
         "seeds",
         "note",
     ]
-    assert len(lines) == len(frame) == sum(len(one.records) for one in made)
+    assert len(lines) == len(frame) == sum(len(one.measurements) for one in made)
     numbers = [float(line["estimate"]) for line in lines]
     np.testing.assert_array_equal(numbers, frame["estimate"])
-    mean = frame[(frame.table == "average") & (frame.rule == "balanced")].iloc[0]
+    mean = frame[(frame.table == "average") & (frame.method == "balanced")].iloc[0]
     assert (
         f"{mean.estimate:.1f} [{mean.low:.1f}, {mean.high:.1f}] ({mean.seeds:.0f})"
         == (cells(made[0])["balanced"])

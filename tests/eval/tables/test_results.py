@@ -15,7 +15,7 @@ def test_a_result_is_read_with_its_run_and_the_values_of_its_problems(tmp_path):
     assert (result.task, result.num_samples) == ("math500", 4)
     np.testing.assert_array_equal(result.value_P, [1, 0, 0.75, 0.25])
     assert result.run.row == "qwen3_1_7b_polaris a=1 b=2"
-    assert (result.run.rule, result.run.seed, result.run.step) == ("balanced", 0, 400)
+    assert (result.run.method, result.run.seed, result.run.step) == ("balanced", 0, 400)
 
 
 def test_other_files_and_folders_moved_aside_are_passed_over(tmp_path):
@@ -78,17 +78,20 @@ def test_a_missing_key_is_named(key, tmp_path):
         ({"sampling__samples": 0}, "sampling.samples is 0, but must be at least 1"),
         ({"template": "boxed"}, "template is boxed, but must be an object or null"),
         ({"run": "a"}, "run is a, but must be an object or null"),
-        ({"run__overrides": [1]}, r"run.overrides is \[1\], but must be a list of texts"),
+        ({"run__overrides": [1]}, r"run.overrides\[0\] is 1, but must be a text"),
         ({"run__length_gap": "wide"}, "run.length_gap is wide, but must be a number or null"),
-        ({"rates__timeout": 1.5}, "rates.timeout is 1.5, but must be a number from 0 to 1"),
+        ({"rates__timeout": 1.5}, "rates.timeout is 1.5, but must be at most 1"),
         ({"metrics__maj@4": "high"}, "metrics.maj@4 is high, but must be a number or null"),
-        ({"metrics__mean@4": 0.9}, "metrics.mean@4 is 0.9, but must be 0.5000, the mean of right"),
-        ({"data__problems": 5}, "right is a list of 4, but must be one number for each of the 5"),
-        ({"correct": [4, 0, 5, 1]}, r"right\[2\] is 5, but must be a whole number from 0 to 4"),
-        ({"correct": [4, -1, 3, 1]}, r"right\[1\] is -1, but must be"),
-        ({"correct": [4, 0.5, 3, 1]}, r"right\[1\] is 0.5, but must be"),
-        ({"__correct": [4, None, 3, 1]}, r"right\[1\] is null, but must be"),
-        ({"correct": [2], "data__problems": 1}, "right is a list of 1, .*two at least"),
+        (
+            {"metrics__mean@4": 0.9},
+            "metrics.mean@4 is 0.9, but must be 0.5000, the mean of",
+        ),
+        ({"data__problems": 5}, "correct is a list of 4, but must be one number for each of the 5"),
+        ({"correct": [4, 0, 5, 1]}, r"correct\[2\] is 5, but must be a whole number from 0 to 4"),
+        ({"correct": [4, -1, 3, 1]}, r"correct\[1\] is -1, but must be"),
+        ({"correct": [4, 0.5, 3, 1]}, r"correct\[1\] is 0.5, but must be"),
+        ({"__correct": [4, None, 3, 1]}, r"correct\[1\] is null, but must be"),
+        ({"correct": [2], "data__problems": 1}, "correct is a list of 1, .*two at least"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(changed, said, tmp_path):
@@ -135,7 +138,7 @@ def test_a_checkpoint_that_is_two_models_is_refused(tmp_path):
         ({"template__version": "f"}, "template.version", ('"0123456789ab"', '"f"')),
         ({"template": None}, "template.name", ('"boxed"', "not set")),
         ({"data__sha256": "f"}, "data.sha256", ('"math500-data"', '"f"')),
-        ({"reward": {"sandbox": "rlimits"}}, "reward.code.sandbox", ('"landlock"', '"rlimits"')),
+        ({"reward": {"sandbox": "rlimits"}}, "reward.sandbox", ('"landlock"', '"rlimits"')),
         ({"reward": {"sandbox": "landlock", "more": 1}}, "reward.more", ("not set", "1")),
         (
             {"chat_template__enable_thinking": False},
@@ -173,7 +176,7 @@ def test_rows_may_differ_in_settings_but_not_in_task_versions(tmp_path):
 def test_where_data_lie_does_not_matter(tmp_path):
     write(tmp_path)
     write(tmp_path, rule="token", data__file="elsewhere.parquet")
-    assert arrange(read_results([tmp_path]))[0].rules == ["token", "balanced"]
+    assert arrange(read_results([tmp_path]))[0].methods == ["token", "balanced"]
 
 
 def test_an_unknown_task_is_answered_with_those_that_there_are(tmp_path):
@@ -187,14 +190,14 @@ def test_a_task_that_is_not_asked_for_does_not_matter(tmp_path):
     write(tmp_path, task="aime24")
     write(tmp_path, task="aime24", rule="token", seed=1, task_version=2)
     (row,) = arrange(read_results([tmp_path]), ["math500"])
-    assert (row.rules, row.tasks) == (["balanced"], ("math500",))
+    assert (row.methods, row.tasks) == (["balanced"], ("math500",))
 
 
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
         ({"data__sha256": "f"}, "data.sha256"),
-        ({"reward": {"sandbox": "rlimits"}}, "reward.code.sandbox"),
+        ({"reward": {"sandbox": "rlimits"}}, "reward.sandbox"),
         ({"sampling__temperature": 0.0}, "sampling.temperature"),
         ({"template__name": "dapo"}, "template.name"),
         ({"__seed": 1}, "seed"),

@@ -49,14 +49,14 @@ def test_an_unknown_task_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"samples": "gone"}, "must have the keys"),
-        ({"num_fewshot": 3}, "must have the keys"),
+        ({"samples": "gone"}, "samples is missing. It must have the keys"),
+        ({"num_fewshot": 3}, "num_fewshot is unknown. It must have the keys"),
         ({"samples": "32"}, "samples is '32', but must be a whole number"),
         ({"max_tokens": 0.5}, "max_tokens is 0.5, but must be a whole number"),
         ({"version": True}, "version is True, but must be a whole number"),
-        ({"samples": 0}, "samples and max_tokens must be 1 or more"),
-        ({"temperature": -1.0}, "temperature must not be negative"),
-        ({"top_p": 0.0}, "0 < top_p <= 1"),
+        ({"samples": 0}, "samples is 0, but must be at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0, but must be at least 0"),
+        ({"top_p": 0.0}, "top_p is 0.0, but must be more than 0"),
         ({"template": "boxd"}, "template is 'boxd'; there are"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tasks to be sampled from one model: how each is asked, what is there, and what is missing."""
+"""Sample tasks from one model: prompts, existing samples, and missing ones."""
 
 import argparse
 import os
@@ -12,7 +12,8 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from eval.sampling.engine import Request, Response, engine_arguments, environment, models, sample
+from eval.sampling import models
+from eval.sampling.engine import Request, SampledResponse, engine_arguments, environment, sample
 from eval.sampling.models import Model
 from eval.sampling.samples import Sample, SampleFile
 from recipe.base.errors import UserError
@@ -23,7 +24,7 @@ from recipe.run.processes import Watch, temporary_folder
 from recipe.tasks.task import Problems, Task
 
 
-class Job(NamedTuple):
+class TaskSampling(NamedTuple):
     """A task to be sampled from one model."""
 
     task: Task
@@ -34,7 +35,7 @@ class Job(NamedTuple):
     samples: dict[tuple[int, int], Sample]
 
     def missing(self) -> Iterator[Request]:
-        """What is not sampled yet; the first sample of every problem first."""
+        """Yield requests for missing samples; the first sample of every problem comes first."""
         for number in range(self.task.samples):
             for problem, tokens in enumerate(self.prompts):
                 if (problem, number) not in self.samples:
@@ -47,30 +48,32 @@ class Job(NamedTuple):
                         self.max_tokens,
                     )
 
-    def keep(self, problem: int, number: int, seed: int, text: str, response: Response) -> None:
-        """Keep a response that was asked for."""
+    def keep(
+        self, problem: int, number: int, seed: int, text: str, response: SampledResponse
+    ) -> None:
+        """Keep the response to a request."""
         made = Sample(problem, number, seed, text, len(response.tokens), response.truncated)
         self.file.append(made)
         self.samples[problem, number] = made
 
     @property
     def max_tokens(self) -> int:
-        """Of a response."""
+        """The longest response, in tokens."""
         return self.setup["sampling"]["max_tokens"]
 
     @property
     def num_missing(self) -> int:
-        """How many samples there are to go."""
+        """The number of missing samples."""
         return len(self.prompts) * self.task.samples - len(self.samples)
 
 
-def make_jobs(
+def prepare_tasks(
     model: Model, folder: Path, tasks: list[tuple[Task, Problems]], options: argparse.Namespace
-) -> Iterator[Job]:
-    """The tasks as they are asked of one model, with the samples that are there.
+) -> Iterator[TaskSampling]:
+    """Prepare the tasks for one model, with their existing samples.
 
     Raises:
-        UserError: a prompt leaves no room for a response, or other samples are there.
+        UserError: a prompt leaves no room for a response, or the samples are of another setup.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:
@@ -111,21 +114,21 @@ def make_jobs(
             "seed": options.seed,
         }
         file = SampleFile(model.results, task.name, setup)
-        yield Job(task, problems, prompts, setup, file, file.read())
+        yield TaskSampling(task, problems, prompts, setup, file, file.read())
 
 
 def encode(tokenizer: Any, prompt: list[dict[str, str]], template: dict[str, Any]) -> list[int]:
-    """The tokens after which a response begins, as verl makes them."""
+    """Return the tokens of a prompt, as verl makes them."""
     return tokenizer.apply_chat_template(
         prompt, add_generation_prompt=True, tokenize=True, return_dict=False, **template
     )
 
 
 def template_arguments(pairs: list[str], chat_template: str) -> dict[str, Any]:
-    """NAME=VALUE pairs of the command line, values as YAML has them.
+    """Return the NAME=VALUE pairs of the command line, with values read as YAML.
 
     Raises:
-        UserError: one is no pair, or the template never reads its name.
+        UserError: one is not a pair, or the template never reads its name.
     """
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -139,7 +142,9 @@ def template_arguments(pairs: list[str], chat_template: str) -> dict[str, Any]:
     return given
 
 
-def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Namespace) -> None:
+def sample_tasks(
+    folder: Path, jobs: list[TaskSampling], log: Path, options: argparse.Namespace
+) -> None:
     """Sample what the jobs miss, one engine for all; vLLM's own output goes to `log`.
 
     Raises:
@@ -157,7 +162,7 @@ def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Name
             mininterval=1,
         ) as bar:
 
-            def keep(request: Request, response: Response) -> None:
+            def keep(request: Request, response: SampledResponse) -> None:
                 name, problem, number = request.key.split("/")
                 text = tokenizer.decode(response.tokens, skip_special_tokens=True)
                 by_name[name].keep(int(problem), int(number), request.seed, text, response)
@@ -173,8 +178,8 @@ def sample_jobs(folder: Path, jobs: list[Job], log: Path, options: argparse.Name
             except* Exception as group:
                 reason = str(group.exceptions[0]).strip().splitlines() or [repr(group)]
                 raise UserError(
-                    f"sampling failed: {reason[-1]}. The whole story is in {log}; what was sampled "
-                    f"is kept, and the same command goes on."
+                    f"sampling failed: {reason[-1]}. The full log is {log}. All samples so "
+                    f"far are kept; run the same command again to continue."
                 ) from group
             finally:
                 for job in sampled:

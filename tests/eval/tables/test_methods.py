@@ -1,17 +1,14 @@
 import numpy as np
 import pytest
-from evaluations import cells, draw, estimates, notes, rows_of, write
+from evaluations import cells, draw, estimates, notes, rows_of, table_of, write
 
-from eval.published import published
 from eval.stats import holm, mean_interval, paired_interval
-from eval.tables.by_rule import average_table, difference_table, stability_table
-from eval.tables.by_task import task_table, tasks_table
-from eval.tables.cells import ONE_SEED, UNVARIED, crossed_drops
+from eval.tables.estimates import ONE_SEED, UNVARIED, crossed_drops
 from eval.tables.printed import latex, markdown
 
 
 def average(folder, tasks=()):
-    return average_table(rows_of(folder, tasks), published())
+    return table_of(rows_of(folder, tasks), "average")
 
 
 def test_a_cell_holds_the_mean_over_tasks_seeds_and_problems(tmp_path):
@@ -54,7 +51,7 @@ def test_differences_are_those_of_the_statistics_and_holms_p_counts_all_of_them(
             correct = draw(0.5 + gain, 40, len(rule), seed)
             scores.setdefault(rule, []).append(np.array(correct) / 4)
             write(tmp_path, correct=correct, rule=rule, seed=seed)
-    made = difference_table(rows_of(tmp_path), "token")
+    made = table_of(rows_of(tmp_path), "difference")
     found = [
         paired_interval(np.array(scores[rule]), np.array(scores["token"]))
         for rule in ("sequence", "balanced")
@@ -70,14 +67,14 @@ def test_differences_are_those_of_the_statistics_and_holms_p_counts_all_of_them(
         assert estimates(made, "P(better)")[name][0] == interval.probability_positive
         assert estimates(made, "p")[name][0] == interval.p_value
         assert estimates(made, "p (Holm)")[name][0] == adjusted[number]
-    assert any("2 comparisons with token" in remark for remark in made.remarks)
+    assert any("There are 2 comparisons with token" in remark for remark in made.remarks)
 
 
 def test_rules_with_other_seeds_are_compared_over_the_common_ones(tmp_path):
     for rule, seeds in (("token", (0, 1, 2)), ("balanced", (1, 2, 3))):
         for seed in seeds:
             write(tmp_path, correct=draw(0.5, 20, len(rule), seed), rule=rule, seed=seed)
-    made = difference_table(rows_of(tmp_path), "token")
+    made = table_of(rows_of(tmp_path), "difference")
     first, second = (
         np.array([draw(0.5, 20, len(rule), seed) for seed in (1, 2)]) / 4
         for rule in ("balanced", "token")
@@ -98,7 +95,7 @@ def test_rules_without_a_common_seed_are_independent(tmp_path):
             correct = draw(0.5, 20, len(rule), seed)
             scores.setdefault(rule, []).append(np.array(correct) / 4)
             write(tmp_path, correct=correct, rule=rule, seed=seed)
-    made = difference_table(rows_of(tmp_path), "token")
+    made = table_of(rows_of(tmp_path), "difference")
     expected = paired_interval(
         np.array(scores["balanced"]), np.array(scores["token"]), "independent"
     )
@@ -127,19 +124,20 @@ def test_a_cell_that_lacks_results_is_no_number_and_says_which(lacks, said, tmp_
     rows = rows_of(tmp_path)
     said = f"missing: qwen3_1_7b_polaris, {said}"
     for made, column, line in (
-        (average_table(rows, published()), "balanced", 0),
-        (difference_table(rows, "token"), "points", 0),
-        (stability_table(rows), "best step, by seed", 1),
-        (tasks_table(rows), "average", 1),
+        (table_of(rows, "average"), "balanced", 0),
+        (table_of(rows, "difference"), "points", 0),
+        (table_of(rows, "stability"), "crossed [95 % interval]", 1),
+        (table_of(rows, "tasks"), "average", 1),
     ):
         assert cells(made, line)[column] == "-"
         assert notes(made, column, line) == said
-        assert "A dash is no number" in made.remarks[-1]
-    records = [r for r in average_table(rows, published()).records if r.rule == "balanced"]
-    assert (records[0].estimate, records[0].note) == (None, said)
-    assert cells(task_table(rows, "aime24"), 1)["pass@k"] == "-"
+        assert "A dash means that results are missing" in made.remarks[-1]
+    made = table_of(rows, "average")
+    assert estimates(made, "mean@k, %")["balanced"] == (None, None, None)
+    assert said in set(made.measurements.note)
+    assert cells(table_of(rows, "task aime24"), 1)["pass@k"] == "-"
     # The rule that has all keeps its numbers.
-    assert cells(average_table(rows, published()))["token"].endswith("(3)")
+    assert cells(table_of(rows, "average"))["token"].endswith("(3)")
 
 
 def test_a_rule_that_was_evaluated_at_earlier_steps_alone_is_not_set_beside_later_ones(tmp_path):
@@ -171,9 +169,9 @@ def test_results_of_different_or_uncommitted_code_are_marked(tmp_path):
         "trained by different commits: 0123456789ab, ccc"
     )
     assert "graded by different commits: aaa, bbb-dirty" in notes(made, "experiment")
-    pair = difference_table(rows_of(tmp_path), "token")
+    pair = table_of(rows_of(tmp_path), "difference")
     assert "graded by different commits: aaa, bbb-dirty" in notes(pair, "points")
-    assert "graded by different commits" in made.records[0].note
+    assert "graded by different commits" in made.measurements.note.iloc[0]
 
 
 def test_best_and_last_step_are_of_each_seed(tmp_path):
@@ -184,7 +182,7 @@ def test_best_and_last_step_are_of_each_seed(tmp_path):
     for seed, by_step in by_seed.items():
         for step, correct in by_step.items():
             write(tmp_path, correct=correct, seed=seed, step=step)
-    made = stability_table(rows_of(tmp_path))
+    made = table_of(rows_of(tmp_path), "stability")
     line = cells(made)
     assert (line["steps"], line["best step, by seed"]) == ("3", "20 10")
     # Best (0.75 + 1) / 2, last (0.625 + 0.5) / 2.
@@ -235,16 +233,16 @@ def test_noise_alone_makes_no_crossed_drop():
 def test_a_last_step_that_is_always_best_has_no_interval_of_width_0(tmp_path):
     for step, correct in ((1, [0, 0, 0, 0]), (2, [4, 4, 4, 0])):
         write(tmp_path, correct=correct, step=step)
-    made = stability_table(rows_of(tmp_path))
+    made = table_of(rows_of(tmp_path), "stability")
     assert cells(made)["crossed [95 % interval]"] == "+0.0"
     assert "no step but the last was chosen" in notes(made, "crossed [95 % interval]")
 
 
 def test_runs_of_one_step_have_no_drop(tmp_path):
     write(tmp_path)
-    made = stability_table(rows_of(tmp_path))
+    made = table_of(rows_of(tmp_path), "stability")
     assert made.rows == ()
-    assert made.remarks == ("Evaluated at one step alone, so without a drop: qwen3_1_7b_polaris.",)
+    assert made.remarks == ("Evaluated at one step only, so without a drop: qwen3_1_7b_polaris.",)
     assert "|" not in markdown(made)
     assert all(line.startswith("%") for line in latex(made).splitlines())
 
@@ -257,7 +255,7 @@ def test_values_that_are_all_alike_have_no_interval_and_no_probability(tmp_path)
     assert cells(made)["token"] == "0.0 (2)"
     assert notes(made, "token") == UNVARIED
     assert estimates(made, "mean@k, %") == {"token": (0, None, None), "balanced": (50, None, None)}
-    made = difference_table(rows_of(tmp_path), "token")
+    made = table_of(rows_of(tmp_path), "difference")
     line = cells(made)
     assert [line[key] for key in ("points", "P(better)", "p", "p (Holm)")] == ["+50.0", *"---"]
     assert estimates(made, "p (Holm)")["balanced - token"][0] is None

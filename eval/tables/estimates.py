@@ -1,4 +1,4 @@
-"""What stands in the cells of a row: means, differences and drops, or why there is none.
+"""Estimate means, differences and drops, or note why there is none.
 
 Axes: `_S` training seeds, `_P` problems.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.stats import Interval, mean_interval, paired_interval
-from eval.tables.grid import NO_RULE, Place, Row, commit_notes, counted, in_words
+from eval.tables.grid import NO_METHOD, Place, TableRow, commit_notes, counted, in_words
 from eval.tables.results import Result
 from recipe.tasks.at_k import Floats
 
@@ -23,19 +23,19 @@ FOLDS = 10
 
 
 class Measured(NamedTuple):
-    """A number with its interval, or None where results are missing, and what is to say of it."""
+    """Hold a number with its interval (None where results are missing) and its notes."""
 
     interval: Interval | None
     notes: tuple[str, ...] = ()
 
     @property
     def varies(self) -> bool:
-        """Whether values vary, without which neither interval nor probabilities mean anything."""
+        """True if the values vary; otherwise interval and probabilities mean nothing."""
         return self.interval is not None and self.interval.low < self.interval.high
 
 
 class Drop(NamedTuple):
-    """How far the last step is below the best."""
+    """Hold the drop from the best step to the last."""
 
     steps: tuple[int, ...] = ()
     """The best step of each seed."""
@@ -43,71 +43,73 @@ class Drop(NamedTuple):
     """Mean over seeds of the highest of the evaluated steps: too high."""
     last: float | None = None
     crossed: Measured = Measured(None)
-    """Drop from a step that was chosen on other problems, with what is to say of all."""
+    """Drop from a step that was chosen on other problems, with the notes on all numbers."""
 
 
-def missing_note(row: Row, rule: str, steps: Sequence[int], tasks: Sequence[str] = ()) -> str:
-    """A rule's missing results in words, empty if there are none."""
-    places = row.missing(rule, steps, tasks)
+def missing_note(
+    row: TableRow, method: str, steps: Sequence[int], tasks: Sequence[str] = ()
+) -> str:
+    """Return a method's missing results in words; empty if there are none."""
+    places = row.missing(method, steps, tasks)
     return "missing: " + in_words(row, places) if places else ""
 
 
-def at_last_step(row: Row, rule: str, tasks: Sequence[str] = ()) -> list[Result]:
-    """A rule's results at the row's last step, those that there are."""
+def at_last_step(row: TableRow, method: str, tasks: Sequence[str] = ()) -> list[Result]:
+    """Return a method's existing results at the row's last step."""
     places = [
-        Place(rule, seed, row.last_step, task)
-        for seed in row.seeds(rule)
+        Place(method, seed, row.last_step, task)
+        for seed in row.seeds(method)
         for task in tasks or row.tasks
     ]
     return [row.results[place] for place in places if place in row.results]
 
 
-def measure(row: Row, rule: str, tasks: Sequence[str] = ()) -> Measured:
-    """Mean over tasks, seeds and problems at the row's last step."""
-    if missing := missing_note(row, rule, [row.last_step], tasks):
+def measure(row: TableRow, method: str, tasks: Sequence[str] = ()) -> Measured:
+    """Estimate the mean over tasks, seeds and problems at the row's last step."""
+    if missing := missing_note(row, method, [row.last_step], tasks):
         return Measured(None, (missing,))
-    seeds = row.seeds(rule)
-    notes = commit_notes(at_last_step(row, rule, tasks))
-    if rule != NO_RULE and len(seeds) == 1:
+    seeds = row.seeds(method)
+    notes = commit_notes(at_last_step(row, method, tasks))
+    if method != NO_METHOD and len(seeds) == 1:
         notes = (ONE_SEED, *notes)
-    return with_warning(mean_interval(row.scores(rule, seeds, row.last_step, tasks)), notes)
+    return with_warning(mean_interval(row.scores(method, seeds, row.last_step, tasks)), notes)
 
 
 def with_warning(interval: Interval, notes: tuple[str, ...]) -> Measured:
-    """A number, and a note if nothing varies."""
+    """Return a number, with a note if nothing varies."""
     return Measured(interval, notes if interval.low < interval.high else (UNVARIED, *notes))
 
 
-def row_notes(row: Row) -> tuple[str, ...]:
-    """What keeps the cells of a row from being alike."""
-    notes = commit_notes([r for rule in row.rules for r in at_last_step(row, rule)])
-    rules_of: dict[str, list[str]] = {}
-    for rule in row.rules:
-        rules_of.setdefault(" ".join(map(str, row.seeds(rule))), []).append(rule)
-    if len(rules_of) > 1:
-        said = "; ".join(f"{seeds} of {', '.join(rules)}" for seeds, rules in rules_of.items())
-        notes = (f"rules have different seeds: {said}", *notes)
+def row_notes(row: TableRow) -> tuple[str, ...]:
+    """Return the differences between the methods of a row in seeds and commits."""
+    notes = commit_notes([r for method in row.methods for r in at_last_step(row, method)])
+    methods_of: dict[str, list[str]] = {}
+    for method in row.methods:
+        methods_of.setdefault(" ".join(map(str, row.seeds(method))), []).append(method)
+    if len(methods_of) > 1:
+        said = "; ".join(f"{seeds} of {', '.join(names)}" for seeds, names in methods_of.items())
+        notes = (f"methods have different seeds: {said}", *notes)
     return notes
 
 
-def compare(row: Row, rule: str, baseline: str) -> Measured:
-    """How much higher a rule is than the baseline at the row's last step.
+def compare(row: TableRow, method: str, baseline: str) -> Measured:
+    """Estimate the mean of a method minus that of the baseline at the row's last step.
 
-    Over the seeds that both have; if there are none, the seeds are independent.
+    The seeds that both have are paired. If they share none, the seeds are independent.
     """
-    missing = [missing_note(row, name, [row.last_step]) for name in (rule, baseline)]
+    missing = [missing_note(row, name, [row.last_step]) for name in (method, baseline)]
     if any(missing):
         return Measured(None, tuple(filter(None, missing)))
-    seeds = {name: row.seeds(name) for name in (rule, baseline)}
-    common = [seed for seed in seeds[rule] if seed in seeds[baseline]]
+    seeds = {name: row.seeds(name) for name in (method, baseline)}
+    common = [seed for seed in seeds[method] if seed in seeds[baseline]]
     notes = commit_notes([r for name in seeds for r in at_last_step(row, name)])
     has = ", ".join(f"{name} has {counted('seed', found)}" for name, found in seeds.items())
     if not common:
         notes = (f"no seed in common ({has}): seeds are taken as independent", *notes)
-    elif seeds[rule] != seeds[baseline]:
+    elif seeds[method] != seeds[baseline]:
         notes = (f"over the common {counted('seed', common)} ({has})", *notes)
     first, second = (
-        row.scores(name, common or seeds[name], row.last_step) for name in (rule, baseline)
+        row.scores(name, common or seeds[name], row.last_step) for name in (method, baseline)
     )
     interval = paired_interval(first, second, "paired" if common else "independent")
     if interval.num_seeds == 1:
@@ -115,16 +117,16 @@ def compare(row: Row, rule: str, baseline: str) -> Measured:
     return with_warning(interval, notes)
 
 
-def drop(row: Row, rule: str) -> Drop:
-    """Best and last step of each seed, and the drop between them."""
-    if missing := missing_note(row, rule, row.steps):
+def drop(row: TableRow, method: str) -> Drop:
+    """Estimate the drop from the best step of each seed to the last step."""
+    if missing := missing_note(row, method, row.steps):
         return Drop(crossed=Measured(None, (missing,)))
-    seeds = row.seeds(rule)
-    results = [row.results[place] for place in row.results if place.rule == rule]
+    seeds = row.seeds(method)
+    results = [row.results[place] for place in row.results if place.method == method]
     notes = commit_notes(results)
     if len(seeds) == 1:
         notes = (ONE_SEED, *notes)
-    by_step = [row.scores(rule, seeds, step) for step in row.steps]
+    by_step = [row.scores(method, seeds, step) for step in row.steps]
     mean_by_step_S = np.array([np.mean([t.mean(1) for t in tasks], axis=0) for tasks in by_step])
     best_S = mean_by_step_S.argmax(axis=0)
     drops = crossed_drops(by_step)
@@ -140,11 +142,12 @@ def drop(row: Row, rule: str) -> Drop:
 
 
 def crossed_drops(by_step: Sequence[Sequence[Floats]]) -> list[Floats]:
-    """Of each problem the drop to the last step from the step that is best on other problems.
+    """Return, for each problem, its score at a chosen step minus its score at the last step.
 
-    The highest of several noisy means is too high. So each tenth of the problems (every tenth one)
-    is judged at the step that the seed's other problems find best: noise of the choice is not in
-    what is judged. The others choose a little less surely than all, so this is rather too low.
+    The highest of several noisy means is too high. Therefore each tenth of the problems (every
+    tenth one) is scored at the step that is best on the seed's other problems. Noise in the choice
+    is then independent of the scores. Fewer problems choose less reliably, so the drop is rather
+    too low.
 
     Args:
         by_step: by step and task, scores of seeds x problems.
