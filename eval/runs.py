@@ -16,9 +16,9 @@ from recipe.base.tables import between_marks, markdown_table
 
 HEAD = (
     "experiment",
-    "rule",
+    "method",
     "seeds",
-    "held-out right, start",
+    "held-out accuracy, start",
     "end",
     "gain in points",
     "minutes",

@@ -14,4 +14,4 @@ MODULE = "verl.checkpoint_engine.hccl_checkpoint_engine"
 
 def apply() -> None:
     """Let the import of the module raise ModuleNotFoundError."""
-    sys.modules.setdefault(MODULE, None)  # pyright: ignore[reportCallIssue]
+    sys.modules.setdefault(MODULE, None)  # pyright: ignore[reportCallIssue, reportArgumentType]

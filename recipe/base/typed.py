@@ -41,7 +41,7 @@ def parse(kind: type[T], section: Any, key: str) -> T:
     where = ".".join(map(str, filter(None, [key, *problem["loc"]])))
     known = _names(kind, above)
     if problem["type"] == "value_error":
-        raise UserError(str(problem["ctx"]["error"]))
+        raise UserError(str(problem.get("ctx", {})["error"]))
     if problem["type"] == MISSING:
         raise UserError(f"{where} is missing. Its section must have the keys {', '.join(known)}.")
     if problem["type"] == UNKNOWN:

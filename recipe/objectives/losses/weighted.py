@@ -98,7 +98,8 @@ def ratio_clip_excess(config: ActorConfig, log_probs: Tensor, data: TensorDict) 
         for bound in (config.clip_ratio_low, config.clip_ratio_high)
     )
     columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
-    mask, old, advantage = (column.values() for column in columns)
+    columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
+    mask, old, advantage = (torch.as_tensor(column.values()) for column in columns)
     # verl's model outputs cover prompt and response, shifted left by one token.
     ends = data["response_mask"].offsets()
     shift_N = log_probs.offsets()[1:] - 1 - ends[1:]
