@@ -78,7 +78,7 @@ def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Print the table, or write it into a file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to look for summaries")
     parser.add_argument(
         "--into", type=Path, help="a Markdown file with the marks results:begin and results:end"

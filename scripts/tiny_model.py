@@ -14,6 +14,9 @@ About a quarter of its sampled responses are then right, and most others have a 
 reinforcement learning to start from, with room to rise.
 """
 
+# transformers declares a union of everything for most of its values.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import argparse
 import json
 import os

@@ -1,7 +1,7 @@
 """Lay the measurements out as tables: methods side by side, against the baseline, by task."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -34,9 +34,14 @@ DROPS = {
 }
 
 
+def only(frame: pd.DataFrame, is_line: Any) -> pd.DataFrame:
+    """Return the lines of a frame where `is_line` is true."""
+    return cast(pd.DataFrame, frame[is_line])
+
+
 def average_table(frame: pd.DataFrame, rows: Sequence[TableRow], paper: Published) -> Table:
     """Lay out the paper's table 1: averages over tasks, an experiment a line, a method a column."""
-    own = frame[frame.table.isin(["average", "published"])]
+    own = only(frame, frame.table.isin(["average", "published"]))
     runs = [row for row in rows if row.experiment is not None]
     methods = ordered({method for row in runs for method in row.methods})
     is_published = own.table == "published"
@@ -64,8 +69,8 @@ def average_table(frame: pd.DataFrame, rows: Sequence[TableRow], paper: Publishe
 
 def difference_table(frame: pd.DataFrame, rows: Sequence[TableRow], baseline: str) -> Table:
     """Lay out every method's difference to the baseline, within its experiment."""
-    own = frame[frame.table == "difference"]
-    main = own[own.quantity == DIFFERENCE]
+    own = only(frame, frame.table == "difference")
+    main = only(own, own.quantity == DIFFERENCE)
     cells = pd.concat([with_column(own, own.quantity), seeds_of(main)])
     lines = spread(cells, LABELS, list(COMPARED.values()))
     remarks = [INTERVALS] + [
@@ -73,7 +78,7 @@ def difference_table(frame: pd.DataFrame, rows: Sequence[TableRow], baseline: st
         for row in rows
         if row.experiment is not None and baseline not in row.methods
     ]
-    count = int(own[own.quantity == "p"].estimate.count())
+    count = int(only(own, own.quantity == "p").estimate.count())
     if count == 1:
         remarks.append(f"There is 1 comparison with {baseline}, so Holm's p equals p.")
     elif count:
@@ -96,16 +101,16 @@ def difference_table(frame: pd.DataFrame, rows: Sequence[TableRow], baseline: st
 
 def stability_table(frame: pd.DataFrame, rows: Sequence[TableRow]) -> Table:
     """Lay out the best evaluated step, the last one, and the drop between them."""
-    own = frame[frame.table == "stability"]
+    own = only(frame, frame.table == "stability")
     is_step = own.quantity.str.startswith("best step of seed")
-    main = own[own.quantity == CROSSED]
-    chosen = own[is_step].groupby(["experiment", "method"], sort=False).estimate
+    main = only(own, own.quantity == CROSSED)
+    chosen = only(own, is_step).groupby(["experiment", "method"], sort=False).estimate
     steps = chosen.agg(lambda found: " ".join(f"{step:.0f}" for step in found))
     picked = main.assign(
         column="steps",
-        cell=[Cell(steps.get((line.experiment, line.method), "-")) for line in main.itertuples()],
+        cell=[Cell(steps.get(key, "-")) for key in zip(main.experiment, main.method, strict=True)],
     )
-    cells = pd.concat([with_column(own[~is_step], own.quantity), picked, seeds_of(main)])
+    cells = pd.concat([with_column(only(own, ~is_step), own.quantity), picked, seeds_of(main)])
     counts = {row.name: str(len(row.steps)) for row in rows}
     lines = [
         (experiment, method, Cell(counts[experiment.text]), *found)
@@ -135,7 +140,7 @@ def stability_table(frame: pd.DataFrame, rows: Sequence[TableRow]) -> Table:
 
 def tasks_table(frame: pd.DataFrame, rows: Sequence[TableRow]) -> Table:
     """Lay out every method's mean on each task, and their average."""
-    own, tasks = frame[frame.table == "tasks"], rows[0].tasks
+    own, tasks = only(frame, frame.table == "tasks"), rows[0].tasks
     lines = spread(with_column(own, own.task), LABELS, [*tasks, " ".join(tasks)])
     caption = "Every task at the last step: mean@k in percent [95 % interval] (seeds)"
     head = ["experiment or model", "method", "step", *tasks, "average"]
@@ -145,10 +150,10 @@ def tasks_table(frame: pd.DataFrame, rows: Sequence[TableRow]) -> Table:
 
 def task_table(frame: pd.DataFrame, rows: Sequence[TableRow], task: str) -> Table:
     """Lay out one task: means, results of k samples, and how responses end."""
-    own = frame[frame.table == f"task {task}"]
+    own = only(frame, frame.table == f"task {task}")
     names = own.quantity.str.replace(r"^(mean|pass|maj)@.*", r"\1@k", regex=True)
     cells = with_column(own, names)
-    main = own[own.quantity.str.match(r"mean@\d")]
+    main = only(own, own.quantity.str.match(r"mean@\d"))
     samples = main.quantity.str.extract(r"@(\d+)", expand=False)
     counts = main.assign(column="k", cell=[Cell(k) for k in samples])
     # The k of the votes is shown where it is not the number of samples.

@@ -75,7 +75,8 @@ def rules_table(analysis: Analysis) -> list[str]:
             ("sign_length_coupling", 1, "", 2, "+"),
             ("effective", 100, "%", 1, "-"),
         ):
-            found, deviation = (x[f"{key}/{name}"] for x in (analysis.run, analysis.deviation))
+            found = analysis.run[f"{key}/{name}"]
+            deviation = analysis.deviation[f"{key}/{name}"]
             spread = Estimate(deviation, float("nan"), float("nan"))
             cells += [number(found, scale, unit, digits, sign), number(spread, scale, unit, digits)]
         rows.append((*cells, percent(analysis.run[f"moved/{name}"])))

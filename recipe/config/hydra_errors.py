@@ -77,8 +77,8 @@ def explanation(
 def keys(config: DictConfig) -> list[str]:
     """Return the dotted keys of a config and of its sections, without following interpolations."""
     found = []
-    for name in config:
-        found.append(str(name))
+    for name in map(str, config):
+        found.append(name)
         if not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):
             value = config[name]
             if isinstance(value, DictConfig):

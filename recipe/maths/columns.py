@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 
+def offsets(column_NT: Tensor) -> Tensor:
+    """Return where each response of a nested column begins, and the end, (N + 1,)."""
+    # torch does not declare the methods of nested tensors.
+    return column_NT.offsets()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def per_response(mask_NT: Tensor, advantage_NT: Tensor) -> tuple[Tensor, Tensor]:
     """Return length and advantage of each response from nested token columns, without padding.
 
     Returns:
         length_N, the trained tokens; advantage_N, 0 where there are none.
     """
-    begin_N, end_N = mask_NT.offsets()[:-1], mask_NT.offsets()[1:]
+    begin_N, end_N = offsets(mask_NT)[:-1], offsets(mask_NT)[1:]
     trained_T = mask_NT.values().cumsum(0, dtype=torch.long)
     before_N, until_N = (trained_T[(x - 1).clamp(min=0)].where(x > 0, 0) for x in (begin_N, end_N))
     first_N = torch.searchsorted(trained_T, before_N + 1).clamp(max=len(trained_T) - 1)
@@ -30,7 +36,7 @@ def spread(value_N: Tensor, mask_NT: Tensor) -> Tensor:
 
 def row_sums(value_NT: Tensor) -> Tensor:
     """Return the sum over the tokens of each response of a nested column."""
-    return torch.segment_reduce(value_NT.values(), "sum", lengths=value_NT.offsets().diff())
+    return torch.segment_reduce(value_NT.values(), "sum", lengths=offsets(value_NT).diff())
 
 
 def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recipe.maths.advantages.base import Scored
-from recipe.maths.columns import group_numbers
+from recipe.maths.columns import group_numbers, offsets
 from recipe.maths.diagnostics import common_prefix, diagnose
 from recipe.maths.rules import Rule
 
@@ -90,8 +90,8 @@ def describe(
         x[counted_N] for x in (rows.length_N, rows.advantage_N, rows.group_N)
     )
     weights = {name: weigh(length_C, advantage_C, group_C) for name, weigh in rules.items()}
-    offsets = rows.tokens_NT.offsets()
+    begins = offsets(rows.tokens_NT)
     prefix_P = common_prefix(
-        rows.tokens_NT.values(), offsets[:-1][counted_N], offsets.diff()[counted_N], group_C
+        rows.tokens_NT.values(), begins[:-1][counted_N], begins.diff()[counted_N], group_C
     )
     return diagnose(length_C, advantage_C, group_C, weights, chosen, prefix_P)

@@ -143,10 +143,10 @@ def value_and_slope(weights: Rule, exponent: float, *columns: Tensor) -> tuple[T
         weight_N, slope_N.
     """
     at = torch.tensor(exponent, dtype=torch.double)
-    found: tuple[Tensor, Tensor] = torch.func.jvp(
+    weight_N, slope_N, *_ = torch.func.jvp(
         lambda x: weights(*columns, exponent=x), (at,), (torch.ones_like(at),)
     )
-    return found
+    return weight_N, slope_N
 
 
 def over_all_rows(weight_C: Tensor, counted_N: Tensor) -> Tensor:

@@ -60,9 +60,8 @@ class Disco(Objective):
         work_N = calculate_workload(torch.tensor([tag["seq_len"] for tag in tags]))
         order: list[list[int]] = [[] for _ in range(ranks)]
         for rows in packed(group_numbers(names), size):
-            parts: list[list[int]] = get_seqlen_balanced_partitions(
-                work_N[rows], ranks, equal_size=True
-            )
+            work: Any = work_N[rows]
+            parts: Any = get_seqlen_balanced_partitions(work, ranks, equal_size=True)
             for rank, part in enumerate(parts):
                 order[rank] += [rows[place] for place in part]
         return order

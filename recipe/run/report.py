@@ -121,7 +121,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
     )
 
 
-def draw(path: Path, plot: Any, records: Records) -> Path:
+def draw(path: Path, plot: Any, records: Any) -> Path:
     """Draw one picture and return its path."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     plot(axes, records)

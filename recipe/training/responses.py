@@ -1,5 +1,7 @@
 """Read the responses of a train batch from verl's queue, on the driver."""
 
+from typing import Any
+
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig
@@ -8,6 +10,7 @@ from transfer_queue import KVBatchMeta
 from recipe.maths.columns import (
     final_rows,
     group_numbers,
+    offsets,
     per_response,
     prompt_of,
     row_sums,
@@ -25,7 +28,7 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
     Raises:
         RewardError: a response has no reward.
     """
-    data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=FIELDS)
+    data: Any = tq.kv_batch_get(batch.keys, str(batch.partition_id), select_fields=FIELDS)
     length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
     score_N = row_sums(data["rm_scores"])
     info_N = [extra.get("reward_extra_info", {}) for extra in data["extra_fields"]]
@@ -42,7 +45,7 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
         correct_N=correct(score_N, info_N),
         truncated_N=torch.tensor([tag["response_len"] >= limit for tag in batch.tags]),
         group_N=group_N,
-        num_tokens_N=data["responses"].offsets().diff(),
+        num_tokens_N=offsets(data["responses"]).diff(),
         real_N=torch.tensor([not tag.get("is_padding", False) for tag in batch.tags]),
         final_N=final_rows(batch.keys),
         info_N=info_N,

@@ -1,6 +1,6 @@
 """Read the graders' verdicts of a batch on the driver."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ def refuse_broken(score_N: Tensor, info_N: Iterable[dict[str, Any]]) -> None:
         )
 
 
-def reward_metrics(is_N: Tensor, info_N: Iterable[dict[str, Any]]) -> dict[str, float]:
+def reward_metrics(is_N: Tensor, info_N: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return means of the graders' columns over the rows where `is_N`; none for other rewards."""
     rows = [info for info, is_there in zip(info_N, is_N.tolist(), strict=True) if is_there]
     return {

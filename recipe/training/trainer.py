@@ -109,7 +109,7 @@ class AggregationMixin(PPOTrainer):
         metrics |= by_verdict(rows.length_N, rows.correct_N, rows.advantage_N, rows.truncated_N)
         metrics |= reward_metrics(rows.length_N > 0, rows.info_N)
         fields = TensorDict(step.columns, len(batch))
-        return tq.kv_batch_put(batch.keys, batch.partition_id, fields=fields)
+        return tq.kv_batch_put(batch.keys, str(batch.partition_id), fields=fields)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         told = self.objective.before_update(len(batch))
@@ -130,7 +130,7 @@ class AggregationMixin(PPOTrainer):
                 data_sources, sample_uids, infos, sample_turns, expected_acc_counts
             )
         return validation_metrics(
-            data_sources, sample_uids, infos, expected_acc_counts, self.settings.reward
+            data_sources, sample_uids, infos, expected_acc_counts or {}, self.settings.reward
         )
 
 
@@ -166,8 +166,12 @@ def gpus(resources: Mapping[str, float]) -> float:
     return resources.get("GPU", 0)
 
 
+# Ray does not declare the class behind an actor.
+Runner: Any = TaskRunnerV1.__ray_actor_class__  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @ray.remote
-class AggregationTaskRunner(TaskRunnerV1.__ray_actor_class__):
+class AggregationTaskRunner(Runner):
     """verl's task runner, with the mixin in front of the configured trainer."""
 
     def run(self, config) -> None:

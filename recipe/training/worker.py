@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -35,7 +36,9 @@ class MeasuredTrainingWorker(TrainingWorker):
                 "micro_batch_size_per_gpu": self.engine_config.micro_batch_size_per_gpu,
             }
             self.loss_fn.prepare(self.engine, data, forward)
-        optimizer = self.engine.optimizer
+        # verl declares only the base of all engines.
+        engine: Any = self.engine
+        optimizer = engine.optimizer
         # Read now: verl steps the learning-rate schedule before it returns.
         lrs = [group["lr"] for group in optimizer.param_groups]
         steps_before = num_steps(optimizer)
@@ -58,7 +61,8 @@ class MeasuredTrainingWorker(TrainingWorker):
     @torch.no_grad()
     def _measure(self, changes: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
         """Return the two measures over all ranks, of which one may have changed nothing."""
-        mesh = self.engine.device_mesh
+        engine: Any = self.engine
+        mesh = engine.device_mesh
         whole = torch.zeros(3, dtype=torch.double, device=mesh.device_type)
         for change, small in changes:
             part = change.square().sum(), small.sum(), change.new_full((), small.numel())

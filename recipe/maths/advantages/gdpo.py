@@ -121,11 +121,10 @@ class Gdpo(Advantage):
             "correctness": rows.correct_N.double(),
             "length": (rows.num_tokens_N <= self.settings.length_limit).double(),
         }
-        columns = {name: [i.get(name) for i in rows.info_N] for name in self.settings.rewards}
         returned = {
-            name: torch.tensor([float(x) for x in column]).double()
-            for name, column in columns.items()
-            if all(isinstance(x, Real | np.bool_) for x in column)
+            name: torch.tensor([float(info[name]) for info in rows.info_N]).double()
+            for name in self.settings.rewards
+            if all(isinstance(info.get(name), Real | np.bool_) for info in rows.info_N)
         }
         if twice := given.keys() & returned.keys():
             raise ValueError(

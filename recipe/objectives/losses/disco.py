@@ -7,7 +7,7 @@ the gradient does not depend on ranks or micro-batches, as long as the mini-batc
 groups, which `recipe/objectives/disco.py` ensures.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from tensordict import TensorDict
@@ -79,10 +79,10 @@ class DiscoLoss(Loss):
         """
         log_prob_NT = no_padding_2_padding(model_output["log_probs"], data)
         score_N, kl_N, _ = self._terms(log_prob_NT, data)
-        facts: MiniBatch = tu.get_non_tensor_data(data, MINI_BATCH, None)
+        facts = cast(MiniBatch, tu.get_non_tensor_data(data, MINI_BATCH, None))
         constraint = facts.pressure * kl_N.sum() / facts.num_tokens
         loss = (constraint - (data[SLOPE_COLUMN] * score_N).sum()) * data["dp_size"]
-        found = {
+        found: dict[str, Any] = {
             "actor/pg_loss": -facts.objective,
             "disco_objective": facts.objective,
             "disco_kl": facts.kl,
@@ -93,12 +93,14 @@ class DiscoLoss(Loss):
     def _terms(self, log_prob_NT: Tensor | None, data: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, summed KL and trained tokens of each row; of the old log-probs if None."""
         padded = data.select("response_mask", "old_log_probs").to_padded_tensor()
-        old_NT, mask_NT = padded["old_log_probs"], padded["response_mask"].bool()
-        log_prob_NT = old_NT if log_prob_NT is None else log_prob_NT.to(old_NT.device)
-        # Tokens that are not trained may differ by anything; sums over tokens need float32.
+        old_NT: Tensor = padded["old_log_probs"]
+        mask_NT = padded["response_mask"].bool()
+        given_NT: Tensor = old_NT if log_prob_NT is None else log_prob_NT.to(old_NT.device)
+        # Tokens that are not trained may differ by anything, and sums over tokens need float32.
+        columns: tuple[Tensor, Tensor] = (old_NT, given_NT)
         old_NT, log_prob_NT = (
             x_NT.to(torch.promote_types(x_NT.dtype, torch.float32)).where(mask_NT, 0)
-            for x_NT in (old_NT, log_prob_NT)
+            for x_NT in columns
         )
         kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
         score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)

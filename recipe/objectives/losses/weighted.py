@@ -18,6 +18,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
+from recipe.maths.columns import offsets
 from recipe.objectives.base import Loss
 from recipe.objectives.policy_gradient import SLOPE_COLUMN, SLOPE_METRIC, WEIGHT_COLUMN
 
@@ -101,8 +102,8 @@ def ratio_clip_excess(config: ActorConfig, log_probs: Tensor, data: TensorDict) 
     columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
     mask, old, advantage = (torch.as_tensor(column.values()) for column in columns)
     # verl's model outputs cover prompt and response, shifted left by one token.
-    ends = data["response_mask"].offsets()
-    shift_N = log_probs.offsets()[1:] - 1 - ends[1:]
+    ends = offsets(data["response_mask"])
+    shift_N = offsets(log_probs)[1:] - 1 - ends[1:]
     shift = shift_N.repeat_interleave(ends.diff(), output_size=len(mask))
     log_prob = log_probs.values()[torch.arange(len(mask), device=mask.device) + shift]
     sign = advantage.sign()
