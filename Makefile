@@ -17,7 +17,7 @@ demo: install
 
 lint: install
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --quiet --check . && .venv/bin/codespell
-	@.venv/bin/hadolint docker/*.Dockerfile && .venv/bin/yamllint --strict configs docker eval
+	@.venv/bin/hadolint docker/*.Dockerfile && .venv/bin/yamllint --strict configs docker eval recipe
 	@.venv/bin/basedpyright --level error
 
 check: lint

@@ -117,7 +117,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         print(f"{config.experiment_name}: {method_of(config)}, seed {config.seed}")
         print(f"log: {folder / 'run.log'}")
         if journal.begins_after:
-            print(f"goes on after step {journal.begins_after}, from its last whole checkpoint")
+            print(f"goes on after step {journal.begins_after}, from its last complete checkpoint")
         with output_to(folder / "run.log") as terminal:
             print(said.getvalue())
             measured = train(run_verl, config, journal, terminal)
@@ -135,7 +135,9 @@ def open_journal(folder: Path, config: DictConfig) -> Journal:
     if checkpoint is None:
         aside = new_folder(folder, config)
         if aside is not None and trainer.resume_mode != "disable":
-            print(f"no whole checkpoint to go on from: begins anew, what was there is {aside}")
+            print(
+                f"No complete checkpoint was found, so this run starts from step 0. The previous files are in {aside}"
+            )
         if trainer.resume_mode == "auto":
             trainer.resume_mode = "disable"
     else:
@@ -211,7 +213,7 @@ def train(
                     reason = f"the disk of {journal.folder} is full (last error: {reason})"
                 raise UserError(
                     f"training failed: {reason}. The whole story is in {log}. The same command "
-                    f"goes on after the last whole checkpoint, if there is one."
+                    f"resumes from the last complete checkpoint, if there is one."
                 ) from error
     # Killed between its last step and the report, a run has nothing more to log.
     assert progress.startup_seconds is not None or journal.begins_after, "verl logged no step"

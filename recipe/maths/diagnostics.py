@@ -75,7 +75,7 @@ def under_rule(length_N: Tensor, advantage_N: Tensor, weight_N: Tensor) -> dict[
     """Return how a rule divides the objective among the responses.
 
     Returns:
-        pg_loss_expected: the policy loss at ratio 1, -(1/N) * sum_i w_i * length_i * A_i: what
+        pg_loss_expected: the policy loss on-policy, -(1/N) * sum_i w_i * length_i * A_i: what
             the first update of an on-policy batch measures.
         share_positive, share_negative: of the objective, by advantage sign.
         coupling: log(share_positive / share_negative), if there are both.

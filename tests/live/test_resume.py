@@ -60,7 +60,7 @@ def test_it_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(wh
     kill_when(start(tmp_path), tmp_path, "metrics.jsonl", lines=4)
     kill_when(start(tmp_path), tmp_path, f"checkpoints/global_step_{STEPS}/actor")
     said = finish(tmp_path)
-    assert "goes on after step 3, from its last whole checkpoint" in said
+    assert "goes on after step 3, from its last complete checkpoint" in said
     assert traces() == before
 
     found, expected = records(tmp_path), records(whole)

@@ -13,7 +13,7 @@ OUT = Path("out")
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with whole checkpoints after steps 10 and 20, and one after 30 that was cut off."""
+    """Make a run with complete checkpoints after steps 10 and 20, and a cut-off one after 30."""
     folder = tmp_path / "balanced-s3"
     config = {
         "experiment_name": "cell",
