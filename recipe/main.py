@@ -136,7 +136,8 @@ def open_journal(folder: Path, config: DictConfig) -> Journal:
         aside = new_folder(folder, config)
         if aside is not None and trainer.resume_mode != "disable":
             print(
-                f"No complete checkpoint was found, so this run starts from step 0. The previous files are in {aside}"
+                f"No complete checkpoint was found, so this run starts from step 0. "
+                f"The previous files are in {aside}"
             )
         if trainer.resume_mode == "auto":
             trainer.resume_mode = "disable"
