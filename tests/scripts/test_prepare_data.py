@@ -120,7 +120,7 @@ def test_a_full_disk_is_said_with_what_it_did_to_earlier_outputs(
     if place == "renaming":
         del before[out / "polaris.manifest.json"]
     assert ("is as it was" in message) == (place != "renaming")
-    assert ("may be of two calls" in message) == (place == "renaming")
+    assert ("may come from two calls" in message) == (place == "renaming")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
