@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "recipe/config reward reward/errors.py verl verl_patches",
     "recipe/probes": "recipe/base recipe/maths recipe/objectives recipe/training reward verl",
     "recipe": "recipe/base recipe/maths recipe/run recipe/analysis recipe/estimate recipe/tasks "
-    "recipe/config recipe/training recipe/probes verl",
+    "recipe/objectives recipe/config recipe/training recipe/probes verl",
     "eval/stats.py": "recipe/tasks",
     "eval/published.py": "recipe/base",
     "eval/tables": "recipe/base recipe/maths recipe/tasks eval/stats.py eval/published.py",

@@ -31,7 +31,7 @@ GENERATED = [
     ("evaluation", "docs/evaluation.md", "eval.table"),
     pytest.param("cost", "docs/cost.md", "benchmarks.step_cost", marks=SLOW),
     pytest.param("runs", "docs/paper.md", "recipe.cost", marks=SLOW),
-    pytest.param("losses", "docs/losses.md", "recipe.objectives.losses.weightable", marks=SLOW),
+    pytest.param("losses", "docs/losses.md", "recipe.composition", marks=SLOW),
 ]
 MARK = re.compile(r"(?m)^<!-- (\w+):begin \(python -m ([^)]*)\) -->$")
 

@@ -8,8 +8,6 @@ A loss takes any aggregation rule if, summed over tokens, it is
 
 because then multiplying advantages by weights is the weighted objective under any split. Scalar
 homogeneity alone would not do: it misses losses that average rows or pick tokens of the batch.
-
-    python -m recipe.objectives.losses.weightable [--into README.md]
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +19,6 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
 from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 
-from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 
@@ -172,15 +169,3 @@ def table() -> list[str]:
         reason = refusal(default_config(name))
         rows.append((f"`{name}`", "no" if reason else "yes", reason or ""))
     return markdown_table(("policy loss", "takes every rule", "because it"), rows)
-
-
-def main() -> None:
-    """Print the table, or put it into a file between its marks."""
-    parser = command_parser("recipe.objectives.weightable", __doc__)
-    add_into(parser, "losses")
-    with errors_reported():
-        show_table(table(), "losses", parser.parse_args().into)
-
-
-if __name__ == "__main__":
-    main()
