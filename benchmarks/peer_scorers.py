@@ -117,7 +117,7 @@ SCORERS: dict[str, Callable[[], Score]] = {
 
 
 def serve(name: str, pipe: Connection) -> None:
-    """Answer (response, ground truth) with (verdict, error), in a process of its own."""
+    """Serve verdicts in a process of its own: (response, ground truth) in, (verdict, error) out."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.CRITICAL)
     sys.stdout = open(os.devnull, "w")

@@ -32,7 +32,7 @@ class Published:
 
     @property
     def origin(self) -> str:
-        """The source and how it was read, in brackets."""
+        """Return the source and how it was read, in brackets."""
         return f"({self.source}, {self.read})"
 
 

@@ -97,7 +97,7 @@ def row(sample: Sample, problems: Problems, settings: RewardSettings) -> Row:
 
 
 def graded_line(sample: Sample, verdict: Verdict, given: dict[str, Any], is_code: bool) -> str:
-    """A sample with its verdict, as a line of JSON that `python -m reward.grade` reads.
+    """Return a sample with its verdict as a line of JSON that `python -m reward.grade` reads.
 
     The tests of code are megabytes, and stay in the task's file.
     """
@@ -109,7 +109,7 @@ def graded_line(sample: Sample, verdict: Verdict, given: dict[str, Any], is_code
 
 
 def mean_lengths(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, float | None]:
-    """Mean tokens of all responses, of the right ones and of the others; None of none."""
+    """Return the mean tokens of all, correct and incorrect responses; None if there are none."""
     pairs = [(s.num_tokens, v.outcome == "correct") for s, v in zip(samples, verdicts, strict=True)]
     groups = {
         "mean": [tokens for tokens, _ in pairs],

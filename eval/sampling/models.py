@@ -51,20 +51,20 @@ class Model(NamedTuple):
 
     @property
     def reward(self) -> dict[str, Any]:
-        """The reward settings of the training run."""
+        """Return the reward settings of the training run."""
         if self.config is None:
             return {}
         return plain(self.config.reward.custom_reward_function.reward_kwargs)
 
     @property
     def chat_template(self) -> dict[str, Any]:
-        """The arguments that the run gives to the chat template."""
+        """Return the arguments that the run gives to the chat template."""
         given = self.config.data.get("apply_chat_template_kwargs") if self.config else None
         return plain(given) if given else {}
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest response in training."""
+        """Return the longest response in training, in tokens."""
         return self.config.data.max_response_length if self.config else None
 
 

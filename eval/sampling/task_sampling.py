@@ -58,12 +58,12 @@ class TaskSampling(NamedTuple):
 
     @property
     def max_tokens(self) -> int:
-        """The longest response, in tokens."""
+        """Return the longest response, in tokens."""
         return self.setup["sampling"]["max_tokens"]
 
     @property
     def num_missing(self) -> int:
-        """The number of missing samples."""
+        """Return the number of missing samples."""
         return len(self.prompts) * self.task.samples - len(self.samples)
 
 

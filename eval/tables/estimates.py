@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
     @property
     def varies(self) -> bool:
-        """True if the values vary; otherwise interval and probabilities mean nothing."""
+        """Return whether the values vary; if not, interval and probabilities mean nothing."""
         return self.interval is not None and self.interval.low < self.interval.high
 
 

@@ -55,17 +55,17 @@ class TableRow:
 
     @property
     def methods(self) -> list[str]:
-        """The methods of this row, in the order of tables."""
+        """Return the methods of this row, in the order of tables."""
         return ordered({place.method for place in self.results})
 
     @property
     def steps(self) -> list[int]:
-        """All steps at which a run of the row was evaluated."""
+        """Return all steps at which a run of the row was evaluated."""
         return sorted({place.step for place in self.results})
 
     @property
     def last_step(self) -> int:
-        """The last step. Every run must have it."""
+        """Return the last step, which every run must have."""
         return self.steps[-1]
 
     def seeds(self, method: str) -> list[int]:

@@ -79,7 +79,7 @@ class TrainingRun(Part):
 
     @property
     def row(self) -> str:
-        """The name that this run shares with the runs of other methods and seeds."""
+        """Return the name that this run shares with the runs of other methods and seeds."""
         return " ".join([self.experiment, *sorted(self.overrides)])
 
 
@@ -150,27 +150,27 @@ class Result:
 
     @property
     def run(self) -> TrainingRun | None:
-        """The run that trained the model; None for a model of another origin."""
+        """Return the run that trained the model; None for a model of another origin."""
         return self.evaluation.run
 
     @property
     def num_samples(self) -> int:
-        """Samples of each problem."""
+        """Return the samples of each problem."""
         return self.evaluation.sampling.samples
 
     @property
     def model(self) -> str:
-        """Path or name of the evaluated model."""
+        """Return the path or name of the evaluated model."""
         return self.evaluation.model.path
 
     @property
     def correct_P(self) -> NDArray[np.int64]:
-        """Number of correct samples of each problem."""
+        """Return the number of correct samples of each problem."""
         return np.array(self.evaluation.correct, np.int64)
 
     @property
     def value_P(self) -> NDArray[np.float64]:
-        """Mean score of each problem's samples."""
+        """Return the mean score of each problem's samples."""
         return self.correct_P / self.num_samples
 
 
@@ -199,7 +199,7 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
 
 
 def json_files(folder: Path) -> list[Path]:
-    """JSON files below a folder, but for those of runs moved aside and of models."""
+    """Return the JSON files below a folder, without those of runs moved aside and of models."""
     paths = sorted(folder.glob("**/*.json"))
     return [p for p in paths if not OTHER.search(str(p.relative_to(folder).parent))]
 

@@ -20,7 +20,7 @@ def findings(analysis: Analysis) -> list[str]:
 
 
 def signs(analysis: Analysis) -> str:
-    """Share of negative responses against `balanced` (against `token` if that was trained)."""
+    """Compare the share of negative responses with `balanced` (or `token` if that was trained)."""
     run, trained = analysis.run, analysis.trained
     rival = "token" if trained == "balanced" else "balanced"
     own, other = (run[f"objective_share_negative/{name}"] for name in (trained, rival))

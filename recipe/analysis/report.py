@@ -147,7 +147,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def plot_share(axes: Axes, analysis: Analysis) -> None:
-    """Share of negative responses under each rule."""
+    """Plot the share of negative responses under each rule."""
     # Rules that agree lie on each other: thinner and thinner, all stay visible.
     for rank, name in enumerate(analysis.rules):
         label = f"{name} (trained)" if name == analysis.trained else name

@@ -144,7 +144,7 @@ def differing_keys(one: Any, other: Any, limit: int = 5) -> list[str]:
 
 
 def leaves(config: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a config, but for those that differ between starts of a run."""
+    """Yield dotted keys and values of a config, without those that differ between starts."""
 
     def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(node, dict):

@@ -67,7 +67,7 @@ def canonical(row: dict[str, Any]) -> bytes:
 
 
 def problems(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(column, what is wrong) for each column of a row that is not in verl's schema."""
+    """Yield (column, problem) for each column of a row that is not in verl's schema."""
     if not isinstance(row["data_source"], str):
         yield "data_source", f"found {row['data_source']!r}, expected a string"
     prompt = row["prompt"]

@@ -26,7 +26,7 @@ def graded(verdict: Verdict, is_code: bool) -> Graded:
 
 
 def scores(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> dict[str, float]:
-    """mean@n of a task with its standard error, and pass@k and maj@k for k = 2, 4, ... and n.
+    """Return mean@n of a task with its standard error, and pass@k and maj@k for k = 2, 4, ..., n.
 
     The standard error is over problems, whose samples hang together. maj@k votes by equivalence of
     answers, not by their spelling; it is left out where no sample has an answer, as in code.
@@ -57,7 +57,7 @@ def scores(samples_P: Sequence[Sequence[Graded]], grader: Grader) -> dict[str, f
 
 
 def ks(n: int) -> list[int]:
-    """2, 4, 8, ... and n itself; nothing for 1."""
+    """Return 2, 4, 8, ... and n itself; nothing for 1."""
     return sorted({2**i for i in range(1, n.bit_length()) if 2**i <= n} | {n}) if n > 1 else []
 
 

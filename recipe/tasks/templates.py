@@ -12,15 +12,15 @@ class Template(NamedTuple):
 
     @property
     def version(self) -> str:
-        """A hash of the words; another one means other prompts."""
+        """Return a hash of the words; another hash means other prompts."""
         return hashlib.sha256(self.wrap("{problem}").encode()).hexdigest()[:12]
 
     def wrap(self, problem: str) -> str:
-        """The content of the prompt."""
+        """Return the content of the prompt."""
         return f"{self.before}{problem}{self.after}"
 
     def is_around(self, content: str) -> bool:
-        """Whether a prompt has this template already; no template is around nothing."""
+        """Return whether a prompt has this template already; the empty template never counts."""
         after = self.after.strip()
         return (
             bool(self.before or after)
