@@ -36,6 +36,6 @@ def start(outputs: Path, *overrides: str) -> subprocess.Popen:
 
 def finish(outputs: Path, *overrides: str) -> str:
     run = start(outputs, *overrides)
-    said = run.communicate(timeout=400)[0]
+    said = run.communicate(timeout=1200)[0]
     assert run.returncode == 0, said
     return said

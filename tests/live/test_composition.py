@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=590,
+        timeout=1770,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     return folder
@@ -211,7 +211,7 @@ def test_the_analysis_of_the_dump_agrees_with_the_metrics_of_the_run(folder, rec
         ],
         cwd=ROOT,
         check=True,
-        timeout=120,
+        timeout=360,
     )
     found = json.loads((tmp_path / "analysis.json").read_text())["steps"]
     assert len(found) == len(VARIANTS) - len(METHODS)

@@ -87,7 +87,7 @@ def finished(tmp_path_factory):
         "trainer.test_freq=3",
         "trainer.logger=[console,file,wandb]",
     )
-    said = run.communicate(timeout=400)[0]
+    said = run.communicate(timeout=1200)[0]
     assert run.returncode == 0, said
     return outputs, said, before
 
@@ -176,7 +176,7 @@ def interrupted(tmp_path_factory, finished):
             time.sleep(1)
             os.killpg(run.pid, signal.SIGINT)
             break
-    said += run.communicate(timeout=60)[0]
+    said += run.communicate(timeout=180)[0]
     return outputs, said, before, run.returncode
 
 
@@ -217,7 +217,7 @@ def test_token_aggregation_shows_the_length_gap_in_its_loss(finished, interrupte
 
 def test_an_error_in_training_ends_in_one_paragraph_with_the_log(tmp_path):
     run = start(tmp_path, "sequence", "actor_rollout_ref.rollout.max_model_len=8")
-    said = run.communicate(timeout=200)[0]
+    said = run.communicate(timeout=600)[0]
     assert run.returncode == 1
     assert said.splitlines()[-1].startswith("error: training failed: ")
     assert f"{tmp_path}/cpu_demo/sequence-s0-" in said.splitlines()[-1]

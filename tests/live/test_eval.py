@@ -83,7 +83,7 @@ def test_a_killed_evaluation_loses_no_sample_and_leaves_nothing(run):
     path.write_bytes(kept + b'{"problem": 255, "sam')
 
     second = start(run)
-    said = second.communicate(timeout=300)[0]
+    said = second.communicate(timeout=900)[0]
     assert second.returncode == 0, said
     whole = path.read_bytes()
     assert whole.startswith(kept)

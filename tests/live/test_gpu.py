@@ -39,7 +39,7 @@ AS_THE_PAPERS = [
 @pytest.mark.parametrize("overrides", [FLOAT32, AS_THE_PAPERS])
 def test_two_steps_train_on_the_gpu(overrides, tmp_path):
     command = [sys.executable, "-m", "recipe.main", *overrides, f"output_root={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2700)
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = tmp_path.glob("*/*/metrics.jsonl")
     steps = [json.loads(line)["data"] for line in metrics.read_text().splitlines()][1:]

@@ -119,7 +119,7 @@ def sweep(cluster, tmp_path_factory):
     # The validation and two steps, of which one at least is saved as a whole.
     wait_for(lambda: steps_of(outputs, "token") >= 3 or submitted.poll() is not None, 400)
     driver_of("token").send_signal(signal.SIGKILL)
-    said = submitted.communicate(timeout=500)[0]
+    said = submitted.communicate(timeout=1500)[0]
     assert submitted.returncode == 0, said
     return outputs, said
 
@@ -149,25 +149,25 @@ def test_both_finish_and_the_killed_one_went_on_where_it_was(sweep):
 
 def test_the_same_sweep_again_submits_nothing(cluster, sweep):
     again = submit(cluster, sweep[0], *SWEEP)
-    said = again.communicate(timeout=120)[0]
+    said = again.communicate(timeout=360)[0]
     assert again.returncode == 0, said
     assert said.count("finished before") == 2
     assert "submitted" not in said
 
 
 def test_the_cluster_shows_and_prints_the_jobs(cluster, sweep):
-    status = submit(cluster, sweep[0], "--status").communicate(timeout=60)[0]
+    status = submit(cluster, sweep[0], "--status").communicate(timeout=180)[0]
     assert len(re.findall(r"cpu_demo\.\w+-s0-\w+\.\d +\| (succeeded|failed)", status)) == 3
     [job] = re.findall(r"cpu_demo\.balanced-s0-\w+\.1", status)
-    assert "step 4/4" in submit(cluster, sweep[0], "--logs", job).communicate(timeout=60)[0]
+    assert "step 4/4" in submit(cluster, sweep[0], "--logs", job).communicate(timeout=180)[0]
     unknown = submit(cluster, sweep[0], "--stop", "nothing.1")
-    assert "the cluster has no job nothing.1" in unknown.communicate(timeout=60)[0]
+    assert "the cluster has no job nothing.1" in unknown.communicate(timeout=180)[0]
     assert unknown.returncode == 1
 
 
 def test_a_name_that_stands_for_another_config_is_refused(cluster, sweep, tmp_path):
     other = submit(cluster, tmp_path, *SWEEP)
-    said = other.communicate(timeout=120)[0]
+    said = other.communicate(timeout=360)[0]
     assert other.returncode == 1
     assert "another config" in said
     assert "experiment_name=NAME" in said
@@ -176,11 +176,11 @@ def test_a_name_that_stands_for_another_config_is_refused(cluster, sweep, tmp_pa
 def test_a_job_that_is_stopped_is_not_tried_again(cluster, tmp_path):
     run = submit(cluster, tmp_path, "cpu_demo", "seed=7", *SHORT)
     wait_for(lambda: driver_of("balanced"), 60)
-    status = submit(cluster, tmp_path, "--status").communicate(timeout=60)[0]
+    status = submit(cluster, tmp_path, "--status").communicate(timeout=180)[0]
     [job] = re.findall(r"(cpu_demo\.\S+) +\| (?:running|pending)", status)
     stopping = submit(cluster, tmp_path, "--stop", job)
-    assert f"{job}  asked to stop" in stopping.communicate(timeout=60)[0]
-    said = run.communicate(timeout=120)[0]
+    assert f"{job}  asked to stop" in stopping.communicate(timeout=180)[0]
+    said = run.communicate(timeout=360)[0]
     assert run.returncode == 1
     assert f"{job}  stopped" in said
     assert said.count("  submitted") == 1
@@ -199,7 +199,7 @@ def test_a_run_trains_over_two_nodes(cluster, tmp_path):
         "--retries",
         "0",
     )
-    said = run.communicate(timeout=500)[0]
+    said = run.communicate(timeout=1500)[0]
     assert run.returncode == 0, said
     [folder] = tmp_path.glob("cpu_demo/balanced-*")
     assert json.loads((folder / "summary.json").read_text())["steps"] == 2

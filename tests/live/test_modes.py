@@ -31,7 +31,7 @@ def run(outputs: Path, *overrides: str) -> tuple[Path, dict[int, dict[str, float
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = outputs.glob("cpu_demo/*/metrics.jsonl")

@@ -113,7 +113,7 @@ def test_its_checkpoint_becomes_a_folder_that_transformers_and_vllm_load(whole, 
         env=os.environ | on_cpu,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert "SAMPLED 8" in loaded.stdout, loaded.stdout + loaded.stderr
 

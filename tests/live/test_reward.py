@@ -25,7 +25,7 @@ def train(outputs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
         *(sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", f"output_root={outputs}"),
         *("trainer.val_before_train=false", "trainer.test_freq=-1", *overrides),
     ]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=500)
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=1500)
 
 
 # A user's scorer whose service is gone.
