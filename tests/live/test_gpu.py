@@ -35,7 +35,7 @@ AS_THE_PAPERS = [
 ]
 
 
-@pytest.mark.timeout(960)
+@pytest.mark.timeout(2800)
 @pytest.mark.parametrize("overrides", [FLOAT32, AS_THE_PAPERS])
 def test_two_steps_train_on_the_gpu(overrides, tmp_path):
     command = [sys.executable, "-m", "recipe.main", *overrides, f"output_root={tmp_path}"]
