@@ -117,7 +117,7 @@ def sweep(cluster, tmp_path_factory):
     outputs = tmp_path_factory.mktemp("outputs")
     submitted = submit(cluster, outputs, *SWEEP)
     # The validation and two steps, of which one at least is saved as a whole.
-    wait_for(lambda: steps_of(outputs, "token") >= 3 or submitted.poll() is not None, 400)
+    wait_for(lambda: steps_of(outputs, "token") >= 3 or submitted.poll() is not None, 1200)
     driver_of("token").send_signal(signal.SIGKILL)
     said = submitted.communicate(timeout=1500)[0]
     assert submitted.returncode == 0, said
@@ -175,7 +175,7 @@ def test_a_name_that_stands_for_another_config_is_refused(cluster, sweep, tmp_pa
 
 def test_a_job_that_is_stopped_is_not_tried_again(cluster, tmp_path):
     run = submit(cluster, tmp_path, "cpu_demo", "seed=7", *SHORT)
-    wait_for(lambda: driver_of("balanced"), 60)
+    wait_for(lambda: driver_of("balanced"), 180)
     status = submit(cluster, tmp_path, "--status").communicate(timeout=180)[0]
     [job] = re.findall(r"(cpu_demo\.\S+) +\| (?:running|pending)", status)
     stopping = submit(cluster, tmp_path, "--stop", job)
