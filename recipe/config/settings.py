@@ -6,9 +6,8 @@ verl's own keys stay verl's. `recipe/config/verl_keys.py` says which of their va
 import re
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from annotated_types import Gt
 from omegaconf import DictConfig, OmegaConf
 
 from recipe import objectives
@@ -43,7 +42,7 @@ class Settings:
     seed: int
     output_root: str
     data_root: str
-    poll_interval: Annotated[float, Gt(0)]
+    poll_interval: float
     """Seconds between two looks of verl's replay buffer for finished responses."""
     val_tasks: tuple[str, ...]
     """Tasks that are validated on; empty for files without a task."""

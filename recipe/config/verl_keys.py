@@ -22,7 +22,7 @@ class Refusal(NamedTuple):
     key: str
     """The key, as a person sets it. The message shows the key's value if there is one."""
     when: Callable[[DictConfig], Any]
-    """Whether a config is refused."""
+    """Return whether a config is refused."""
     reason: str
     fix: str = "Remove that override."
 
