@@ -97,7 +97,7 @@ def test_responses_whose_comparison_hangs_are_timeouts_and_the_run_goes_on(hangi
         assert data["actor/grad_norm"] > 0
     assert "timed out" in said
     [report] = outputs.glob("cpu_demo/*/report.md")
-    assert "answers over their time or memory" in report.read_text()
+    assert "answers over their limit of time or memory" in report.read_text()
 
 
 def test_the_score_falls_by_the_published_punishment_near_the_limit(hanging):
