@@ -40,7 +40,14 @@ from recipe.config.help import help_text
 from recipe.config.hydra_errors import WRONG_OVERRIDES, check_choice, explanation
 from recipe.config.machine import check_disk
 from recipe.config.settings import Settings
-from recipe.run.cluster import ALONE, alone_with_ray, check_place, environment, owns_ray
+from recipe.run.cluster import (
+    ALONE,
+    alone_with_ray,
+    check_place,
+    environment,
+    owns_ray,
+    template,
+)
 from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
     holds_same_run,
@@ -100,30 +107,33 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if settings.made_task:
         embedded.make(settings.made_task)
     check_data(config, settings)
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
-        run_verl = prepare_verl(config, settings)
-    lock = folder.with_name(f".{folder.name}.lock")
-    with alone(lock, "this run", ALONE), alone_with_ray():
-        if is_finished(folder, config):
-            print(
-                f"this run is finished: {folder / 'report.md'}. To train it again, add "
-                f"trainer.resume_mode=disable; the finished one then moves aside."
-            )
-            return
-        check_disk(config, folder)
-        clean_up_killed()
-        journal = open_journal(folder, config)
-        print(f"{config.experiment_name}: {method_of(config)}, seed {config.seed}")
-        print(f"log: {folder / 'run.log'}")
-        if journal.begins_after:
-            print(f"goes on after step {journal.begins_after}, from its last complete checkpoint")
-        with output_to(folder / "run.log") as terminal:
-            print(said.getvalue())
-            measured = train(run_verl, config, journal, terminal)
-        journal.close()
-        measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
-        conclude(config, folder, measured, overrides)
+    with temporary_folder() as temporary, template(config, temporary):
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            run_verl = prepare_verl(config, settings)
+        lock = folder.with_name(f".{folder.name}.lock")
+        with alone(lock, "this run", ALONE), alone_with_ray():
+            if is_finished(folder, config):
+                print(
+                    f"this run is finished: {folder / 'report.md'}. To train it again, add "
+                    f"trainer.resume_mode=disable; the finished one then moves aside."
+                )
+                return
+            check_disk(config, folder)
+            clean_up_killed()
+            journal = open_journal(folder, config)
+            print(f"{config.experiment_name}: {method_of(config)}, seed {config.seed}")
+            print(f"log: {folder / 'run.log'}")
+            if journal.begins_after:
+                print(
+                    f"goes on after step {journal.begins_after}, from its last complete checkpoint"
+                )
+            with output_to(folder / "run.log") as terminal:
+                print(said.getvalue())
+                measured = train(run_verl, config, journal, terminal, temporary)
+            journal.close()
+            measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
+            conclude(config, folder, measured, overrides)
 
 
 def open_journal(folder: Path, config: DictConfig) -> Journal:
@@ -181,7 +191,11 @@ def conclude(
 
 
 def train(
-    run_verl: Callable[[], None], config: DictConfig, journal: Journal, terminal: TextIO
+    run_verl: Callable[[], None],
+    config: DictConfig,
+    journal: Journal,
+    terminal: TextIO,
+    temporary: Path,
 ) -> dict[str, Any]:
     """Run verl's trainer, and watch.
 
@@ -190,7 +204,7 @@ def train(
         cluster), and every start of the run.
     """
     log = journal.folder / "run.log"
-    with temporary_folder() as temporary, Watch(temporary) as watch:
+    with Watch(temporary) as watch:
         ray_init = config.ray_kwargs.ray_init
         with open_dict(ray_init):
             ray_init.runtime_env.env_vars.update(environment(journal, temporary))

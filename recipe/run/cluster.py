@@ -5,11 +5,15 @@ import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT, cache
 from recipe.run.journal import Journal
 from recipe.run.processes import alone
+from recipe.run.template import Template
 
 ALONE = (
     "Two at a time would mix up their weights. Wait for it or stop it. To train several runs on "
@@ -17,6 +21,14 @@ ALONE = (
 )
 # Set by Ray in the driver of a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# What the processes of a run import, beside what these import.
+HEAVY = (
+    "recipe.training.trainer",
+    "recipe.training.worker",
+    "verl.trainer.main_ppo",
+    "verl.experimental.agent_loop",
+    "vllm.v1.engine.async_llm",
+)
 
 
 def alone_with_ray() -> AbstractContextManager[None]:
@@ -30,6 +42,20 @@ def alone_with_ray() -> AbstractContextManager[None]:
     return alone(
         cache() / f"run-{platform.node()}.lock", "another run with a Ray of its own", ALONE
     )
+
+
+def template(config: DictConfig, folder: Path) -> AbstractContextManager[Any]:
+    """Let Ray on a CPU take forks of a template for its workers.
+
+    On a GPU the imports are a small part of the start, and a cluster's nodes have no template.
+    """
+    if config.trainer.device != "cpu" or not owns_ray():
+        return nullcontext()
+    ray_init = config.ray_kwargs.ray_init
+    started = Template(folder, HEAVY, os.environ | ray_init.runtime_env.env_vars)
+    with open_dict(ray_init):
+        ray_init.runtime_env.py_executable = started.command
+    return started
 
 
 def owns_ray() -> bool:

@@ -63,7 +63,10 @@ def clean_up(folder: Path) -> None:
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            notes = json.loads((folder / NOTES).read_text())
+            notes = {"processes": [], "shared": []}
+            # A run that was killed early had written none.
+            if (folder / NOTES).exists():
+                notes = json.loads((folder / NOTES).read_text())
     except (BlockingIOError, FileNotFoundError, PermissionError):
         # The run is alive, is starting or ending, or belongs to another user.
         return
