@@ -3,7 +3,8 @@
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
-PURE := $(PY) -m pytest -q -n 2 -m "not live and not slow and not gpu"
+# Tests that start Ray and vLLM take turns; all others share two processes.
+SHARED := $(PY) -m pytest -q -n 2 --dist worksteal
 
 .PHONY: install demo lint check test test-all gpu-smoke docs results
 
@@ -21,11 +22,11 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(PURE)
+	@$(SHARED) -m "not live and not slow and not gpu"
 
 test: install
-	@$(PURE)
-	@$(PY) -m pytest -q -m "(live or slow) and not exhaustive and not gpu"
+	@$(SHARED) -m "not live and not exhaustive and not gpu"
+	@$(PY) -m pytest -q -m "live and not exhaustive and not gpu"
 
 test-all: test
 	@$(PY) -m pytest -q -m exhaustive

@@ -42,11 +42,12 @@ from recipe.config.machine import check_disk
 from recipe.config.settings import Settings
 from recipe.run.cluster import (
     ALONE,
+    Session,
     alone_with_ray,
     check_place,
     environment,
     owns_ray,
-    template,
+    session,
 )
 from recipe.run.console import Progress, clock, held_out_accuracy, output_to
 from recipe.run.folder import (
@@ -61,7 +62,7 @@ from recipe.run.folder import (
     write_summary,
 )
 from recipe.run.journal import Journal
-from recipe.run.processes import Watch, alone, clean_up_killed, temporary_folder
+from recipe.run.processes import Watch, alone, clean_up_killed
 from recipe.run.report import write_report
 from recipe.tasks import embedded
 
@@ -107,7 +108,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if settings.made_task:
         embedded.make(settings.made_task)
     check_data(config, settings)
-    with temporary_folder() as temporary, template(config, temporary):
+    with session(config) as here:
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
             run_verl = prepare_verl(config, settings)
@@ -130,7 +131,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
                 )
             with output_to(folder / "run.log") as terminal:
                 print(said.getvalue())
-                measured = train(run_verl, config, journal, terminal, temporary)
+                measured = train(run_verl, config, journal, terminal, here)
             journal.close()
             measured["seconds"] = round(journal.seconds_before + time.monotonic() - started, 1)
             conclude(config, folder, measured, overrides)
@@ -195,7 +196,7 @@ def train(
     config: DictConfig,
     journal: Journal,
     terminal: TextIO,
-    temporary: Path,
+    here: Session,
 ) -> dict[str, Any]:
     """Run verl's trainer, and watch.
 
@@ -204,12 +205,14 @@ def train(
         cluster), and every start of the run.
     """
     log = journal.folder / "run.log"
-    with Watch(temporary) as watch:
+    with Watch(here.folder) as watch:
         ray_init = config.ray_kwargs.ray_init
         with open_dict(ray_init):
-            ray_init.runtime_env.env_vars.update(environment(journal, temporary))
+            ray_init.runtime_env.env_vars.update(environment(journal, here.folder))
+            if here.python:
+                ray_init.runtime_env.py_executable = here.python
             if owns_ray():
-                ray_init["_temp_dir"] = str(temporary / "ray")
+                ray_init["_temp_dir"] = str(here.folder / "ray")
                 # Or Ray would keep one in the home folder.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             else:

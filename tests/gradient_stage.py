@@ -22,7 +22,8 @@ from recipe.objectives.losses.weighted import (
     WEIGHT_COLUMN,
     weighted_ppo_loss,
 )
-from recipe.run.processes import Watch, temporary_folder
+from recipe.run.cluster import session
+from recipe.run.processes import Watch
 from recipe.tasks import embedded
 
 # Groups of 1 and of 2 ranks stand side by side, so on GPUs they take three, and FSDP1 a fourth.
@@ -49,9 +50,11 @@ def config():
 @pytest.fixture(scope="module")
 def workers(config):
     """Actor worker groups of 1 and of 2 ranks, side by side."""
-    with temporary_folder() as temporary, Watch(temporary):
-        environment = dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
-        environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    with session(config) as here, Watch(here.folder):
+        runtime_env = OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env)
+        runtime_env["env_vars"]["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+        if here.python:
+            runtime_env["py_executable"] = here.python
         # torch's FSDP1 takes no parameters on a CPU.
         sizes = {ranks: ranks for ranks in RANKS} | ({"fsdp": 1} if FSDP1 else {})
         ray.init(
@@ -59,8 +62,8 @@ def workers(config):
             num_gpus=sum(sizes.values()),
             include_dashboard=False,
             log_to_driver=False,
-            _temp_dir=str(temporary / "ray"),
-            runtime_env={"env_vars": environment},
+            _temp_dir=str(here.folder / "ray"),
+            runtime_env=runtime_env,
         )
         groups = {}
         for name, ranks in sizes.items():

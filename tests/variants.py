@@ -21,9 +21,8 @@ from recipe.config.checks import check_settings
 from recipe.config.compose import composed
 from recipe.config.data import check_data
 from recipe.main import ROOT, open_journal, prepare_verl, train
-from recipe.run.cluster import template
+from recipe.run.cluster import session
 from recipe.run.folder import name_run
-from recipe.run.processes import temporary_folder
 from recipe.tasks import embedded
 from recipe.training.trainer import AggregationMixin, AggregationTaskRunner
 
@@ -177,8 +176,8 @@ def main(folder: Path) -> None:
     check_data(config, settings)
     prepare_verl(config, settings)
     journal = open_journal(folder, config)
-    with temporary_folder() as temporary, template(config, temporary):
-        train(lambda: run_ppo(config, VariantTaskRunner), config, journal, sys.stdout, temporary)
+    with session(config) as here:
+        train(lambda: run_ppo(config, VariantTaskRunner), config, journal, sys.stdout, here)
 
 
 if __name__ == "__main__":

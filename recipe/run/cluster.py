@@ -3,16 +3,17 @@
 import json
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT, cache
 from recipe.run.journal import Journal
-from recipe.run.processes import alone
+from recipe.run.processes import alone, temporary_folder
 from recipe.run.template import Template
 
 ALONE = (
@@ -21,8 +22,8 @@ ALONE = (
 )
 # Set by Ray in the driver of a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-# What the processes of a run import, beside what these import.
-HEAVY = (
+# These import what the processes of a run import.
+IMPORTED = (
     "recipe.training.trainer",
     "recipe.training.worker",
     "verl.trainer.main_ppo",
@@ -44,18 +45,28 @@ def alone_with_ray() -> AbstractContextManager[None]:
     )
 
 
-def template(config: DictConfig, folder: Path) -> AbstractContextManager[Any]:
-    """Let Ray on a CPU take forks of a template for its workers.
+class Session(NamedTuple):
+    """What a run has on this machine while it goes on."""
 
-    On a GPU the imports are a small part of the start, and a cluster's nodes have no template.
+    folder: Path
+    """Of its temporary files."""
+    python: str | None
+    """Command with which Ray starts workers, or None for Python itself."""
+
+
+@contextmanager
+def session(config: DictConfig) -> Iterator[Session]:
+    """Make a temporary folder and, on a CPU, the template whose forks are the workers.
+
+    On a GPU the imports are a small part of the start, and the nodes of a cluster have no template.
     """
-    if config.trainer.device != "cpu" or not owns_ray():
-        return nullcontext()
-    ray_init = config.ray_kwargs.ray_init
-    started = Template(folder, HEAVY, os.environ | ray_init.runtime_env.env_vars)
-    with open_dict(ray_init):
-        ray_init.runtime_env.py_executable = started.command
-    return started
+    with temporary_folder() as folder:
+        if config.trainer.device != "cpu" or not owns_ray():
+            yield Session(folder, None)
+            return
+        environment = os.environ | config.ray_kwargs.ray_init.runtime_env.env_vars
+        with Template(folder, IMPORTED, environment) as template:
+            yield Session(folder, template.command)
 
 
 def owns_ray() -> bool:

@@ -81,6 +81,8 @@ def main() -> None:
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     for module in sys.argv[3:]:
         importlib.import_module(module)
+    # Another Ray may not have what this needs. A failure in every fork would be an endless start.
+    read_ray_settings()
     # The collector would write to all objects of every fork, and a page that is written to is
     # no longer shared.
     gc.collect()
@@ -185,12 +187,15 @@ def start_anew() -> None:
     # OpenMP reads the number when torch is imported.
     if "torch" in sys.modules and "OMP_NUM_THREADS" in os.environ:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if "ray" in sys.modules:
-        from ray._raylet import AuthenticationTokenLoader, Config
+    read_ray_settings()
 
-        # ray.init reads them anew in the same way, once it has decided on authentication.
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+
+def read_ray_settings() -> None:
+    """Let Ray read its settings from the environment again, as ray.init does for authentication."""
+    if "ray" in sys.modules:
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def take_files(received: list[int], numbers: list[int], client: int) -> int:

@@ -257,7 +257,7 @@ def test_a_list_of_any_length_is_decided():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "unit",
     [
