@@ -112,8 +112,8 @@ class Anchor:
                     f"{folder} was saved with advantage.ha_dw.{name}={state[name]}, but it is "
                     f"{getattr(self.settings, name)} now; go on with the one it was saved with"
                 )
-        self.observed.extend(state["observed"])
-        self.anchors.extend(state["anchors"])
+        self.observed = deque(state["observed"], maxlen=self.settings.window)
+        self.anchors = deque(state["anchors"], maxlen=self.settings.window)
 
 
 def difficulty_factors(

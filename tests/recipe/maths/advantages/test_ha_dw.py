@@ -142,6 +142,7 @@ def test_a_loaded_anchor_goes_on_where_the_saved_one_was(settings, tmp_path):
         saved.observe(y)
     saved.save(tmp_path / "global_step_7")
     loaded = Anchor(settings)
+    loaded.observe(0.9)
     loaded.load(tmp_path / "global_step_7")
     for y in observations:
         assert loaded.before(y) == saved.before(y)
