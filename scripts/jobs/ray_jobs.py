@@ -20,7 +20,7 @@ from scripts.jobs.sweep import PlannedRun
 
 PROJECT = "balanced-aggregation"
 # What no job needs; what .gitignore names Ray leaves out by itself.
-EXCLUDES = [f"/{name}" for name in ("outputs", "data", "tests", "benchmarks", "docker")]
+EXCLUDES = [f"/{name}" for name in ("outputs", "data", "tests", "benchmarks", "docker", "docs")]
 POLL_SECONDS = 2.0
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
 

@@ -102,11 +102,6 @@ def test_each_image_installs_its_requirements():
     assert set(pins("requirements/flash-attn.txt")) == {"flash-attn"}
 
 
-def test_the_readme_names_the_flash_attn_that_is_pinned():
-    named = re.findall(r"flash-attn==([\w.]+\w)", (ROOT / "README.md").read_text())
-    assert set(named) <= {pins("requirements/flash-attn.txt")["flash-attn"]}
-
-
 def test_the_base_image_has_the_cuda_of_torch():
     (base,) = arguments("gpu", "FROM")
     name, cuda, kind, _ = re.split("[:-]", base)
