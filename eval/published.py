@@ -4,13 +4,13 @@ python -m eval.published                     # print the table
 python -m eval.published --into README.md    # write it between its marks there
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
+from recipe.base.tables import markdown_table
 
 FILE = Path(__file__).with_suffix(".yaml")
 RULES = ("sequence", "token", "balanced")
@@ -57,18 +57,10 @@ def table() -> list[str]:
 
 def main() -> None:
     """Print the table, or write it into a document."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.published", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--into", type=Path, help="a document with marks published:begin and end")
-    into = parser.parse_args().into
-    lines = table()
-    if into:
-        try:
-            into.write_text(between_marks(into.read_text(), "published", lines))
-        except (OSError, ValueError) as error:
-            parser.exit(1, f"error: --into is {into}: {error}\n")
-    print("\n".join(lines))
+    parser = command_parser("eval.published", __doc__)
+    add_into(parser, "published")
+    with errors_reported():
+        show_table(table(), "published", parser.parse_args().into)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from eval.sampling.grading import grade, verdict_settings
 from eval.sampling.models import Model, find_models
 from eval.sampling.task_sampling import TaskSampling, prepare_tasks, sample_tasks
 from eval.tables.results import KIND
+from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.files import write_atomically
 from recipe.base.provenance import provenance
@@ -31,18 +32,12 @@ from recipe.tasks.task import Problems, Task, find, load
 from reward.errors import RewardError
 from reward.sources import RewardSettings
 
-INTERRUPTED = 130
+STOPPED = "Stopped. All samples so far are kept; run the same command again to continue."
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m eval.run",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = command_parser("eval.run", __doc__)
     add = command.add_argument
     add(
         "models",
@@ -164,7 +159,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = parser().parse_args()
     started = time.monotonic()
-    try:
+    with errors_reported(RewardError, OSError, stopped=STOPPED):
         check_numbers(options)
         names = [name for word in options.tasks for name in word.split(",") if name]
         found = [find(name) for name in dict.fromkeys(names)]
@@ -179,14 +174,6 @@ def main() -> None:
                 check_truths(settings, problems.rows)
         for model in chosen:
             evaluate(model, tasks, options)
-    except (UserError, RewardError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print(
-            "Stopped. All samples so far are kept; run the same command again to continue.",
-            file=sys.stderr,
-        )
-        sys.exit(INTERRUPTED)
     print(
         f"{len(chosen)} models in {clock(time.monotonic() - started)}; "
         f"python -m eval.table makes the tables"

@@ -4,7 +4,6 @@ python -m eval.runs outputs/cpu_demo                    # print it
 python -m eval.runs benchmarks/results --into README.md # write it between its marks there
 """
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from recipe.base.tables import between_marks, markdown_table
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
+from recipe.base.tables import markdown_table
 
 HEAD = (
     "experiment",
@@ -78,20 +78,13 @@ def rows(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Print the table, or write it into a file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("eval.runs", __doc__)
     parser.add_argument("folder", type=Path, help="where to look for summaries")
-    parser.add_argument(
-        "--into", type=Path, help="a Markdown file with the marks results:begin and results:end"
-    )
+    add_into(parser, "results")
     arguments = parser.parse_args()
-    try:
+    with errors_reported(OSError, ValueError):
         table = markdown_table(HEAD, rows(read_summaries(arguments.folder)))
-        if arguments.into:
-            text = between_marks(arguments.into.read_text(), "results", table)
-            arguments.into.write_text(text)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print("\n".join(table))
+        show_table(table, "results", arguments.into)
 
 
 if __name__ == "__main__":

@@ -27,19 +27,13 @@ from eval.tables.layout import (
 from eval.tables.measurements import measurements
 from eval.tables.printed import Table, as_csv, latex, markdown
 from eval.tables.results import read_results
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.provenance import provenance
-from recipe.base.tables import between_marks
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m eval.table",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = command_parser("eval.table", __doc__)
     add = command.add_argument
     add("folder", nargs="+", type=Path, help="folders with results of python -m eval.run")
     add("--tasks", metavar="A,B,...", help="the tasks to average (all)")
@@ -50,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="the method that others are compared with (token)",
     )
     add("--out", type=Path, metavar="DIR", help="where to write tables and figures")
-    add("--into", type=Path, help="a document with marks evaluation:begin and end, for Markdown")
+    add_into(command, "evaluation")
     add(
         "--format",
         choices=list(FORMATS),
@@ -120,9 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
     made = tables(rows, arguments.baseline)
     sys.stdout.write(FORMATS[arguments.format][0](made))
     if arguments.into:
-        lines = as_markdown(made).splitlines()
-        document = between_marks(arguments.into.read_text(), "evaluation", lines)
-        arguments.into.write_text(document)
+        show_table(as_markdown(made).splitlines(), "evaluation", arguments.into)
     if not arguments.out:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -146,10 +138,8 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command, and print an error as one paragraph."""
     arguments = parser().parse_args()
-    try:
+    with errors_reported(OSError, ValueError):
         run(arguments)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

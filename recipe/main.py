@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from recipe.base.command import INTERRUPTED
 from recipe.base.errors import UserError
 from recipe.base.files import sha256_of_files
 from recipe.base.paths import ROOT
@@ -66,7 +67,6 @@ from recipe.run.processes import Watch, alone, clean_up_killed
 from recipe.run.report import write_report
 from recipe.tasks import embedded
 
-INTERRUPTED = 130
 # Bytes left on a disk at which what failed to be written is no riddle.
 FULL = 2**20
 

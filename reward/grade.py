@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
+from recipe.base.command import command_parser
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
@@ -87,13 +88,7 @@ class Summary:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    command = argparse.ArgumentParser(
-        "python -m reward.grade",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = command_parser("reward.grade", __doc__)
     add = command.add_argument
     add("rows", type=Path, metavar="IN.jsonl", help="rows to grade")
     add(

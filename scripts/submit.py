@@ -303,7 +303,7 @@ def main() -> None:
     # Ray names every file that it does not upload, and warns of those it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
     with errors_reported(
-        "stopped following the jobs. Jobs on a cluster go on; jobs of --local were stopped. Give "
+        stopped="stopped following the jobs. Jobs on a cluster go on; jobs of --local were stopped. Give "
         "the same command to continue with both."
     ):
         sys.exit(command(arguments()))

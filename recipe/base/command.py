@@ -25,14 +25,21 @@ def command_parser(module: str, doc: str | None) -> ArgumentParser:
 
 
 @contextmanager
-def errors_reported(interrupted: int | str = INTERRUPTED) -> Iterator[None]:
-    """Exit with code 1 and one paragraph on a UserError, and with `interrupted` on Ctrl-C."""
+def errors_reported(*others: type[Exception], stopped: str = "") -> Iterator[None]:
+    """Exit with code 1 and one paragraph on a UserError, and with code 130 on Ctrl-C.
+
+    Args:
+        others: further errors whose text is written for a person.
+        stopped: what to say after Ctrl-C.
+    """
     try:
         yield
-    except UserError as error:
+    except (UserError, *others) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(interrupted)
+        if stopped:
+            print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def add_into(parser: ArgumentParser, name: str) -> None:

@@ -19,13 +19,12 @@ def test_every_published_number_belongs_to_an_experiment_and_says_how_it_was_rea
 
 
 @pytest.mark.parametrize(("name", "found"), [("none.md", "No such file"), ("a.md", "no marks")])
-def test_a_document_that_cannot_keep_the_table_is_named(name, found, monkeypatch, tmp_path, capsys):
+def test_a_document_that_cannot_keep_the_table_is_named(name, found, monkeypatch, tmp_path):
     (tmp_path / "a.md").write_text("nothing")
     monkeypatch.setattr("sys.argv", ["published", "--into", str(tmp_path / name)])
     with pytest.raises(SystemExit) as stop:
         published.main()
-    assert stop.value.code == 1
-    said = capsys.readouterr().err
+    said = str(stop.value.code)
     assert said.startswith(f"error: --into is {tmp_path / name}: ")
     assert found in said
 

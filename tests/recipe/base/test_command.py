@@ -17,11 +17,18 @@ def test_a_user_error_becomes_a_message_and_a_failing_exit_code():
     assert stop.value.code == "error: no such file."
 
 
-@pytest.mark.parametrize("code", [INTERRUPTED, "stopped"])
-def test_ctrl_c_ends_with_the_code_that_was_chosen(code):
-    with pytest.raises(SystemExit) as stop, errors_reported(code):
+def test_an_error_that_was_named_becomes_a_message_too():
+    with pytest.raises(SystemExit) as stop, errors_reported(OSError):
+        raise OSError("the disk is full")
+    assert stop.value.code == "error: the disk is full"
+
+
+@pytest.mark.parametrize("text", ["", "stopped; the rest is kept"])
+def test_ctrl_c_ends_with_the_code_of_a_shell_and_a_text(text, capsys):
+    with pytest.raises(SystemExit) as stop, errors_reported(stopped=text):
         raise KeyboardInterrupt
-    assert stop.value.code == code
+    assert stop.value.code == INTERRUPTED
+    assert capsys.readouterr().err.strip() == text
 
 
 def test_other_errors_keep_their_traceback():
