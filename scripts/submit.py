@@ -303,8 +303,8 @@ def main() -> None:
     # Ray names every file that it does not upload, and warns of those it leaves out.
     logging.getLogger("ray").setLevel(logging.ERROR)
     with errors_reported(
-        stopped="stopped following the jobs. Jobs on a cluster go on; jobs of --local were stopped. Give "
-        "the same command to continue with both."
+        stopped="stopped following the jobs. Jobs on a cluster go on; jobs of --local were "
+        "stopped. Give the same command to continue with both."
     ):
         sys.exit(command(arguments()))
 

@@ -64,7 +64,10 @@ def session(config: DictConfig) -> Iterator[Session]:
         if config.trainer.device != "cpu" or not owns_ray():
             yield Session(folder, None)
             return
-        environment = os.environ | config.ray_kwargs.ray_init.runtime_env.env_vars
+        # As many threads as Ray gives to an actor that asks for no CPUs, as verl's do not. torch
+        # reads the number when it is imported.
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ
+        environment |= config.ray_kwargs.ray_init.runtime_env.env_vars
         with Template(folder, IMPORTED, environment) as template:
             yield Session(folder, template.command)
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 6
 SETTINGS = (
     "data.train_max_samples=24",
+    "data.val_max_samples=64",
     "trainer.total_epochs=2",
     f"trainer.total_training_steps={STEPS}",
     "trainer.test_freq=3",

@@ -20,7 +20,12 @@ from recipe.run.processes import Watch, temporary_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.exhaustive]
 ROOT = Path(__file__).parents[2]
-SHORT = ("trainer.total_training_steps=4", "trainer.test_freq=4", "trainer.save_freq=1")
+SHORT = (
+    "data.val_max_samples=64",
+    "trainer.total_training_steps=4",
+    "trainer.test_freq=4",
+    "trainer.save_freq=1",
+)
 
 
 def free_port() -> int:
@@ -140,7 +145,7 @@ def test_both_finish_and_the_killed_one_went_on_where_it_was(sweep):
         before[rule] = json.loads(lines[0])["data"]
     # Same seed, same model: what one run samples must not depend on its neighbour.
     starting = {rule: first["val-core/math_dapo/acc/mean@2"] for rule, first in before.items()}
-    assert starting["balanced"] == starting["token"] > 0.2
+    assert starting["balanced"] == starting["token"] > 0.1
     assert starts["balanced"] == [0]
     assert len(starts["token"]) == 2 and starts["token"][1] > 0
     # One table at the end, a row per rule.
