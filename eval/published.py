@@ -26,9 +26,9 @@ class Published:
     quantity: str
     tasks: tuple[str, ...]
     labels: dict[str, str]
-    """By experiment."""
+    """The label of each experiment."""
     numbers: dict[str, dict[str, float]]
-    """By experiment and rule, from 0 to 1."""
+    """The number of each rule in each experiment, from 0 to 1."""
 
     @property
     def origin(self) -> str:

@@ -41,7 +41,7 @@ class Point(NamedTuple):
     method: str
     seed: int
     gain: float
-    """In points."""
+    """The difference in points."""
     baseline: TrainingRun
 
 

@@ -28,11 +28,11 @@ class GpuHours(NamedTuple):
     num_gpus: int
     num_steps: int
     rollout_seconds: float
-    """Of one step."""
+    """Seconds that sampling takes in one step."""
     training_seconds: float
-    """Of one step: old log-probs, gradients and the update."""
+    """Seconds that old log-probs, gradients and the update take in one step."""
     assumptions: str
-    """In a sentence or two, to be printed beside the numbers."""
+    """A sentence or two, printed beside the numbers."""
 
 
 def gpu_hours(config: DictConfig) -> GpuHours:

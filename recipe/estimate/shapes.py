@@ -53,7 +53,7 @@ class Shape(NamedTuple):
     parameters: int
     """All of them; an output layer that is tied to the embedding counts once."""
     layer_parameters: int
-    """Of the largest layer."""
+    """The parameters of the largest layer."""
     embedding_parameters: int
     """The output layer has as many."""
 

@@ -44,7 +44,7 @@ class SampledGroups(NamedTuple):
     token_N: list[Tensor]
     """Token ids of the response, the end of turn included."""
     score_N: Tensor
-    """Of the project's grader: 1 or -1."""
+    """The score by the project's grader, 1 or -1."""
     group_N: Tensor
     """Numbered from 0."""
 

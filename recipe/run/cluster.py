@@ -46,12 +46,12 @@ def alone_with_ray() -> AbstractContextManager[None]:
 
 
 class Session(NamedTuple):
-    """What a run has on this machine while it goes on."""
+    """Hold what a run has on this machine while it goes on."""
 
     folder: Path
-    """Of its temporary files."""
+    """The folder of its temporary files."""
     python: str | None
-    """Command with which Ray starts workers, or None for Python itself."""
+    """The command that starts a worker of Ray; None for Python itself."""
 
 
 @contextmanager

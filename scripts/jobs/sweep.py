@@ -66,10 +66,10 @@ class PlannedRun(NamedTuple):
     name: str
     """`EXPERIMENT.RULE-sSEED[-HASH]`, the same for the same overrides."""
     arguments: tuple[str, ...]
-    """Of `recipe.main`."""
+    """The arguments of `recipe.main`."""
     config: DictConfig
     digest: str
-    """Of the resolved config, less what differs between machines."""
+    """A hash of the resolved config, without what differs between machines."""
     folder: Path
 
     @property
