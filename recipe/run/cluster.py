@@ -14,7 +14,7 @@ from recipe.base.errors import UserError
 from recipe.base.paths import ROOT, cache
 from recipe.run.journal import Journal
 from recipe.run.processes import alone, temporary_folder
-from recipe.run.template import Template
+from recipe.run.template import Template, client
 
 ALONE = (
     "Two at a time would mix up their weights. Wait for it or stop it. To train several runs on "
@@ -58,11 +58,14 @@ class Session(NamedTuple):
 def session(config: DictConfig) -> Iterator[Session]:
     """Make a temporary folder and, on a CPU, the template whose forks are the workers.
 
-    On a GPU the imports are a small part of the start, and the nodes of a cluster have no template.
+    Each node of a cluster gets a template of its own from the first worker there.
     """
     with temporary_folder() as folder:
-        if config.trainer.device != "cpu" or not owns_ray():
+        if config.trainer.device != "cpu":
             yield Session(folder, None)
+            return
+        if not owns_ray():
+            yield Session(folder, client(",".join(IMPORTED)))
             return
         # As many threads as Ray gives to an actor that asks for no CPUs, as verl's do not. torch
         # reads the number when it is imported.

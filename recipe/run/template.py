@@ -28,6 +28,8 @@ from typing import Any
 CLIENT = Path(__file__).with_name("fork_client.py")
 # Ray numbers the jobs of a cluster, and a Ray of the run's own has only this one.
 FIRST_JOB = "01000000"
+# A cluster lives longer than its jobs, whose templates must not.
+IDLE_SECONDS = 120
 
 
 class Template:
@@ -40,19 +42,18 @@ class Template:
     def __init__(self, folder: Path, modules: Iterable[str], environment: dict[str, str]) -> None:
         """Start it, with its socket in `folder`, which nobody else may open."""
         address = str(folder / "template")
-        self.command = shlex.join([sys.executable, "-IS", str(CLIENT), sys.executable, address])
-        # multiprocessing takes the path of a program, without arguments.
-        program = folder / "python"
-        program.write_text(f'#!/bin/sh\nexec {self.command} "$@"\n')
-        program.chmod(0o700)
+        self.command = client(address)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(address)
             # Clients may come before the imports are done: they wait.
             server.listen(64)
-            # Its stdin closes when this process is killed. Clients show its log if it fails.
+            # Its stdin closes when this process is killed. Clients show its log if it ends early.
             with open(f"{address}.log", "wb") as log:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(server.fileno()), str(program), *modules],
+                    [
+                        *(sys.executable, "-m", __name__, address, str(server.fileno())),
+                        ",".join(modules),
+                    ],
                     env=environment | {"RAY_JOB_ID": FIRST_JOB},
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -71,15 +72,29 @@ class Template:
         self.process.wait()
 
 
+def client(place: str) -> str:
+    """Return what to use in place of `python`.
+
+    Args:
+        place: the socket of a template; or modules with commas between them, for a template that
+            the first worker of a Ray job starts on each node.
+    """
+    return shlex.join([sys.executable, "-IS", str(CLIENT), sys.executable, place])
+
+
 def main() -> None:
     """Import, fork on request, and be in each fork what was asked for."""
-    server = socket.socket(fileno=int(sys.argv[1]))
+    address, server, modules = sys.argv[1:]
+    # multiprocessing takes the path of a program, without arguments.
+    program = Path(f"{address}.python")
+    program.write_text(f'#!/bin/sh\nexec {client(address)} "$@"\n')
+    program.chmod(0o700)
     # A folder may be mounted so that no program in it runs.
-    if os.access(sys.argv[2], os.X_OK):
-        multiprocessing.set_executable(sys.argv[2])
+    if os.access(program, os.X_OK):
+        multiprocessing.set_executable(str(program))
     # Ray's workers end when this process does. Ray reads the number when it is imported.
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())
-    for module in sys.argv[3:]:
+    for module in modules.split(","):
         importlib.import_module(module)
     # Another Ray may not have what this needs. A failure in every fork would be an endless start.
     read_ray_settings()
@@ -87,13 +102,19 @@ def main() -> None:
     # no longer shared.
     gc.collect()
     gc.freeze()
-    request = serve(server)
+    request = serve(socket.socket(fileno=int(server)))
     if request is not None:
         become(request)
+        return
+    for path in (address, program, f"{address}.log"):
+        Path(path).unlink(missing_ok=True)
+    # A run's folder holds more, and the run removes it.
+    with suppress(OSError):
+        Path(address).parent.rmdir()
 
 
 def serve(server: socket.socket) -> dict[str, Any] | None:
-    """Fork on request until stdin closes.
+    """Fork on request, until stdin says so or nobody has needed a fork for long.
 
     Returns:
         None in the template, and in each fork its request.
@@ -102,14 +123,18 @@ def serve(server: socket.socket) -> dict[str, Any] | None:
     waiting.register(sys.stdin, selectors.EVENT_READ)
     waiting.register(server, selectors.EVENT_READ)
     while True:
-        for key, _ in waiting.select():
+        ready = waiting.select(IDLE_SECONDS)
+        # These two are always waited for; the others are forks.
+        if not ready and len(waiting.get_map()) == 2:
+            return None
+        for key, _ in ready:
             if key.fileobj is sys.stdin:
                 return None
             if key.fileobj is server:
-                client, _ = server.accept()
-                request = receive(client)
+                asking, _ = server.accept()
+                request = receive(asking)
                 if request is None:
-                    client.close()
+                    asking.close()
                     continue
                 pid = os.fork()
                 if pid == 0:
@@ -119,29 +144,29 @@ def serve(server: socket.socket) -> dict[str, Any] | None:
                     return request
                 for number in request["received"]:
                     os.close(number)
-                tell(client, pid)
-                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, client))
+                tell(asking, pid)
+                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, asking))
             else:
-                pid, client = key.data
-                tell(client, os.waitpid(pid, 0)[1])
+                pid, asking = key.data
+                tell(asking, os.waitpid(pid, 0)[1])
                 waiting.unregister(key.fileobj)
                 forget(key)
 
 
-def receive(client: socket.socket) -> dict[str, Any] | None:
+def receive(asking: socket.socket) -> dict[str, Any] | None:
     """Return what a client asks for, None if it ended meanwhile."""
-    size, received, _, _ = socket.recv_fds(client, 8, 253)
-    with client.makefile("rb") as file:
+    size, received, _, _ = socket.recv_fds(asking, 8, 253)
+    with asking.makefile("rb") as file:
         text = file.read(int.from_bytes(size, "big"))
     if not text:
         return None
-    return json.loads(text) | {"client": client, "received": received}
+    return json.loads(text) | {"client": asking, "received": received}
 
 
-def tell(client: socket.socket, number: int) -> None:
+def tell(asking: socket.socket, number: int) -> None:
     """Send a number to a client, unless it is gone; a fork ends with its client."""
     with suppress(OSError):
-        client.sendall(number.to_bytes(8, "big"))
+        asking.sendall(number.to_bytes(8, "big"))
 
 
 def forget(key: selectors.SelectorKey) -> None:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from recipe.run.processes import temporary_folder
-from recipe.run.template import Template
+from recipe.run.template import Template, client
 
 SPAWN = """
 import multiprocessing
@@ -162,6 +163,47 @@ def test_a_template_that_cannot_import_says_why_in_its_clients(tmp_path):
         template.process.wait(60)
         error = start(template, "-c", "print()").communicate(timeout=60)[1]
         assert "No module named 'nope'" in error
+
+
+@pytest.fixture
+def raylet():
+    """A process in the place of a node's raylet, and the environment of its workers."""
+    raylet = subprocess.Popen(["sleep", "600"])
+    environment = os.environ | {"RAY_JOB_ID": "ab", "RAY_RAYLET_PID": str(raylet.pid)}
+    yield raylet, environment, Path(f"/tmp/ba-template-{raylet.pid}-ab")
+    raylet.kill()
+    raylet.wait()
+
+
+def test_the_first_worker_of_a_job_on_a_node_starts_a_template_that_ends_with_the_node(raylet):
+    raylet, environment, folder = raylet
+    code = "import os; print(os.getppid())"
+    command = shlex.split(client("json,csv"))
+    workers = [
+        subprocess.Popen([*command, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    [template] = {int(worker.communicate(timeout=60)[0]) for worker in workers}
+    assert "recipe.run.template" in psutil.Process(template).cmdline()
+    other = environment | {"RAY_JOB_ID": "cd"}
+    found = subprocess.run([*command, "-c", code], env=other, stdout=subprocess.PIPE, text=True)
+    assert int(found.stdout) != template
+    raylet.kill()
+    raylet.wait()
+    wait_until(lambda: not psutil.pid_exists(template) and not folder.exists())
+
+
+def test_a_folder_of_another_user_is_not_trusted(raylet):
+    _, environment, folder = raylet
+    if os.getuid():
+        pytest.skip("only root can make one")
+    folder.mkdir()
+    os.chown(folder, 1234, 1234)
+    command = [*shlex.split(client("json")), "-c", "print('here')"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    folder.rmdir()
+    assert done.stdout == "here\n"
+    assert "belongs to another user" in done.stderr
 
 
 def test_a_template_ends_when_its_starter_is_killed(tmp_path):
