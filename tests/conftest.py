@@ -3,6 +3,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from hypothesis import settings
 from omegaconf import DictConfig
 
 # Without CUDA the suite runs on the CPU platform, here and in every process it starts.
@@ -13,6 +14,10 @@ os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_patches"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Ray gives way to everything else; tests run beside it, and it would starve.
 os.environ["RAY_worker_niceness"] = "0"
+
+# How long an example takes is the machine's affair.
+settings.register_profile("any speed", deadline=None)
+settings.load_profile("any speed")
 
 
 def pytest_addoption(parser):

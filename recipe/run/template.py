@@ -89,6 +89,8 @@ def main() -> None:
     program = Path(f"{address}.python")
     program.write_text(f'#!/bin/sh\nexec {client(address)} "$@"\n')
     program.chmod(0o700)
+    # Ended by the run, it still removes what it wrote.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     # A folder may be mounted so that no program in it runs.
     if os.access(program, os.X_OK):
         multiprocessing.set_executable(str(program))
@@ -102,15 +104,18 @@ def main() -> None:
     # no longer shared.
     gc.collect()
     gc.freeze()
-    request = serve(socket.socket(fileno=int(server)))
+    request = None
+    try:
+        request = serve(socket.socket(fileno=int(server)))
+    finally:
+        if request is None:
+            for path in (address, program, f"{address}.log"):
+                Path(path).unlink(missing_ok=True)
+            # A run's folder holds more, and the run removes it.
+            with suppress(OSError):
+                Path(address).parent.rmdir()
     if request is not None:
         become(request)
-        return
-    for path in (address, program, f"{address}.log"):
-        Path(path).unlink(missing_ok=True)
-    # A run's folder holds more, and the run removes it.
-    with suppress(OSError):
-        Path(address).parent.rmdir()
 
 
 def serve(server: socket.socket) -> dict[str, Any] | None:
@@ -205,7 +210,8 @@ def become(request: dict[str, Any]) -> None:
 
 
 def start_anew() -> None:
-    """Undo what modules did when the template imported them and should do in each process."""
+    """Undo what the template did and should be done in each process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Python's own generator seeds itself in a fork.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()

@@ -94,7 +94,7 @@ def majority(correct_class):
     return score
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(votes())
 def test_maj_at_k_is_the_mean_vote_of_all_subsets(vote):
     classes, correct_class, k = vote

@@ -202,7 +202,7 @@ def test_a_task_given_twice_halves_the_problem_part_alone(seeds):
     assert ratio == pytest.approx(t[1] / t[0] / 2**0.5, rel=0.001)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(1e-3, 1e3), st.floats(-10, 10), st.sampled_from(["paired", "independent"]))
 def test_units_and_zero_of_the_scores_carry_over(scale, shift, seeds):
     first, second = scores(3, 12, 1), scores(3, 12, 2)
@@ -227,7 +227,7 @@ def test_swapping_the_rules_mirrors_the_interval(seeds):
     assert one.p_value == pytest.approx(2 * min(one.probability_positive, other[3]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(-0.6, 0.6), st.integers(1, 4), st.integers(0, 5))
 def test_p_is_below_5_percent_where_the_95_percent_interval_excludes_0(shift, num_seeds, seed):
     found = mean_interval(scores(num_seeds, 10, seed) + shift)
@@ -235,7 +235,7 @@ def test_p_is_below_5_percent_where_the_95_percent_interval_excludes_0(shift, nu
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.randoms())
 def test_neither_the_order_of_seeds_nor_of_problems_matters(random):
     first, second = scores(3, 12, 1), scores(3, 12, 2)

@@ -61,7 +61,13 @@ def cluster():
             )
             address = f"http://127.0.0.1:{dashboard}"
             wait_for(lambda: answers(dashboard), 60)
-            start(f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1")
+            # In a folder of its own: a node unpacks a job's working directory anew, even where
+            # another node already uses it.
+            start(
+                f"--address=127.0.0.1:{port}",
+                f"--temp-dir={temporary}/ray2",
+                "--node-ip-address=127.0.0.1",
+            )
             yield environment | {"RAY_API_SERVER_ADDRESS": address}
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from verl import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
@@ -15,7 +15,6 @@ GROUPS = st.lists(st.tuples(st.integers(0, 4), SCORES), min_size=1, max_size=24)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@settings(deadline=None)
 @given(rows=GROUPS)
 def test_advantages_are_those_of_verl(estimator, rows):
     group_N, score_N = (np.array(column) for column in zip(*rows, strict=True))
@@ -31,7 +30,6 @@ def test_advantages_are_those_of_verl(estimator, rows):
     np.testing.assert_allclose(ours, theirs[:, 0].numpy(), rtol=1e-6, atol=1e-7)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), SCORES), min_size=1), st.randoms())
 def test_a_sample_of_several_outputs_has_the_advantage_of_its_last_as_in_verl(rows, random):
     outputs: dict[tuple, int] = {}

@@ -45,7 +45,7 @@ def analysed(*steps: Batch, trained=TRAINED, seed=0):
     return analyse(*map(np.concatenate, columns), RULES, trained, seed)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batches(rewards=st.sampled_from([0.0, 0.5, 1.0])))
 def test_the_values_of_a_step_are_those_that_the_trainer_logs(batch):
     weights = {name: rule(*batch) for name, rule in RULES.items()}
@@ -67,7 +67,7 @@ def test_the_values_of_a_step_are_those_that_the_trainer_logs(batch):
         assert found[key].value == pytest.approx(expected, nan_ok=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batches())
 def test_moved_is_half_the_sum_of_the_differences_of_shares(batch):
     assume((batch.advantage_N != 0).any())
@@ -81,7 +81,7 @@ def test_moved_is_half_the_sum_of_the_differences_of_shares(batch):
         assert found[f"moved/{name}"].value == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batches())
 def test_sequence_moves_nothing_but_within_a_sign_of_a_group(batch):
     """Binary rewards: `sequence` and `balanced` give each sign of a group the same mass."""
@@ -101,7 +101,7 @@ def test_what_gap_and_variation_move_worked_out_by_hand():
     assert run["excess/balanced"].value == pytest.approx(1 / 4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batches(equal_lengths=True))
 def test_no_rule_moves_anything_between_responses_of_the_same_length(batch):
     assume((batch.advantage_N != 0).any())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import Batch, batches, fixed_batch, token_columns
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
 from verl.workers.config import FSDPActorConfig
@@ -43,7 +43,6 @@ def test_counts_lengths_and_truncation_of_a_batch_worked_out_by_hand():
         assert found[f"aggregation/{key}"] == pytest.approx(value, rel=1e-5), key
 
 
-@settings(deadline=None)
 @given(batches())
 def test_the_sides_share_the_objective_equally_under_sequence_and_balanced(batch):
     """Binary rewards: a group's advantages sum to 0, and these rules keep each side's count."""
@@ -75,7 +74,6 @@ def test_share_under_token_is_length_times_advantage_in_units_of_the_group():
     )
 
 
-@settings(deadline=None)
 @given(batches())
 def test_coupling_is_the_log_ratio_of_the_sides_relative_to_sequence(batch):
     found = diagnosed(batch)
@@ -118,7 +116,6 @@ def test_effective_responses_count_those_that_share_alike():
     assert found["aggregation/effective_num_responses/token"] == pytest.approx(121 / 67)
 
 
-@settings(deadline=None)
 @given(batches(rewards=st.sampled_from([0.0, 0.5, 1.0])))
 def test_the_expected_loss_is_that_of_verls_loss_at_ratio_one(batch):
     found = diagnosed(batch)
@@ -132,7 +129,6 @@ def test_the_expected_loss_is_that_of_verls_loss_at_ratio_one(batch):
         assert found[f"aggregation/pg_loss_expected/{name}"] == pytest.approx(expected, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=12), st.data())
 def test_the_common_prefix_of_a_group_is_that_of_its_texts(rows, data):
     groups = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
@@ -155,7 +151,6 @@ def test_a_long_common_prefix_is_found_over_many_blocks():
     assert common_prefix(token_T, begin_N, length_N, length_N * 0).tolist() == [2500]
 
 
-@settings(deadline=None)
 @given(batches())
 def test_the_prefix_push_of_a_rule_has_its_closed_form(batch):
     """Per group, binary rewards: 0 under token, (k A+ / G)(1/L+ - 1/L-) under balanced."""

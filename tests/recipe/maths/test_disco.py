@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.base.errors import UserError
@@ -47,7 +47,6 @@ def mini_batches(draw):
     return score_N, correct_N, group_N, tau
 
 
-@settings(deadline=None)
 @given(mini_batches())
 def test_value_and_slopes_are_those_of_the_objective(batch):
     score_N, correct_N, group_N, tau = batch

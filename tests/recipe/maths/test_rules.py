@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from batches import Batch, batches, fixed_batch, token_columns
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import agg_loss
 
@@ -67,7 +67,6 @@ def naive_loss(name: str, batch: Batch, loss_NT, mask_NT):
     return total / len(loss_NT)
 
 
-@settings(deadline=None)
 @given(batches(rewards=st.sampled_from([0.0, 0.5, 1.0])))
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_weights_give_the_loss_of_the_paper_formula(name, batch):
@@ -77,7 +76,6 @@ def test_weights_give_the_loss_of_the_paper_formula(name, batch):
     close(found, naive_loss(name, batch, loss_NT, mask_NT))
 
 
-@settings(deadline=None)
 @given(batches(), st.randoms(use_true_random=False))
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_no_rule_depends_on_row_order(name, batch, random):
@@ -86,7 +84,6 @@ def test_no_rule_depends_on_row_order(name, batch, random):
     close(BOUND[name](*batch)[order], BOUND[name](*(column[order] for column in batch)))
 
 
-@settings(deadline=None)
 @given(batches(equal_lengths=True))
 def test_with_equal_lengths_all_rules_but_constant_agree(batch):
     expected = 1.0 / batch.length_N.double()
@@ -94,7 +91,6 @@ def test_with_equal_lengths_all_rules_but_constant_agree(batch):
         close(RULES[name](*batch), expected)
 
 
-@settings(deadline=None)
 @given(batches(rewards=st.sampled_from([0.0, 0.5, 1.0])))
 def test_balanced_gives_each_sign_the_token_mass_of_its_count(batch):
     mass_N = RULES["balanced"](*batch) * batch.length_N
@@ -109,7 +105,6 @@ def test_an_advantage_of_exactly_zero_is_a_class_of_its_own_under_balanced():
     close(weights, torch.tensor([1 / 3, 1 / 7, 1 / 4, 1 / 4], dtype=torch.double))
 
 
-@settings(deadline=None)
 @given(batches(), st.floats(-3, 3))
 def test_the_slope_of_lambda_is_the_derivative_of_its_weights(batch, exponent):
     """By the closed form f_i * (g_i' - mean_f g'), with g' = h^lambda * ln h."""
@@ -126,7 +121,6 @@ def test_the_slope_of_lambda_is_the_derivative_of_its_weights(batch, exponent):
         torch.testing.assert_close(slope_N[rows], expected, rtol=1e-9, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(batches())
 def test_lambda_of_zero_is_token_and_its_sign_prefers_short_or_long(batch):
     close(lambda_weights(*batch, exponent=0.0), RULES["token"](*batch))
@@ -155,7 +149,6 @@ def test_a_large_exponent_does_not_overflow():
     assert lambda_weights(*lone_short(81), exponent=-20.0).isfinite().all()
 
 
-@settings(deadline=None)
 @given(batches(), st.data())
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_rows_that_do_not_count_change_nothing(name, batch, data):
@@ -182,7 +175,6 @@ def test_a_batch_in_which_nothing_counts_has_no_weight():
         assert (over_all_rows(none, counted_N) == torch.zeros(12)).all()
 
 
-@settings(deadline=None)
 @given(batches())
 @pytest.mark.parametrize(
     ("name", "mode"),
@@ -209,7 +201,6 @@ def on_policy(batch: Batch):
     return {name: weighted_loss(BOUND[name](*batch), loss_NT, mask_NT) for name in RULES}
 
 
-@settings(deadline=None)
 @given(batches())
 def test_at_ratio_one_the_loss_of_balanced_and_sequence_is_zero(batch):
     """Binary rewards, zero-mean advantages (DESIGN: the loss value is no progress signal)."""
@@ -218,7 +209,6 @@ def test_at_ratio_one_the_loss_of_balanced_and_sequence_is_zero(batch):
     assert abs(loss["sequence"]) < 1e-12
 
 
-@settings(deadline=None)
 @given(batches())
 def test_at_ratio_one_the_loss_of_token_is_the_length_gap(batch):
     """Per group -(k A+)(L+ - L-) / T, so the loss of token aggregation measures the gap."""
@@ -233,7 +223,6 @@ def test_at_ratio_one_the_loss_of_token_is_the_length_gap(batch):
     close(on_policy(batch)["token"], torch.as_tensor(expected / len(batch.length_N)).double())
 
 
-@settings(deadline=None)
 @given(batches())
 def test_push_on_a_prefix_shared_by_the_group(batch):
     """W = sum_i w_i A_i / G: 0 under token, (k A+ / G)(1/L+ - 1/L-) under balanced."""

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from driver import responses
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -47,7 +47,6 @@ def batches(draw):
     return SimpleNamespace(keys=keys, tags=tags), OmegaConf.create(config), ranks, prompts * n
 
 
-@settings(deadline=None)
 @given(batches())
 def test_every_mini_batch_of_all_ranks_together_holds_whole_groups(batch):
     meta, config, ranks, size = batch

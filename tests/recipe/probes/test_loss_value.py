@@ -1,13 +1,12 @@
 import pytest
 import torch
 from batches import batches
-from hypothesis import given, settings
+from hypothesis import given
 
 from recipe.probes.loss_value import NUM_BATCHES, closed_forms, correlations
 from recipe.probes.stage import rules
 
 
-@settings(deadline=None)
 @given(batches())
 def test_closed_forms_are_the_weighted_mean_of_length_times_advantage(batch):
     found = closed_forms(*batch, limit=64.0)

@@ -1,14 +1,13 @@
 import pytest
 import torch
 from batches import Batch, batches
-from hypothesis import given, settings
+from hypothesis import given
 
 from recipe.maths.diagnostics import prefix_push
 from recipe.probes.prefix_push import closed_forms
 from recipe.probes.stage import rules
 
 
-@settings(deadline=None)
 @given(batches())
 def test_closed_forms_are_the_mean_of_weight_times_advantage(batch):
     for group in batch.group_N.unique():

@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 from driver import LIMIT, ROWS, nested
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -258,7 +258,6 @@ def test_lengths_and_advantages_come_from_trained_tokens_only():
     assert advantage_N.tolist() == [2.0, 0.0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=6), st.data())
 def test_nested_columns_give_what_padded_ones_give(rows, data):
     value = st.floats(-2, 2, width=32)

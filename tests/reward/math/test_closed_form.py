@@ -44,7 +44,7 @@ def combined(inner):
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.recursive(atoms, combined, max_leaves=6))
 def test_a_sum_has_the_same_value_as_in_sympy(drawn):
     text, value = drawn

@@ -50,7 +50,7 @@ fractions = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.data(), fractions, st.one_of(st.none(), fractions))
 def test_two_spellings_are_equal_if_and_only_if_their_fractions_are(data, value, other):
     """Compare two spellings of one fraction if `other` is None."""

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_gdpo_outcome_advantage
 
@@ -56,7 +56,6 @@ def ours(batch, divide_by_std=True, **changes):
     return found.tolist()
 
 
-@settings(deadline=None)
 @given(batches(), st.booleans())
 def test_advantages_are_those_of_the_equations(batch, by_token):
     rewards, lengths, groups = batch
@@ -66,7 +65,6 @@ def test_advantages_are_those_of_the_equations(batch, by_token):
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(batches())
 def test_the_token_statistics_are_those_of_verl(batch):
     """Its own function, on columns padded as its legacy trainer has them."""

@@ -6,7 +6,7 @@ from statistics import mean, pstdev
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.base.errors import UserError
@@ -49,7 +49,6 @@ def reference_anchors(observations, window, eta):
 rates = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(rates, st.floats(0.1, 20))
 def test_the_adaptive_anchor_follows_the_equations(observations, eta):
     anchor = Anchor(replace(ADAPTIVE, rate=eta))
@@ -60,7 +59,6 @@ def test_the_adaptive_anchor_follows_the_equations(observations, eta):
     assert found == pytest.approx(reference_anchors(observations, 4, eta), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(rates)
 def test_the_hard_anchor_is_the_mean_of_the_batches_before(observations):
     """Appendix F; and the public code, in which the batch itself is one of them."""
@@ -88,7 +86,6 @@ def batches(draw):
     return reward_N, advantage_N, [i % num_groups for i in range(len(reward_N))]
 
 
-@settings(deadline=None)
 @given(batches(), st.floats(0, 1), st.floats(0.5, 2))
 def test_factors_are_those_of_the_equations(batch, anchor, scale):
     reward_N, advantage_N, group_N = batch
