@@ -1,4 +1,5 @@
 import re
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -18,9 +19,18 @@ from scripts.submit import arguments, command
 DEMO = Grid(("cpu_demo",), ("balanced", "token"), (0, 1))
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """The folder of the outputs, and the runs: composing their configs takes seconds."""
+    outputs = tmp_path_factory.mktemp("planned") / "outputs"
+    return outputs, plan(DEMO, [f"output_root={outputs}"])
+
+
 @pytest.fixture
-def runs(tmp_path):
-    return plan(DEMO, [f"output_root={tmp_path / 'outputs'}"])
+def runs(planned):
+    outputs, runs = planned
+    yield runs
+    shutil.rmtree(outputs, ignore_errors=True)
 
 
 @pytest.fixture
@@ -68,12 +78,12 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0)
 
 
-def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(runs, tmp_path):
+def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(planned, runs):
     names = [run.name for run in runs]
     assert names == [
         f"cpu_demo.{rule}-s{seed}" for rule in ("balanced", "token") for seed in (0, 1)
     ]
-    again = plan(DEMO, [f"output_root={tmp_path / 'outputs'}", "data_root=/elsewhere"])
+    again = plan(DEMO, [f"output_root={planned[0]}", "data_root=/elsewhere"])
     assert [run.digest for run in again] == [run.digest for run in runs]
     other = plan(Grid(("cpu_demo",), ("balanced",), (0,), ("data.train_batch_size=16",)), [])
     assert other[0].name.startswith("cpu_demo.balanced-s0-")
