@@ -40,14 +40,14 @@ def main() -> None:
     address, pid = place, 0
     try:
         if os.sep not in place:
-            address = address_of_job()
+            address = address_of_job(arguments)
             start_once(python, address, place)
         template.connect(address)
         text = json.dumps(request).encode()
         socket.send_fds(template, [len(text).to_bytes(8, "big")], files)
         template.sendall(text)
         pid = int.from_bytes(template.recv(8), "big")
-    except (OSError, KeyError) as error:
+    except (OSError, LookupError) as error:
         print(f"the template does not answer: {error!r}", file=sys.stderr)
     if not pid:
         # It has ended. Without this worker, Ray would try to start it again and again.
@@ -70,14 +70,18 @@ def main() -> None:
     os._exit(code)
 
 
-def address_of_job() -> str:
+def address_of_job(arguments: list[str]) -> str:
     """Return the socket of the template of this Ray job on this node.
 
+    It lies beside Ray's own sockets and is removed with them. Its path is as long as that of Ray's
+    `plasma_store`, because the path of a socket has at most 107 characters.
+
     Raises:
-        KeyError: Ray has not said which job and node these are.
+        LookupError: Ray has not said which job and node these are.
     """
-    job, raylet = (os.environ[name] for name in ("RAY_JOB_ID", "RAY_RAYLET_PID"))
-    return f"/tmp/ba-template-{raylet}-{job}/template"
+    options = dict(word.split("=", 1) for word in arguments if "=" in word)
+    raylet = options["--raylet-name"]
+    return os.path.join(os.path.dirname(raylet), f"t-{os.environ['RAY_JOB_ID']}", "t")
 
 
 def start_once(python: str, address: str, modules: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -166,28 +167,31 @@ def test_a_template_that_cannot_import_says_why_in_its_clients(tmp_path):
 
 
 @pytest.fixture
-def raylet():
+def raylet(tmp_path):
     """A process in the place of a node's raylet, and the environment of its workers."""
     raylet = subprocess.Popen(["sleep", "600"])
     environment = os.environ | {"RAY_JOB_ID": "ab", "RAY_RAYLET_PID": str(raylet.pid)}
-    yield raylet, environment, Path(f"/tmp/ba-template-{raylet.pid}-ab")
+    yield raylet, environment, tmp_path / "t-ab"
     raylet.kill()
     raylet.wait()
+
+
+def ask(environment: dict[str, str], folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Be a worker whose raylet has its sockets beside `folder`."""
+    option = f"--raylet-name={folder.parent}/raylet"
+    command = [*shlex.split(client("json,csv")), "-c", code, option]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_the_first_worker_of_a_job_on_a_node_starts_a_template_that_ends_with_the_node(raylet):
     raylet, environment, folder = raylet
     code = "import os; print(os.getppid())"
-    command = shlex.split(client("json,csv"))
-    workers = [
-        subprocess.Popen([*command, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    [template] = {int(worker.communicate(timeout=60)[0]) for worker in workers}
+    with ThreadPoolExecutor(4) as threads:
+        workers = threads.map(lambda _: ask(environment, folder, code).stdout, range(4))
+        [template] = {int(said) for said in workers}
     assert "recipe.run.template" in psutil.Process(template).cmdline()
     other = environment | {"RAY_JOB_ID": "cd"}
-    found = subprocess.run([*command, "-c", code], env=other, stdout=subprocess.PIPE, text=True)
-    assert int(found.stdout) != template
+    assert int(ask(other, folder, code).stdout) != template
     raylet.kill()
     raylet.wait()
     wait_until(lambda: not psutil.pid_exists(template) and not folder.exists())
@@ -199,11 +203,17 @@ def test_a_folder_of_another_user_is_not_trusted(raylet):
         pytest.skip("only root can make one")
     folder.mkdir()
     os.chown(folder, 1234, 1234)
-    command = [*shlex.split(client("json")), "-c", "print('here')"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    folder.rmdir()
+    done = ask(environment, folder, "print('here')")
     assert done.stdout == "here\n"
     assert "belongs to another user" in done.stderr
+
+
+def test_a_worker_that_does_not_know_its_job_imports_for_itself(raylet):
+    _, environment, folder = raylet
+    del environment["RAY_JOB_ID"]
+    done = ask(environment, folder, "print('here')")
+    assert done.stdout == "here\n"
+    assert "this process imports for itself" in done.stderr
 
 
 def test_a_template_ends_when_its_starter_is_killed(tmp_path):
