@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterable
@@ -212,6 +213,8 @@ def become(request: dict[str, Any]) -> None:
 def start_anew() -> None:
     """Undo what the template did and should be done in each process."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Found once, by TMPDIR.
+    tempfile.tempdir = None
     # Python's own generator seeds itself in a fork.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()

@@ -33,7 +33,9 @@ if __name__ == "__main__":
 def template():
     with temporary_folder() as folder:
         # A module that says when it is imported: by the template alone.
-        (folder / "heavy.py").write_text("import os\nIMPORTED_BY = os.getpid()\n")
+        (folder / "heavy.py").write_text(
+            "import os, tempfile\nIMPORTED_BY = os.getpid()\ntempfile.gettempdir()\n"
+        )
         environment = os.environ | {"PYTHONPATH": f"{folder}:{os.getcwd()}"}
         with Template(folder, ["numpy", "heavy"], environment) as template:
             yield template
@@ -130,6 +132,12 @@ def test_a_fork_that_is_killed_takes_its_client_with_it_and_the_other_way_round(
     process.kill()
     process.wait(60)
     wait_until(lambda: not fork.is_running() or fork.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_temporary_files_of_a_fork_are_where_its_client_says(template, tmp_path):
+    code = "import tempfile; print(tempfile.gettempdir())"
+    said = result_of(template, "-c", code, env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert said.strip() == str(tmp_path)
 
 
 def test_forks_draw_other_random_numbers_than_their_siblings(template):
