@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.base.errors import UserError
+from recipe.base.files import sha256_digest
 from recipe.run.checkpoints import export, exported
 from recipe.run.folder import method_of, other_overrides, read_metrics
 from recipe.run.journal import Journal, step_of
@@ -192,8 +193,7 @@ def sha256(folder: Path) -> str:
     whole = hashlib.sha256()
     for path in model_files(folder):
         whole.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(sha256_digest(path))
     return whole.hexdigest()
 
 
