@@ -31,14 +31,19 @@ class GlooCheckpointEngine(CheckpointEngine):
 
     group: Any = None
     store: Any = None
+    held: Any = None
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         """Take verl's arguments and ignore them: tensors are sent one by one, without buckets."""
 
     def prepare(self) -> tuple[str, int]:
-        """Return an address of this process at which a store could listen."""
+        """Return an address of this process at which a store could listen.
+
+        The port stays held until then, because another process could take it meanwhile.
+        """
         host = ray.util.get_node_ip_address()
-        return host, get_free_port(host)[0]
+        port, self.held = get_free_port(host, with_alive_sock=True)
+        return host, port
 
     @classmethod
     def build_topology(
@@ -57,6 +62,9 @@ class GlooCheckpointEngine(CheckpointEngine):
     def init_process_group(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
         """Join the group, which meets at the sender's store."""
         self.rank = rank
+        listener = self.held.detach() if rank == SENDER else None
+        # Closes the socket of every other rank.
+        self.held = None
         if rank == OUTSIDE:
             return
         host, port = address
@@ -67,6 +75,7 @@ class GlooCheckpointEngine(CheckpointEngine):
             is_master=rank == SENDER,
             timeout=TIMEOUT,
             wait_for_workers=False,
+            master_listen_fd=listener,
         )
         self.group = dist.ProcessGroupGloo(self.store, rank, world_size, TIMEOUT)
 
