@@ -161,10 +161,15 @@ def serve(server: socket.socket) -> dict[str, Any] | None:
 
 def receive(asking: socket.socket) -> dict[str, Any] | None:
     """Return what a client asks for, None if it ended meanwhile."""
-    size, received, _, _ = socket.recv_fds(asking, 8, 253)
-    with asking.makefile("rb") as file:
-        text = file.read(int.from_bytes(size, "big"))
-    if not text:
+    text, received = b"", []
+    with suppress(ConnectionError):
+        head, received, _, _ = socket.recv_fds(asking, 8, 253)
+        size = int.from_bytes(head, "big")
+        with asking.makefile("rb") as file:
+            text = file.read(size)
+    if not text or len(text) < size:
+        for number in received:
+            os.close(number)
         return None
     return json.loads(text) | {"client": asking, "received": received}
 

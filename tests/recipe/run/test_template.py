@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -151,6 +152,16 @@ def test_multiprocessing_spawns_forks_too(template, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SPAWN)
     assert result_of(template, str(script)) == "spawned\n0 7\n"
+
+
+@pytest.mark.parametrize("sent", [b"", (100).to_bytes(8, "big") + b"{"])
+def test_a_client_that_ends_while_it_asks_harms_no_other(sent, template):
+    address = shlex.split(template.command)[-1]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        client.sendall(sent)
+    parent = result_of(template, "-c", "import os; print(os.getppid())")
+    assert int(parent) == template.process.pid
 
 
 def test_forks_end_with_the_template_and_later_ones_import_for_themselves():
