@@ -24,6 +24,13 @@ def pytest_addoption(parser):
     parser.addoption("--renew-golden", action="store_true", help="write tests/golden anew")
 
 
+def pytest_collection_modifyitems(items):
+    """Keep tests of the running stack in one process of the suite: its runs take turns."""
+    for item in items:
+        if item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.xdist_group("live"))
+
+
 @pytest.fixture
 def renew_golden(request) -> bool:
     return request.config.getoption("--renew-golden")

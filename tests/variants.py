@@ -166,6 +166,7 @@ def main(folder: Path) -> None:
         "trainer.test_freq=-1",
         "trainer.val_before_train=false",
         "data.max_response_length=40",
+        "actor_rollout_ref.rollout.n=4",
         f"trainer.rollout_data_dir={folder}/rollouts",
     ]
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):

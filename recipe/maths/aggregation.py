@@ -5,11 +5,11 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from recipe.maths.learned import ScalarSettings
-from recipe.maths.rules import RULES, Rule
+from recipe.maths.rules import RULES, Rule, with_limit
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class AggregationSettings:
     rule: str | None
     """A name in `RULES`; None under an objective without aggregation."""
     constant_length: Annotated[float, Gt(0)]
-    """Reference length of the rule `constant`, in tokens."""
+    """Reference length of the rules `constant` and `vl_norm`, in tokens."""
+    vl_norm_alpha: Annotated[float, Ge(0), Le(1)] = 0.75
+    """Exponent of the rule `vl_norm`; 0 is `constant`."""
     mask_truncated: bool = False
     """Leave responses that reached the length limit out of the loss and of the rule's lengths."""
     drop_zero_groups: bool = False
@@ -48,7 +50,8 @@ class AggregationSettings:
         Args:
             exponent: learned scalar of the rule `lambda`; None for its start.
         """
-        bound = {**RULES, "constant": partial(RULES["constant"], limit=self.constant_length)}
+        bound = with_limit(self.constant_length)
+        bound["vl_norm"] = partial(bound["vl_norm"], alpha=self.vl_norm_alpha)
         rule = bound.pop("lambda")
         if self.scalar is not None:
             at = self.scalar.start if exponent is None else exponent

@@ -10,6 +10,7 @@ Axes: `_N` the responses of a train batch, `_P` its groups. Groups are numbered 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,6 +84,47 @@ def balanced_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> 
     return 1.0 / mean_within(length_N, 3 * group_N + sign_N)
 
 
+@rule("balanced_batch")
+def balanced_batch_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
+    """Return the weights of Balanced Aggregation over the train batch, a rule of this project.
+
+    The reference is the mean length of the train batch's responses with i's advantage sign. So all
+    tokens of a sign weigh the same in the whole batch, and each sign gets the share of its count.
+    """
+    return 1.0 / mean_within(length_N, advantage_N.sign().long() + 1)
+
+
+@rule("balanced_batch_weighted")
+def balanced_batch_weighted_weights(
+    length_N: Tensor, advantage_N: Tensor, group_N: Tensor
+) -> Tensor:
+    """Return the weights of `balanced_batch` with lengths averaged by advantage, also ours.
+
+    The reference of a sign is sum |A| L / sum |A| over the train batch. Then sum_i w_i A_i L_i is 0
+    whenever the advantages of the batch add up to 0, for any rewards.
+    """
+    size_N = advantage_N.double().abs().where(advantage_N != 0, 1.0)
+    sign_N = advantage_N.sign().long() + 1
+    return mean_within(size_N, sign_N) / mean_within(size_N * length_N, sign_N)
+
+
+@rule("vl_norm")
+def vl_norm_weights(
+    length_N: Tensor,
+    advantage_N: Tensor,
+    group_N: Tensor,
+    limit: float = 1.0,
+    alpha: float = 0.75,
+) -> Tensor:
+    """Return the weights of VL Norm (Delta-L Normalization, arXiv:2509.07558).
+
+    w_i = N L_i^-alpha / sum_j L_j^-alpha / limit, over the N responses of the train batch as in the
+    released code. So alpha 0 is `constant`. The paper trains with 0.75 and 1.
+    """
+    power_N = length_N.double() ** -alpha
+    return power_N / power_N.mean() / limit
+
+
 @rule("lambda")
 def lambda_weights(
     length_N: Tensor,
@@ -127,6 +169,11 @@ def lambda_weights(
     highest_P = zero_P.scatter_reduce(0, group_N, power_N.detach(), "amax")
     score_N = (power_N - highest_P[group_N]).exp()
     return score_N / mean_within(score_N, group_N) / mean_N
+
+
+def with_limit(limit: float) -> dict[str, Rule]:
+    """Return every rule, those that divide by a constant length with this one, in tokens."""
+    return RULES | {name: partial(RULES[name], limit=limit) for name in ("constant", "vl_norm")}
 
 
 def mean_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:

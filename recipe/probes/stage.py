@@ -22,7 +22,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.base.errors import UserError
-from recipe.maths.rules import RULES
+from recipe.maths.rules import RULES, with_limit
 from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
 from recipe.training.worker import adamw_changes, local, measured
 from reward.score import compute_score
@@ -86,12 +86,8 @@ def advantages(score_N: Tensor, group_N: Tensor) -> Tensor:
 
 
 def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
-    """Return every aggregation rule, `constant` at the length limit and `lambda` at `EXPONENT`."""
-    return {
-        **RULES,
-        "constant": partial(RULES["constant"], limit=limit),
-        "lambda": partial(RULES["lambda"], exponent=EXPONENT),
-    }
+    """Return every aggregation rule at this length limit, and `lambda` at `EXPONENT`."""
+    return with_limit(limit) | {"lambda": partial(RULES["lambda"], exponent=EXPONENT)}
 
 
 def weights(responses: SampledGroups, limit: float) -> dict[str, Tensor]:

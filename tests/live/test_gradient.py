@@ -19,7 +19,7 @@ from gradient_stage import (
 from verl.utils import tensordict_utils as tu
 
 from recipe.maths.disco import DiscoSettings
-from recipe.maths.rules import RULES, over_all_rows, value_and_slope
+from recipe.maths.rules import RULES, over_all_rows, value_and_slope, with_limit
 from recipe.objectives.losses.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
 from recipe.objectives.losses.weightable import default_config, losses, refusal
 from recipe.objectives.losses.weighted import SLOPE_METRIC
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.live if CPU else pytest.mark.gpu
 
 def weights(name, facts, limit=96.0):
     *columns, counted_N = facts
-    rule = partial(RULES[name], limit=limit) if name == "constant" else RULES[name]
+    rule = with_limit(limit)[name]
     return over_all_rows(rule(*(column[counted_N] for column in columns)), counted_N).float()
 
 

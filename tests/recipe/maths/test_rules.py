@@ -11,20 +11,17 @@ from verl.trainer.ppo.core_algos import agg_loss
 
 from recipe.maths.rules import (
     RULES,
-    constant_weights,
     lambda_weights,
     over_all_rows,
     rule,
     value_and_slope,
+    vl_norm_weights,
+    with_limit,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rules.json"
 LIMIT, EXPONENT = 64.0, -1.5
-BOUND = {
-    **RULES,
-    "constant": partial(constant_weights, limit=LIMIT),
-    "lambda": partial(lambda_weights, exponent=EXPONENT),
-}
+BOUND = with_limit(LIMIT) | {"lambda": partial(lambda_weights, exponent=EXPONENT)}
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
@@ -48,7 +45,21 @@ def naive_loss(name: str, batch: Batch, loss_NT, mask_NT):
         return (masked.sum(1) / LIMIT).mean()
     if name == "token_batch":
         return masked.sum() / mask_NT.sum()
+    if name == "vl_norm":
+        share = [float(length) ** -0.75 for length in batch.length_N]
+        parts = zip(share, masked.sum(1), strict=True)
+        return sum(one * part for one, part in parts) / sum(share) / LIMIT
     total = 0.0
+    if name in ("balanced_batch", "balanced_batch_weighted"):
+        for sign in (-1, 0, 1):
+            side = batch.advantage_N.sign() == sign
+            if side.any():
+                size = batch.advantage_N[side].abs()
+                if name == "balanced_batch" or sign == 0:
+                    size = torch.ones_like(size)
+                length = (size * batch.length_N[side]).sum() / size.sum()
+                total += masked[side].sum() / length
+        return total / len(loss_NT)
     for group in batch.group_N.unique():
         rows = batch.group_N == group
         if name == "lambda":
@@ -85,9 +96,9 @@ def test_no_rule_depends_on_row_order(name, batch, random):
 
 
 @given(batches(equal_lengths=True))
-def test_with_equal_lengths_all_rules_but_constant_agree(batch):
+def test_with_equal_lengths_all_rules_without_a_limit_agree(batch):
     expected = 1.0 / batch.length_N.double()
-    for name in set(RULES) - {"constant"}:
+    for name in set(RULES) - {"constant", "vl_norm"}:
         close(RULES[name](*batch), expected)
 
 
@@ -221,6 +232,27 @@ def test_at_ratio_one_the_loss_of_token_is_the_length_gap(batch):
             gap = length[advantage > 0].mean() - length[advantage < 0].mean()
             expected += rows.sum() * -(k * a) * gap / length.sum()
     close(on_policy(batch)["token"], torch.as_tensor(expected / len(batch.length_N)).double())
+
+
+@given(batches(rewards=st.floats(0, 1, allow_subnormal=False)))
+def test_lengths_averaged_by_advantage_make_the_loss_at_ratio_one_zero_for_any_rewards(batch):
+    """sum_i w_i A_i L_i = sum_i A_i, which is 0 because each group's advantages are centred."""
+    assert abs(on_policy(batch)["balanced_batch_weighted"]) < 1e-9
+
+
+@given(batches(rewards=st.sampled_from([0.0, 0.5, 1.0])))
+def test_balanced_batch_gives_each_sign_of_the_batch_the_token_mass_of_its_count(batch):
+    mass_N = RULES["balanced_batch"](*batch) * batch.length_N
+    for sign in (-1, 0, 1):
+        side = batch.advantage_N.sign() == sign
+        close(mass_N[side].sum(), side.sum().double())
+
+
+@given(batches())
+def test_vl_norm_goes_from_constant_to_a_multiple_of_sequence(batch):
+    close(vl_norm_weights(*batch, limit=LIMIT, alpha=0.0), BOUND["constant"](*batch))
+    ratio = vl_norm_weights(*batch, limit=LIMIT, alpha=1.0) / RULES["sequence"](*batch)
+    close(ratio, ratio[:1].expand_as(ratio))
 
 
 @given(batches())
