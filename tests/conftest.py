@@ -24,6 +24,7 @@ def pytest_addoption(parser):
     parser.addoption("--renew-golden", action="store_true", help="write tests/golden anew")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Keep tests of the running stack in one process of the suite: its runs take turns."""
     for item in items:
