@@ -24,13 +24,15 @@ def pytest_addoption(parser):
     parser.addoption("--renew-golden", action="store_true", help="write tests/golden anew")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Let tests of the running stack take turns in one process, which begins with them."""
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.xdist_group("live"))
-    items.sort(key=lambda item: item.get_closest_marker("live") is None)
+def pytest_xdist_make_scheduler(config, log):
+    """Let tests of the running stack take turns in one process, and share out all others."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TurnsOfTheStack(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "live" if nodeid.startswith("tests/live/") else nodeid
+
+    return TurnsOfTheStack(config, log)
 
 
 @pytest.fixture
