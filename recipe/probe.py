@@ -1,12 +1,15 @@
-"""Measure a hidden bias of group-based objectives (arXiv:2601.05002) beside its closed form.
+"""Measure aggregation rules at a fixed policy, in minutes and without training.
 
+    python -m recipe.probe estimator         # which rule estimates the gradient best, on your model
     python -m recipe.probe prefix_push       # what a rule does to tokens that a group shares
     python -m recipe.probe reward_scale      # what AdamW makes of rewards ten times as large
     python -m recipe.probe momentum          # what moves on once the loss is flat
     python -m recipe.probe loss_value        # what the value of the loss says
 
-Each samples responses of the small model, runs verl's engine on this machine's CPU, prints a table,
-and writes report.md, NAME.png and result.json to outputs/probes/NAME; none takes over 90 s.
+`estimator` takes a model and data of yours: see `recipe.probe estimator --help`. The others measure
+the hidden biases of arXiv:2601.05002 beside their closed forms: each samples responses of the small
+model, runs verl's engine on this machine's CPU, and takes at most 90 s. Every probe prints a table,
+and writes report.md, NAME.png and result.json to outputs/probes/NAME.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import matplotlib
 import torch
@@ -30,12 +33,17 @@ from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.config.compose import composed, resolve
+from recipe.estimator import report
+from recipe.estimator.probe import Options, check, default_folder, measure
+from recipe.maths.estimators import Advantages
+from recipe.maths.rules import RULES
 from recipe.run.console import output_to
 from recipe.tasks import embedded
 
 if TYPE_CHECKING:
     from recipe.probes.stage import Stage
 
+ESTIMATOR = "estimator"
 NAMES = ("prefix_push", "reward_scale", "momentum", "loss_value")
 # The only rank there is; the port is any that is free.
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -44,19 +52,45 @@ ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
     command = command_parser("recipe.probe", __doc__)
-    add = command.add_argument
-    add("name", choices=NAMES, help="the bias to measure")
-    add("--out", type=Path, metavar="FOLDER", help="where to write (default: outputs/probes/NAME)")
-    add("--seed", type=int, default=0, help="of the sampled responses (default: 0)")
+    probes = command.add_subparsers(dest="name", required=True, metavar="PROBE")
+    for name in (ESTIMATOR, *NAMES):
+        add = probes.add_parser(
+            name, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        ).add_argument
+        add("--out", type=Path, metavar="FOLDER", help="where to write, not outputs/probes/...")
+        add("--seed", type=int, default=0, help="of the prompts and the sampled responses")
+        if name == ESTIMATOR:
+            add_estimator_options(add)
     return command
+
+
+def add_estimator_options(add: Callable[..., Any]) -> None:
+    """Add the options of the probe `estimator`."""
+    add("overrides", nargs="*", help="of the config, beside +experiment=cpu_demo or another one")
+    add("--model", metavar="FOLDER", help="model to measure, not that of the config")
+    add("--data", metavar="FILE", help="prompts, as scripts.prepare_data writes them")
+    add("--prompts", type=int, default=128, help="prompts whose responses are differentiated")
+    add("--group", type=int, default=8, help="responses of each prompt")
+    add("--batch-groups", type=int, default=8, help="groups of a train batch")
+    add("--rules", nargs="+", default=list(RULES), metavar="RULE", help="rules to compare")
+    add("--baseline", default="token", help="rule that the others are compared with")
+    add("--advantage", choices=get_args(Advantages), default="std", help="normalisation")
+    add("--sketch", type=int, default=2**15, help="numbers kept of each gradient; 0 keeps all")
+    add("--fresh", type=int, default=64, help="more prompts, for the measured step")
+    add("--step-batches", type=int, default=4, help="batches that steps are taken along; 0: none")
 
 
 def main() -> None:
     """Run the probe, and report errors in one paragraph."""
     given = parser().parse_args()
+    # Steps are small: on a busy machine threads wait for each other longer than they compute.
+    torch.set_num_threads(1)
     with errors_reported():
         try:
-            run(given.name, given.seed, given.out or Path("outputs/probes") / given.name)
+            if given.name == ESTIMATOR:
+                run_estimator(given)
+            else:
+                run(given.name, given.seed, given.out or Path("outputs/probes") / given.name)
         except OSError as error:
             if error.filename is None:
                 raise
@@ -93,6 +127,38 @@ def run(name: str, seed: int, folder: Path) -> None:
         print(f"wrote {path}")
 
 
+def run_estimator(given: argparse.Namespace) -> None:
+    """Measure the rules as estimators, print, write.
+
+    Raises:
+        UserError: an option, the model or the data cannot be used.
+    """
+    started = time.monotonic()
+    overrides = given.overrides or ["+experiment=cpu_demo"]
+    if given.model:
+        overrides = [*overrides, f"actor_rollout_ref.model.path={given.model}"]
+    if given.data:
+        overrides = [*overrides, f"data.train_files={given.data}"]
+    options = Options(**{name: getattr(given, name) for name in Options._fields})
+    config = composed([*overrides, f"seed={options.seed}"])
+    resolve(config)
+    if not (given.model and given.data):
+        embedded.make(config.data.task)
+    check(options)
+    folder = given.out or default_folder(config, options)
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
+
+    print(f"{ESTIMATOR}: responses and gradients are kept in {folder}", flush=True)
+    result = measure(config, options, folder, say)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    print("\n".join(["", *report.report(result), ""]))
+    made_by = {"seed": options.seed, **provenance("recipe.probe")}
+    for path in write(folder, ESTIMATOR, report, result | made_by):
+        print(f"wrote {path}")
+
+
 def prepare(
     name: str, config: DictConfig, say: Callable[[str], None]
 ) -> tuple[ModuleType, "Stage"]:
@@ -103,8 +169,6 @@ def prepare(
     importlib.import_module("verl_patches")
     from recipe.probes.stage import Stage
 
-    # Steps are small: on a busy machine threads wait for each other longer than they compute.
-    torch.set_num_threads(1)
     return importlib.import_module(f"recipe.probes.{name}"), Stage(config, say)
 
 

@@ -5,18 +5,15 @@ and the weighted loss that the trainer installs. It is the only rank. Axes: `_N`
 `_P` groups, `_X` all parameters in a row.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import ActorRolloutRefWorker
@@ -24,8 +21,8 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from recipe.base.errors import UserError
 from recipe.maths.rules import RULES, with_limit
 from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
+from recipe.probes.sampling import SampledGroups, Sampler
 from recipe.training.worker import adamw_changes, local, measured
-from reward.score import compute_score
 
 GROUP_SIZE = 8
 # Prompts whose responses are sampled at a time.
@@ -34,55 +31,6 @@ PROMPTS_AT_ONCE = 16
 EXPONENT = -2.0
 NO_CLIP = 1e9
 Report = Callable[[str], None]
-
-
-class SampledGroups(NamedTuple):
-    """Hold complete groups of sampled responses."""
-
-    prompt_N: list[Tensor]
-    """Token ids of the prompt."""
-    token_N: list[Tensor]
-    """Token ids of the response, the end of turn included."""
-    score_N: Tensor
-    """The score by the project's grader, 1 or -1."""
-    group_N: Tensor
-    """Numbered from 0."""
-
-    @property
-    def length_N(self) -> Tensor:
-        """Return the number of tokens of each response."""
-        return torch.tensor([len(token) for token in self.token_N])
-
-    @property
-    def advantage_N(self) -> Tensor:
-        """Return A_i of these scores."""
-        return advantages(self.score_N, self.group_N)
-
-    def of(self, groups: Iterable[int]) -> "SampledGroups":
-        """Return the responses of these groups, numbered anew in this order."""
-        rows_P = [(self.group_N == group).nonzero()[:, 0] for group in groups]
-        rows = torch.cat(rows_P)
-        return SampledGroups(
-            [self.prompt_N[row] for row in rows],
-            [self.token_N[row] for row in rows],
-            self.score_N[rows],
-            torch.arange(len(rows_P)).repeat_interleave(torch.tensor([len(r) for r in rows_P])),
-        )
-
-    def mixed(self) -> list[int]:
-        """Return the groups that have correct and incorrect responses."""
-        correct_P = torch.bincount(self.group_N, weights=(self.score_N > 0).double())
-        size_P = torch.bincount(self.group_N)
-        return ((correct_P > 0) & (correct_P < size_P)).nonzero()[:, 0].tolist()
-
-
-def advantages(score_N: Tensor, group_N: Tensor) -> Tensor:
-    """Return A_i = r_i - mean of the group's r, as in arXiv:2601.05002, by verl's GRPO."""
-    one_N1 = torch.ones(len(score_N), 1)
-    found_N1, _ = compute_grpo_outcome_advantage(
-        score_N.double()[:, None], one_N1, group_N.numpy(), norm_adv_by_std_in_grpo=False
-    )
-    return found_N1[:, 0]
 
 
 def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
@@ -208,10 +156,8 @@ class Stage:
             say: shows progress.
         """
         self.config, self.say = config, say
-        self.limit = config.data.max_response_length
-        folder = config.actor_rollout_ref.model.path
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        self.sampler = Sampler(config)
+        self.limit = self.sampler.limit
         self.rows = pq.read_table(config.data.train_files).to_pylist()
 
     def engine(self, **actor: Any) -> Engine:
@@ -224,7 +170,7 @@ class Stage:
         found = []
         for begin in range(0, num_groups, PROMPTS_AT_ONCE):
             rows = self.rows[begin : min(begin + PROMPTS_AT_ONCE, num_groups)]
-            found += self._sample(rows)
+            found += self.sampler.sample(rows, GROUP_SIZE)
             self.say(f"sampled {begin + len(rows)} of {num_groups} groups")
         prompts, tokens, scores = zip(*found, strict=True)
         group_N = torch.arange(num_groups).repeat_interleave(GROUP_SIZE)
@@ -244,38 +190,3 @@ class Stage:
                 f"{num_needed} are needed. Try another --seed."
             )
         return sampled.of(mixed[:num_needed])
-
-    @torch.no_grad()
-    def _sample(self, rows: list[Mapping[str, Any]]) -> Iterable[tuple[Tensor, Tensor, float]]:
-        """Yield prompt, response and score, `GROUP_SIZE` times for each row."""
-        pad = self.tokenizer.pad_token_id
-        prompts = [torch.tensor(self._encode(row)) for row in rows]
-        padded = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
-        found = self.model.generate(
-            input_ids=padded,
-            attention_mask=(padded != pad).long(),
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=self.limit,
-            num_return_sequences=GROUP_SIZE,
-        )
-        for i, response in enumerate(found[:, padded.shape[1] :]):
-            token = response[response != pad]
-            yield prompts[i // GROUP_SIZE], token, self._score(rows[i // GROUP_SIZE], token)
-
-    def _encode(self, row: Mapping[str, Any]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            row["prompt"], tokenize=False, add_generation_prompt=True
-        )
-        return self.tokenizer.encode(text)
-
-    def _score(self, row: Mapping[str, Any], token: Tensor) -> float:
-        settings = self.config.reward.custom_reward_function.reward_kwargs
-        given = cast(dict[str, Any], OmegaConf.to_container(settings))
-        return compute_score(
-            row["data_source"],
-            self.tokenizer.decode(token, skip_special_tokens=True),
-            row["reward_model"]["ground_truth"],
-            row["extra_info"],
-            **given,
-        )["score"]
