@@ -80,6 +80,14 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
         if (advantage > 0).any():
             gap = (length[advantage < 0].mean() - length[advantage > 0].mean()) / mean
             gaps.append(gap.item())
+    power = length_N.double() ** -0.75
+    weights["vl_norm"] = power / power.mean() / 8192.0
+    for side in (advantage_N > 0, advantage_N < 0, advantage_N == 0):
+        if side.any():
+            length, size = length_N[side].double(), advantage_N[side].abs()
+            weights["balanced_batch"][side] = 1 / length.mean()
+            by_size = (size * length).sum() / size.sum() if size.any() else length.mean()
+            weights["balanced_batch_weighted"][side] = 1 / by_size
     metrics = {
         "aggregation/length_gap": statistics.fmean(gaps),
         "aggregation/length_variation": statistics.fmean(variations),

@@ -30,16 +30,19 @@ PROMPTS_AT_ONCE = 16
 # An exponent of the rule lambda far enough from 0, where it is `token`, to be told from it.
 EXPONENT = -2.0
 NO_CLIP = 1e9
+# Rules whose loss and whose push on a shared prefix follow from the lengths of one group.
+CLOSED_FORMS = ("sequence", "token", "token_batch", "constant", "balanced", "lambda")
 Report = Callable[[str], None]
 
 
 def rules(limit: float) -> dict[str, Callable[..., Tensor]]:
-    """Return every aggregation rule at this length limit, and `lambda` at `EXPONENT`."""
-    return with_limit(limit) | {"lambda": partial(RULES["lambda"], exponent=EXPONENT)}
+    """Return the rules that have closed forms at this length limit, and `lambda` at `EXPONENT`."""
+    found = with_limit(limit) | {"lambda": partial(RULES["lambda"], exponent=EXPONENT)}
+    return {name: found[name] for name in CLOSED_FORMS}
 
 
 def weights(responses: SampledGroups, limit: float) -> dict[str, Tensor]:
-    """Return weight_N under each rule, from the full lengths of the responses."""
+    """Return weight_N under each of these rules, from the full lengths of the responses."""
     columns = responses.length_N, responses.advantage_N, responses.group_N
     return {name: rule(*columns) for name, rule in rules(limit).items()}
 

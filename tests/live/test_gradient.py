@@ -1,7 +1,6 @@
 """The gradient does not depend on how a batch is split: on verl's FSDP2 engine, in Ray workers."""
 
 import math
-from functools import partial
 
 import pytest
 import torch

@@ -70,7 +70,11 @@ def test_a_run_may_have_no_number_of_steps(config):
 @pytest.mark.parametrize(
     ("changes", "found", "allowed"),
     [
-        ({"aggregation.rule": "tokens"}, "'tokens'", "balanced, constant, lambda, sequence"),
+        (
+            {"aggregation.rule": "tokens"},
+            "'tokens'",
+            "balanced, balanced_batch, balanced_batch_weighted, constant",
+        ),
         ({"actor_rollout_ref.rollout.n": 1}, "rollout.n is 1", "at least 2"),
         ({"trainer.n_gpus_per_node": "eight"}, "n_gpus_per_node is 'eight'", "at least 1"),
         ({"trainer.n_gpus_per_node": 0}, "n_gpus_per_node is 0", "at least 1"),

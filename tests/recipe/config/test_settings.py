@@ -19,7 +19,8 @@ def aggregation(**section):
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(
-        UserError, match="'balance'; known rules are balanced, constant, lambda, seq"
+        UserError,
+        match="'balance'; known rules are balanced, balanced_batch, balanced_batch_w",
     ):
         aggregation(rule="balance")
 
