@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 INCORRECT = {
     "+experiment=nope": "there is no config experiment/nope; known ones are cpu_demo",
-    "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, constant",
+    "+experiment=cpu_demo aggregation=tokens": "known ones are balanced, balanced_batch",
     "+experiment=cpu_demo trainer.nodes=1": "no key trainer.nodes to override; the nearest known: "
     "trainer.nnodes",
     "+experiments=cpu_demo": "The nearest is experiment.",
