@@ -23,25 +23,31 @@ METRICS = ("sgd", "adamw")
 ADAMW_EPS = 1e-8
 
 
-def adamw_scale(model: Model, responses: SampledGroups, batch_size: int) -> list[Tensor]:
+def adamw_scale(
+    model: Model, responses: SampledGroups, batch_size: int, say: Callable[[str], None]
+) -> list[Tensor]:
     """Return P = 1 / (sqrt(v) + eps) for each parameter, the same for all rules.
 
     v is the mean square of the gradients A_i G_i / mean length of single responses, over the size
     of a batch: what AdamW's average of the squared batch gradient is under `token_batch` as long
-    as noise is most of it.
+    as noise is most of it. As in AdamW, v holds the responses that P scales, so no step explodes.
 
     Args:
         model: the model.
-        responses: the pilot, whose prompts are used for nothing that P enters.
+        responses: all responses.
         batch_size: responses of a train batch.
+        say: shows progress.
     """
     advantage_N = advantages(responses.score_N, responses.group_N, "std")
     factor_N = advantage_N / responses.length_N.double().mean()
     square = [torch.zeros_like(p) for p in model.parameters]
-    for i in (factor_N != 0).nonzero()[:, 0].tolist():
-        gradient = model.gradient(responses.prompt_N[i], responses.token_N[i])
-        for whole, part in zip(square, gradient, strict=True):
-            whole.addcmul_(part, part, value=factor_N[i].item() ** 2)
+    for i, factor in enumerate(factor_N.tolist()):
+        if factor:
+            gradient = model.gradient(responses.prompt_N[i], responses.token_N[i])
+            for whole, part in zip(square, gradient, strict=True):
+                whole.addcmul_(part, part, value=factor**2)
+        if (i + 1) % 512 == 0 or i + 1 == len(factor_N):
+            say(f"measured AdamW's scaling on {i + 1} of {len(factor_N)} responses")
     num = len(factor_N) * batch_size
     return [1 / ((whole / num).sqrt() + ADAMW_EPS) for whole in square]
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig
+from scipy.stats import t as student
 from torch import Tensor
 
 from recipe.base.errors import UserError
@@ -43,12 +44,9 @@ from recipe.probes.sampling import SampledGroups, Sampler
 
 # Partitions of the same responses into batches, whose results are averaged.
 PARTITIONS = 8
-# Responses whose squared gradients make AdamW's scaling.
-NUM_PILOT = 128
 # Learned scalar of the rule `lambda`: at 0 it is `token`.
 EXPONENT = -2.0
-# Of a normal variable, between -Z and Z.
-Z = 1.96
+LEVEL = 0.95
 
 
 class Options(NamedTuple):
@@ -90,11 +88,11 @@ def check(options: Options) -> None:
             f"of {options.batch_groups} groups, but noise is measured between at least 4. Give "
             f"--prompts {4 * options.batch_groups} or more."
         )
-    if options.fresh < 8 or (options.fresh * options.group < NUM_PILOT):
-        least = max(8, -(-NUM_PILOT // options.group))
+    if options.step_batches and (options.fresh < 8 or options.step_batches < 2):
         raise UserError(
-            f"--fresh is {options.fresh}, but AdamW's scaling and the measured step need "
-            f"{NUM_PILOT} fresh responses of 8 prompts or more. Give --fresh {least} or more."
+            f"--fresh is {options.fresh} and --step-batches {options.step_batches}, but the error "
+            f"of the measured step needs 8 fresh prompts and 2 batches. Give at least these, or "
+            f"--step-batches 0."
         )
 
 
@@ -174,7 +172,7 @@ def measure(
             f"no group has correct and incorrect responses: {mean_correct(responses):.0%} of all "
             f"are correct. Without both there is no gradient. Give other prompts or another model."
         )
-    store = gradient_store(folder, model, fresh, options)
+    store = gradient_store(folder, model, every, options, say)
     store.fill(responses, say)
     return summary(store, responses, fresh, options, with_rules(options, sampler.limit), say)
 
@@ -205,14 +203,19 @@ def mean_correct(responses: SampledGroups) -> float:
     return (responses.score_N > 0).double().mean().item()
 
 
-def gradient_store(folder: Path, model: Model, fresh: SampledGroups, options: Options) -> Store:
-    """Return the store of gradients, with AdamW's scaling from the first fresh responses."""
+def gradient_store(
+    folder: Path,
+    model: Model,
+    every: SampledGroups,
+    options: Options,
+    say: Callable[[str], None],
+) -> Store:
+    """Return the store of gradients, with AdamW's scaling."""
     path = folder / "adamw_scale.pt"
     if path.exists():
         scale = torch.load(path)
     else:
-        pilot = fresh.of(range(-(-NUM_PILOT // options.group)))
-        scale = adamw_scale(model, pilot, options.group * options.batch_groups)
+        scale = adamw_scale(model, every, options.group * options.batch_groups, say)
         part = path.with_suffix(".part")
         torch.save(scale, part)
         part.rename(path)
@@ -299,27 +302,41 @@ def of_rule(
     found: dict[str, dict[str, Estimate]],
     changes: dict[str, Change],
 ) -> dict[str, Any]:
-    """Return the numbers of one rule: value, half width of its interval, difference likewise."""
+    """Return the numbers of one rule: each value and its difference to the baseline's.
+
+    Half widths are of 95 % intervals. Those of a difference are also given for all differences
+    together (Bonferroni).
+    """
     advantage_N = advantages(responses.score_N, responses.group_N, options.advantage)
     weight_N = rule(responses.length_N, advantage_N, responses.group_N)
-    under = under_rule(responses.length_N, advantage_N, weight_N)
     baseline = list(options.rules).index(options.baseline)
-    measured: dict[str, Estimate | Change] = {
-        f"{key}/{metric}": estimate for metric in found for key, estimate in found[metric].items()
+    num_batches = options.prompts // options.batch_groups
+    numbers: dict[str, Any] = {
+        "share_negative": under_rule(responses.length_N, advantage_N, weight_N)[
+            "objective_share_negative"
+        ]
     }
-    measured |= {f"measured/{metric}": change for metric, change in changes.items()}
-    return {
-        "share_negative": under["objective_share_negative"],
-        **{
-            key: {
-                "value": number(estimate.value_R[place]),
-                "half_width": number(Z * estimate.standard_error()[place]),
-                "difference": number(estimate.value_R[place] - estimate.value_R[baseline]),
-                "difference_half_width": number(Z * estimate.standard_error(baseline)[place]),
-            }
-            for key, estimate in measured.items()
-        },
-    }
+    measured: list[tuple[str, Estimate | Change, int]] = [
+        (f"{key}/{metric}", estimate, num_batches)
+        for metric in found
+        for key, estimate in found[metric].items()
+    ]
+    measured += [
+        (f"measured/{metric}", change, options.step_batches) for metric, change in changes.items()
+    ]
+    comparisons = max(len(options.rules) - 1, 1)
+    for key, estimate, num in measured:
+        wide = float(student.ppf(1 - (1 - LEVEL) / 2, num - 1))
+        together = float(student.ppf(1 - (1 - LEVEL) / 2 / comparisons, num - 1))
+        error = estimate.standard_error(baseline)[place]
+        numbers[key] = {
+            "value": number(estimate.value_R[place]),
+            "half_width": number(wide * estimate.standard_error()[place]),
+            "difference": number(estimate.value_R[place] - estimate.value_R[baseline]),
+            "difference_half_width": number(wide * error),
+            "difference_half_width_together": number(together * error),
+        }
+    return numbers
 
 
 def number(value: Tensor) -> float | None:

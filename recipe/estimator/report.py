@@ -96,8 +96,7 @@ def with_error(
 def recommendation(result: Mapping[str, Any]) -> str:
     """Return one sentence: which rule, how sure, or that the choice does not matter.
 
-    Several rules are compared with the baseline at once, so the interval of a difference is
-    widened as Bonferroni asks.
+    Several rules are compared with the baseline at once, so their intervals hold together.
     """
     rules, baseline = result["rules"], result["options"]["baseline"]
     known = {
@@ -107,11 +106,10 @@ def recommendation(result: Mapping[str, Any]) -> str:
     }
     if baseline not in known or len(known) < 2:
         return "These prompts do not tell the rules apart: noise hides the gradient. Give more."
-    widened = BONFERRONI[min(len(known) - 1, max(BONFERRONI))]
     apart = {
         name: found
         for name, found in known.items()
-        if name != baseline and abs(found["difference"]) > widened * found["difference_half_width"]
+        if name != baseline and abs(found["difference"]) > found["difference_half_width_together"]
     }
     best = max(known, key=lambda name: known[name]["value"])
     if best in apart:
@@ -130,10 +128,6 @@ def recommendation(result: Mapping[str, Any]) -> str:
         f"**The choice does not matter here** as far as {result['options']['prompts']} prompts can "
         f"tell: no rule's gain differs from that of `{baseline}` beyond its interval."
     )
-
-
-# How much wider a normal interval is for so many comparisons than for one, at 95 % together.
-BONFERRONI = {1: 1.0, 2: 1.144, 3: 1.221, 4: 1.274, 5: 1.314, 6: 1.346, 7: 1.373, 8: 1.395}
 
 
 def draw(figure: Figure, result: Mapping[str, Any]) -> None:
