@@ -34,7 +34,7 @@ from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.config.compose import composed, resolve
 from recipe.estimator import report
-from recipe.estimator.probe import Options, check, default_folder, measure
+from recipe.estimator.probe import Options, check, collect, default_folder, judge
 from recipe.maths.estimators import Advantages
 from recipe.maths.rules import RULES
 from recipe.run.console import output_to
@@ -151,7 +151,7 @@ def run_estimator(given: argparse.Namespace) -> None:
         print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
 
     print(f"{ESTIMATOR}: responses and gradients are kept in {folder}", flush=True)
-    result = measure(config, options, folder, say)
+    result = judge(collect(config, options, folder, say), options, say)
     result["seconds"] = round(time.monotonic() - started, 1)
     print("\n".join(["", *report.report(result), ""]))
     made_by = {"seed": options.seed, **provenance("recipe.probe")}

@@ -10,7 +10,7 @@ gradients are kept, so a probe that was killed goes on where it was.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,10 +141,39 @@ def claim(folder: Path, config: DictConfig, options: Options) -> None:
     write_atomically(path, json.dumps(own, indent=1) + "\n")
 
 
-def measure(
+class Collected(NamedTuple):
+    """Hold the responses of a probe, and the inner products of their gradients."""
+
+    responses: SampledGroups
+    fresh: SampledGroups
+    """Responses to other prompts, for the measured step."""
+    grams: Mapping[str, Tensor]
+    """(N, N), by the metric."""
+    model: Model
+    scale: Sequence[Tensor]
+    """AdamW's P for each parameter."""
+    limit: int
+    """Length limit in tokens."""
+    sketch: int
+
+    def first(self, group_size: int) -> "Collected":
+        """Return the same with the first responses of each group only."""
+        size = len(self.responses.token_N) // (int(self.responses.group_N.max()) + 1)
+        kept = (torch.arange(len(self.responses.token_N)) % size < group_size).nonzero()[:, 0]
+        part = SampledGroups(
+            [self.responses.prompt_N[i] for i in kept],
+            [self.responses.token_N[i] for i in kept],
+            self.responses.score_N[kept],
+            self.responses.group_N[kept],
+        )
+        grams = {name: gram_NN[kept][:, kept] for name, gram_NN in self.grams.items()}
+        return self._replace(responses=part, grams=grams)
+
+
+def collect(
     config: DictConfig, options: Options, folder: Path, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return the measures of every rule, with intervals.
+) -> Collected:
+    """Sample, differentiate, and keep what was done in the folder.
 
     Args:
         config: a resolved config of the recipe.
@@ -153,9 +182,8 @@ def measure(
         say: shows progress.
 
     Raises:
-        UserError: the options, the model, the data or the folder cannot be used.
+        UserError: the model, the data or the folder cannot be used.
     """
-    check(options)
     claim(folder, config, options)
     rows = read_rows(Path(config.data.train_files))
     chosen = chosen_rows(rows, options.prompts + options.fresh, options.seed)
@@ -166,7 +194,6 @@ def measure(
         path, sampler, [rows[i] for i in chosen], options.group, options.seed, say
     )
     responses = every.of(range(options.prompts))
-    fresh = every.of(range(options.prompts, options.prompts + options.fresh))
     if not responses.mixed():
         raise UserError(
             f"no group has correct and incorrect responses: {mean_correct(responses):.0%} of all "
@@ -174,7 +201,15 @@ def measure(
         )
     store = gradient_store(folder, model, every, options, say)
     store.fill(responses, say)
-    return summary(store, responses, fresh, options, with_rules(options, sampler.limit), say)
+    return Collected(
+        responses,
+        every.of(range(options.prompts, options.prompts + options.fresh)),
+        store.grams(),
+        model,
+        store.scale,
+        sampler.limit,
+        options.sketch,
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -226,15 +261,13 @@ def gradient_store(
     return Store(folder / "gradients.bin", model, scale, sketch)
 
 
-def summary(
-    store: Store,
-    responses: SampledGroups,
-    fresh: SampledGroups,
-    options: Options,
-    rules: dict[str, Rule],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Return everything that the report shows."""
+def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the measures of every rule, with intervals.
+
+    Raises:
+        UserError: noise hides the gradient.
+    """
+    responses, rules = kept.responses, with_rules(options, kept.limit)
     rows = Rows(responses.length_N, responses.score_N, responses.group_N)
     generator = torch.Generator().manual_seed(options.seed)
     drawn = [
@@ -242,7 +275,7 @@ def summary(
     ]
     found: dict[str, dict[str, Estimate]] = {}
     true_norm: dict[str, float] = {}
-    for metric, gram_NN in store.grams().items():
+    for metric, gram_NN in kept.grams.items():
         of_metric = [
             products(gram_NN, rows, rules, options.advantage, batch_P) for batch_P in drawn
         ]
@@ -259,10 +292,10 @@ def summary(
     if options.step_batches:
         batch_P = drawn[0].where(drawn[0] < options.step_batches, -1)
         changes = measured_changes(
-            store.model,
-            store.scale,
+            kept.model,
+            kept.scale,
             responses,
-            fresh,
+            kept.fresh,
             rules,
             options.advantage,
             batch_P,
@@ -275,7 +308,7 @@ def summary(
         "num_mixed": len(responses.mixed()),
         "rise": RISE,
         "true_norm": true_norm,
-        "sketch_error": 1 / options.sketch**0.5 if options.sketch else 0.0,
+        "sketch_error": 1 / kept.sketch**0.5 if kept.sketch else 0.0,
         **lengths(responses),
         "rules": {
             name: of_rule(place, rule, responses, options, found, changes)
