@@ -86,6 +86,8 @@ def per_group_loop(uids: list[str], length_N: torch.Tensor, advantage_N: torch.T
         if side.any():
             length, size = length_N[side].double(), advantage_N[side].abs()
             weights["balanced_batch"][side] = 1 / length.mean()
+            square = length.square().mean() / length_N.double().mean()
+            weights["balanced_square"][side] = 1 / square
             by_size = (size * length).sum() / size.sum() if size.any() else length.mean()
             weights["balanced_batch_weighted"][side] = 1 / by_size
     metrics = {

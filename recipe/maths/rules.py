@@ -108,6 +108,18 @@ def balanced_batch_weighted_weights(
     return mean_within(size_N, sign_N) / mean_within(size_N * length_N, sign_N)
 
 
+@rule("balanced_square")
+def balanced_square_weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> Tensor:
+    """Return the weights that fit gradients whose variance grows as the squared length, also ours.
+
+    The reference of a sign is its mean squared length over the train batch, divided by the mean
+    length of all. docs/theory.md derives it: the best weight of a sign is one over the variance of
+    its gradients, and `balanced_batch` is the case where that grows as the length.
+    """
+    length_N = length_N.double()
+    return length_N.mean() / mean_within(length_N**2, advantage_N.sign().long() + 1)
+
+
 @rule("vl_norm")
 def vl_norm_weights(
     length_N: Tensor,

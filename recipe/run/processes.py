@@ -125,8 +125,8 @@ class Watch:
         self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Shut Ray down, then end what it left and remove the segments it shared."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Shut Ray down, then end what it left and remove what it shared."""
         import ray
 
         # A second Ctrl-C or SIGTERM must not stop the clean-up half-way.
@@ -134,7 +134,11 @@ class Watch:
         handlers = [signal.signal(stop, signal.SIG_IGN) for stop in stops]
         self.stop.set()
         self.thread.join()
+        if kind is not None:
+            # Interrupted at work: what a worker shared after the last look would stay.
+            suspend_python(psutil.Process().children(recursive=True))
         self._sample()
+        sockets = bound_sockets(psutil.Process().children(recursive=True))
         # Ray prints the workers' last lines, and would stop half-way if the disk is full.
         last_lines = io.StringIO()
         with redirect_stdout(last_lines), redirect_stderr(last_lines):
@@ -143,6 +147,8 @@ class Watch:
             print(last_lines.getvalue(), end="", flush=True)
         end([process for process in self.seen if process.is_running()])
         unlink_unmapped(self.shared)
+        for socket in sockets:
+            socket.unlink(missing_ok=True)
         for stop, handler in zip(stops, handlers, strict=True):
             signal.signal(stop, handler)
 
@@ -174,6 +180,24 @@ class Watch:
             write_atomically(self.notes, json.dumps({"processes": processes, "shared": shared}))
         size = sum(proportional_bytes(process) for process in (me, *descendants))
         self.peak_gib = max(self.peak_gib, size / 2**30)
+
+
+def suspend_python(processes: list[psutil.Process]) -> None:
+    """Suspend the workers among these processes; Ray's daemons, which end them, go on."""
+    python = os.path.realpath(sys.executable)
+    for process in processes:
+        with suppress(psutil.Error):
+            if os.path.realpath(process.exe()) == python:
+                process.suspend()
+
+
+def bound_sockets(processes: list[psutil.Process]) -> set[Path]:
+    """Return the paths of the Unix sockets that these processes have."""
+    found: set[Path] = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            found |= {Path(one.laddr) for one in process.net_connections("unix") if one.laddr}
+    return {path for path in found if path.is_socket()}
 
 
 def end(processes: list[psutil.Process]) -> None:

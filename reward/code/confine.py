@@ -119,8 +119,12 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> 
         (resource.RLIMIT_AS, memory_bytes),
     ):
         hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        # A second later than the soft limit of CPU time, whose signal says what happened.
+        above = value + 1 if limit == resource.RLIMIT_CPU else value
+        value, above = (
+            x if hard == resource.RLIM_INFINITY else min(x, hard) for x in (value, above)
+        )
+        resource.setrlimit(limit, (value, above))
     # If the machine has no memory left, it should end the program, not the grader.
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

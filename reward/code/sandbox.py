@@ -25,6 +25,7 @@ import functools
 import marshal
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,8 +124,9 @@ def run(
                 raise SandboxError(f"a program could not be run at level {level.name}: {cause}")
             reason, status, cpu_seconds = marshal.loads(report)
             code = os.waitstatus_to_exitcode(status)
-            # The kernel kills at whole seconds, with an error of one clock tick.
-            if reason == "exit" and code < 0 and cpu_seconds > limits.cpu_seconds - 0.1:
+            # A program that ignores the signal is killed a second later.
+            over = code == -signal.SIGXCPU or (code < 0 and cpu_seconds > limits.cpu_seconds)
+            if reason == "exit" and over:
                 reason = "cpu"
             out.seek(0)
             return Ended(reason, code, out.read(limits.file_bytes), stderr)

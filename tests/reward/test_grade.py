@@ -41,13 +41,13 @@ def write(path, rows):
 
 def test_a_file_is_graded_in_order(tmp_path, capsys):
     rows, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    assert grade.main([str(rows), "--out", str(out), "--setting", "deadline=1"]) == 0
+    assert grade.main([str(rows), "--out", str(out), "--setting", "deadline=4"]) == 0
     graded = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["outcome"] for row in graded] == OUTCOMES
     assert [row["score"] for row in graded] == SCORES
     assert all(given.items() <= row.items() for given, row in zip(ROWS, graded, strict=True))
     assert graded[1]["extracted"] == "1+\\ln x"
-    assert "not decided after 1 s" in graded[4]["error"]
+    assert "not decided after 4 s" in graded[4]["error"]
     assert all(row["seconds"] > 0 for row in graded)
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
     assert (summary["rows"], summary["correct"], summary["timeout"]) == (9, 5, 1)

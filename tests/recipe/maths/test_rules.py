@@ -50,14 +50,17 @@ def naive_loss(name: str, batch: Batch, loss_NT, mask_NT):
         parts = zip(share, masked.sum(1), strict=True)
         return sum(one * part for one, part in parts) / sum(share) / LIMIT
     total = 0.0
-    if name in ("balanced_batch", "balanced_batch_weighted"):
+    if name.startswith("balanced_"):
         for sign in (-1, 0, 1):
             side = batch.advantage_N.sign() == sign
             if side.any():
                 size = batch.advantage_N[side].abs()
-                if name == "balanced_batch" or sign == 0:
+                if name != "balanced_batch_weighted" or sign == 0:
                     size = torch.ones_like(size)
                 length = (size * batch.length_N[side]).sum() / size.sum()
+                if name == "balanced_square":
+                    mean = batch.length_N.double().mean()
+                    length = batch.length_N[side].double().square().mean() / mean
                 total += masked[side].sum() / length
         return total / len(loss_NT)
     for group in batch.group_N.unique():

@@ -58,6 +58,34 @@ def test_processes_and_segments_are_gone_after_an_error_too(tmp_path):
     assert not segment.exists()
 
 
+BUSY = """
+import mmap, os, socket, sys, time
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+kept = []
+while True:
+    file = open(f"/dev/shm/psm_{os.getpid()}_{len(kept)}", "w+b")
+    file.truncate(4096)
+    kept.append(mmap.mmap(file.fileno(), 4096))
+    if len(kept) == 1:
+        print(kept, flush=True)
+    time.sleep(0.002)
+"""
+
+
+def test_a_run_that_is_interrupted_at_work_leaves_no_segment_and_no_socket(tmp_path):
+    """The child makes new segments until it is ended."""
+    path = tmp_path / "socket"
+    with pytest.raises(KeyboardInterrupt), Watch(tmp_path):
+        command = [sys.executable, "-c", BUSY, str(path)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        child.stdout.readline()
+        raise KeyboardInterrupt
+    assert not psutil.pid_exists(child.pid)
+    assert not [*Path("/dev/shm").glob(f"psm_{child.pid}_*")]
+    assert not path.exists()
+
+
 def test_a_segment_that_another_process_still_uses_stays(tmp_path):
     child, segment = start_child()
     mine = shared_memory.SharedMemory(name=segment.name)
