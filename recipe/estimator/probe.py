@@ -36,6 +36,7 @@ from recipe.maths.estimators import (
     batches_of,
     between,
     estimates,
+    noise_by_verdict,
     products,
 )
 from recipe.maths.rules import RULES, Rule, with_limit
@@ -310,6 +311,10 @@ def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict
         "true_norm": true_norm,
         "sketch_error": 1 / kept.sketch**0.5 if kept.sketch else 0.0,
         **lengths(responses),
+        "noise": {
+            metric: noise_by_verdict(gram_NN.diagonal(), rows)
+            for metric, gram_NN in kept.grams.items()
+        },
         "rules": {
             name: of_rule(place, rule, responses, options, found, changes)
             for place, (name, rule) in enumerate(rules.items())

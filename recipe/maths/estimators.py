@@ -199,6 +199,27 @@ def measures(found: Products) -> dict[str, Tensor]:
     }
 
 
+def noise_by_verdict(square_N: Tensor, rows: Rows) -> dict[str, float]:
+    """Return how noisy the gradients of correct and of incorrect responses are.
+
+    Args:
+        square_N: |G_i|^2, nearly all of which is variance.
+        rows: the responses; a score above 0 is correct.
+
+    Returns:
+        square_correct, square_incorrect: their means. slope_correct, slope_incorrect: of log
+        |G|^2 over log length within the verdict: 1 if tokens are independent, 2 if they move
+        together.
+    """
+    found = {}
+    for name, chosen_N in (("correct", rows.score_N > 0), ("incorrect", rows.score_N <= 0)):
+        square, length = square_N[chosen_N], rows.length_N[chosen_N].double().log()
+        found[f"square_{name}"] = square.mean().item()
+        centred = length - length.mean()
+        found[f"slope_{name}"] = ((centred @ square.log()) / centred.square().sum()).item()
+    return found
+
+
 class Estimate(NamedTuple):
     """Hold a measure of each rule, and what it is without each batch of each partition."""
 

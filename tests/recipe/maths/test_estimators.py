@@ -1,3 +1,4 @@
+import itertools
 import math
 from functools import partial
 
@@ -13,6 +14,7 @@ from recipe.maths.estimators import (
     estimates,
     leave_one_out,
     measures,
+    noise_by_verdict,
     products,
 )
 from recipe.maths.rules import RULES, with_limit
@@ -232,3 +234,74 @@ def test_batches_without_a_gradient_gain_nothing():
     true = torch.ones(4, 4).double()
     found = measures(Products(own, with_true, true, with_true, true))
     assert found["gain_own_norm"].item() == pytest.approx(0.5)
+
+
+def test_noise_is_told_apart_by_verdict_with_its_growth_in_length():
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(5, 80, (4000,), generator=generator)
+    score = torch.tensor([1.0, -1.0]).repeat(2000)
+    noise = 1 + 0.1 * torch.randn(4000, generator=generator).double()
+    square = torch.where(score > 0, length.double(), 0.1 * length.double() ** 2) * noise.abs()
+    found = noise_by_verdict(square, Rows(length, score, torch.arange(2000).repeat_interleave(2)))
+    assert found["slope_correct"] == pytest.approx(1, abs=0.02)
+    assert found["slope_incorrect"] == pytest.approx(2, abs=0.02)
+    assert found["square_correct"] == pytest.approx(square[score > 0].mean().item())
+
+
+# ------------------------------------------------------------------ docs/theory.md
+
+
+def policy_gradients(logits, lengths):
+    """Score functions of a softmax over whole responses, (responses, parameters)."""
+    return torch.eye(len(lengths)).double() - logits.softmax(0)
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, 0.2), (0.1, 1.0)])
+def test_factors_by_sign_leave_the_direction_of_the_expected_gradient(factors):
+    """Exactly, over all groups of three responses of a small policy (theory, section 2)."""
+    logits = torch.tensor([0.3, -0.5, 0.8, 0.1]).double()
+    probability = logits.softmax(0)
+    gradient = policy_gradients(logits, torch.tensor([3, 5, 8, 12]))
+    score = torch.tensor([1.0, 0.0, 0.0, 1.0]).double()
+    true = (probability * score) @ gradient
+    group = torch.zeros(3, dtype=torch.long)
+    for kind in ("none", "std"):
+        total = torch.zeros(4).double()
+        for responses in itertools.product(range(4), repeat=3):
+            picked = torch.tensor(responses)
+            advantage = advantages(score[picked], group, kind)
+            factor = torch.where(advantage > 0, *factors).double()
+            chance = probability[picked].prod()
+            total += chance * (factor * advantage) @ gradient[picked] / 3
+        assert torch.cosine_similarity(total, true, 0).item() == pytest.approx(1, abs=1e-12)
+
+
+def test_the_best_factor_of_a_sign_is_one_over_its_variance():
+    """SNR(c) from theory, section 3, on simulated gradients, and its maximum."""
+    p, variance = 0.3, {1: 2.0, -1: 8.0}
+
+    def theory(c):
+        signal = (c[1] * (1 - p) + c[-1] * p) ** 2
+        return signal / ((1 - p) * c[1] ** 2 * variance[1] + p * c[-1] ** 2 * variance[-1])
+
+    best = {1: 1 / variance[1], -1: 1 / variance[-1]}
+    for factor in (0.05, 0.1, 0.5, 1.0):
+        assert theory({1: 1.0, -1: factor}) <= theory(best)
+    # In large groups, where the advantage hardly depends on chance.
+    generator = torch.Generator().manual_seed(0)
+    num = 64 * 64
+    score = (torch.rand(num, generator=generator) < p).double()
+    rows = Rows(torch.ones(num).long(), score, torch.arange(64).repeat_interleave(64))
+    mean = torch.where(score > 0, 1 - p, -p)[:, None] * torch.eye(1, 400).double()
+    spread = torch.where(score > 0, variance[1], variance[-1]).sqrt()[:, None] / 20
+    gradient = 0.5 * mean + spread * torch.randn(num, 400, generator=generator).double()
+    rules = {
+        str(factor): lambda length, a, group, f=factor: torch.where(a > 0, 1.0, f).double()
+        for factor in (1.0, 0.25, 0.05)
+    }
+    batch_P = batches_of(64, 1, generator)
+    found = estimates([products(gradient @ gradient.T, rows, rules, "none", batch_P)])["snr"]
+    ratio = found.value_R / found.value_R[0]
+    for place, factor in enumerate(rules):
+        expected = theory({1: 1.0, -1: float(factor)}) / theory({1: 1.0, -1: 1.0})
+        assert ratio[place].item() == pytest.approx(expected, rel=0.1)
