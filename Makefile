@@ -3,10 +3,10 @@
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
-# Tests that start Ray and vLLM take turns; all others share two processes.
-SHARED := $(PY) -m pytest -q -n 2 --dist worksteal
+# Two processes share the tests; those that start Ray and vLLM take turns in one of them.
+TEST := $(PY) -m pytest -q -n 2
 
-.PHONY: install demo lint check test test-all gpu-smoke docs results
+.PHONY: install demo lint check test test-all gpu-smoke docs finding results
 
 install: .venv/.installed
 
@@ -22,14 +22,13 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(SHARED) -m "not live and not slow and not gpu"
+	@$(TEST) -m "not live and not slow and not gpu"
 
 test: install
-	@$(SHARED) -m "not live and not exhaustive and not gpu"
-	@$(PY) -m pytest -q -m "live and not exhaustive and not gpu"
+	@$(TEST) -m "not exhaustive and not gpu"
 
-test-all: test
-	@$(PY) -m pytest -q -m exhaustive
+test-all: install
+	@$(TEST) -m "not gpu"
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu
@@ -37,6 +36,13 @@ gpu-smoke:
 docs: install
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "wrote outputs/site/index.html"
+
+# Every aggregation rule as a gradient estimator: about 25 minutes on two cores.
+finding: install
+	@$(PY) -m benchmarks.finding measure
+	@$(PY) -m benchmarks.finding draw
+	@for table in table theory predictors; do \
+	    $(PY) -m benchmarks.finding $$table --into docs/finding.md || exit 1; done
 
 # A generated table names its command in its mark; each command writes its table there.
 results: install

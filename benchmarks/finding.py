@@ -2,6 +2,7 @@
 
     python -m benchmarks.finding measure [--jobs 2]       # about 25 minutes on two cores
     python -m benchmarks.finding table [--into docs/finding.md]
+    python -m benchmarks.finding theory [--into docs/finding.md]
     python -m benchmarks.finding predictors [--into docs/finding.md]
     python -m benchmarks.finding draw                     # docs/figures/finding.png
 
@@ -253,6 +254,87 @@ def differences(
     return head, rows
 
 
+def theory(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the noise by verdict, and what docs/theory.md predicts from it.
+
+    R is the ratio of a rule's signal over noise to that of `constant`. For the best factors and
+    for those of the two batch rules it follows from the variances and lengths by sign.
+    """
+    rows = []
+    for task, policy in product(TASKS, POLICIES):
+        found = [
+            setting(cell, GROUP, BATCH)
+            for cell in cells
+            if (cell["task"], cell["policy"]) == (task, policy)
+        ]
+        variance = [one["noise"]["adamw"] for one in found]
+        ratio = [one["square_incorrect"] / one["square_correct"] for one in variance]
+        slopes = [[one[f"slope_{x}"] for one in variance] for x in ("correct", "incorrect")]
+        best = [ratio_of_snr(one["correct"], v, 1 / v) for one, v in zip(found, ratio, strict=True)]
+        row = [
+            f"{task}, {policy}",
+            f"{fmean(one['correct'] for one in found):.0%}",
+            f"{fmean(one['length_gap'] for one in found):+.2f}",
+            shown(interval(ratio), digits=2),
+            *(f"{fmean(slope):.2f}" for slope in slopes),
+            f"{fmean(best):.2f}",
+        ]
+        for rule in ("balanced_batch", "balanced_square"):
+            # Both give a sign one factor, so the factor is in the shares that the signs have.
+            measured = [
+                one["rules"][rule]["snr/adamw"]["value"]
+                / one["rules"]["constant"]["snr/adamw"]["value"]
+                for one in found
+            ]
+            predicted = [
+                ratio_of_snr(one["correct"], v, factor_of(one["rules"], rule))
+                for one, v in zip(found, ratio, strict=True)
+            ]
+            row += [f"{fmean(predicted):.2f}", shown(interval(measured), digits=2)]
+        rows.append(tuple(row))
+    head = (
+        "task, policy",
+        "correct",
+        "length gap",
+        "v-/v+",
+        "growth, correct",
+        "growth, incorrect",
+        "R, best factors",
+        "R, `balanced_batch`",
+        "measured",
+        "R, `balanced_square`",
+        "measured",
+    )
+    return markdown_table(head, rows)
+
+
+def ratio_of_snr(p: float, variance: float, factor: float) -> float:
+    """Return signal over noise with the factor c-/c+, over that with equal factors.
+
+    Args:
+        p: share of correct responses.
+        variance: v-/v+.
+        factor: c-/c+.
+    """
+
+    def snr(c: float) -> float:
+        return (1 - p + c * p) ** 2 / (1 - p + p * c**2 * variance)
+
+    return snr(factor) / snr(1.0)
+
+
+def factor_of(rules: dict[str, Any], name: str) -> float:
+    """Return c-/c+ of a rule with one factor for each sign, from its share of the objective.
+
+    Under `constant` the odds of the negative share are sum |A| L of both signs alone.
+    """
+    odds = [
+        rules[one]["share_negative"] / (1 - rules[one]["share_negative"])
+        for one in (name, "constant")
+    ]
+    return odds[0] / odds[1]
+
+
 def paired(
     cells: Sequence[dict[str, Any]], key: str, measured: str
 ) -> Iterator[tuple[float, float]]:
@@ -324,6 +406,7 @@ def parser() -> ArgumentParser:
     jobs = min(2, os.cpu_count() or 1)
     verbs.add_parser("measure").add_argument("--jobs", type=int, default=jobs)
     add_into(verbs.add_parser("table"), "finding")
+    add_into(verbs.add_parser("theory"), "theory")
     add_into(verbs.add_parser("predictors"), "predictors")
     verbs.add_parser("draw")
     return command
@@ -337,10 +420,10 @@ def main() -> None:
             measure(given.jobs)
         elif given.verb == "draw":
             draw(read_cells())
-        elif given.verb == "table":
-            show_table(table(read_cells()), "finding", given.into)
         else:
-            show_table(predictors(read_cells()), "predictors", given.into)
+            tables = {"table": table, "theory": theory, "predictors": predictors}
+            mark = "finding" if given.verb == "table" else given.verb
+            show_table(tables[given.verb](read_cells()), mark, given.into)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "recipe/training": "recipe/base recipe/maths recipe/estimate recipe/tasks recipe/objectives "
     "recipe/config reward reward/errors.py verl verl_patches",
     "recipe/probes": "recipe/base recipe/maths recipe/objectives recipe/training reward verl",
+    "recipe/estimator": "recipe/base recipe/maths recipe/probes",
     "recipe": "recipe/base recipe/maths recipe/run recipe/analysis recipe/estimate recipe/tasks "
-    "recipe/objectives recipe/config recipe/training recipe/probes verl",
+    "recipe/objectives recipe/config recipe/training recipe/probes recipe/estimator verl",
     "eval/stats.py": "recipe/tasks",
     "eval/published.py": "recipe/base",
     "eval/tables": "recipe/base recipe/maths recipe/tasks eval/stats.py eval/published.py",
