@@ -39,10 +39,10 @@ docs: install
 
 # Every aggregation rule as a gradient estimator: about 25 minutes on two cores.
 finding: install
-	@$(PY) -m benchmarks.finding measure
-	@$(PY) -m benchmarks.finding draw
-	@for table in table theory predictors; do \
-	    $(PY) -m benchmarks.finding $$table --into docs/finding.md || exit 1; done
+	@$(PY) -m benchmarks.finding
+	@$(PY) -m benchmarks.finding_tables draw
+	@for table in rules theory predictors; do \
+	    $(PY) -m benchmarks.finding_tables $$table --into docs/finding.md || exit 1; done
 
 # A generated table names its command in its mark; each command writes its table there.
 results: install

@@ -34,7 +34,9 @@ from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.config.compose import composed, resolve
 from recipe.estimator import report
-from recipe.estimator.probe import Options, check, collect, default_folder, judge
+from recipe.estimator.collect import collect
+from recipe.estimator.judge import judge
+from recipe.estimator.options import Options, check, default_folder
 from recipe.maths.estimators import Advantages
 from recipe.maths.rules import RULES
 from recipe.run.console import output_to

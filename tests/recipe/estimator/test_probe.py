@@ -12,7 +12,9 @@ import torch
 from recipe.base.errors import UserError
 from recipe.config.compose import composed, resolve
 from recipe.estimator import steps
-from recipe.estimator.probe import Options, check, collect, judge
+from recipe.estimator.collect import collect
+from recipe.estimator.judge import judge
+from recipe.estimator.options import Options, check
 from recipe.estimator.steps import measured_changes
 from recipe.maths.estimators import batches_of, leave_one_out
 from recipe.maths.rules import RULES
@@ -170,7 +172,7 @@ def test_more_prompts_than_there_are_are_refused(config, tmp_path):
 def test_a_model_that_does_not_load_is_refused(config, tmp_path):
     other = deepcopy(config)
     other.actor_rollout_ref.model.path = str(tmp_path)
-    with pytest.raises(UserError, match="does not load: .* Give a folder that transformers loads"):
+    with pytest.raises(UserError, match=r"does not load: .* Give a folder that transformers"):
         collect(other, SMALL, tmp_path / "out", silent)
 
 
