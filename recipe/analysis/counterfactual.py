@@ -53,6 +53,14 @@ def group_sums(
         gains_N = share_N > share[trained]
         sums[f"gained/{name}"] = per_group(share_N * gains_N, group_N)
         sums[f"gained_from/{name}"] = per_group(share[trained] * gains_N, group_N)
+    lengths = group_lengths(length_N, advantage_N, group_N)
+    # Within a group the mean gradients of both signs are opposite: 1 - p and -p times the same.
+    positive_P = per_group(advantage_N > 0, group_N) / torch.bincount(group_N)
+    expected_N = torch.where(advantage_N > 0, 1 - positive_P[group_N], positive_P[group_N])
+    for name, rule in rules.items():
+        factor_N = rule(length_N, advantage_N, group_N) * advantage_N.abs()
+        sums[f"signal/{name}"] = per_group(factor_N * expected_N, group_N)
+        sums[f"noise/{name}"] = per_group(factor_N**2 * length_N, group_N)
 
     # `sequence` with the share that `balanced` gives to each sign of each group.
     side_N = 2 * group_N + (advantage_N > 0)
@@ -61,7 +69,6 @@ def group_sums(
     departure_N = share["balanced"] - share["sequence"] * scale[side_N]
     sums["moved_within_sign"] = per_group(departure_N.abs() / 2, group_N)
 
-    lengths = group_lengths(length_N, advantage_N, group_N)
     sums["responses"] = torch.bincount(group_N).double()
     sums["groups"] = lengths.exists_P.double()
     sums["mixed"] = lengths.mixed_P.double()
@@ -82,6 +89,8 @@ def statistics(
         effective/RULE: 1 / sum of squared shares, as a part of all responses.
         moved/RULE: part of the objective RULE gives to other responses than the trained rule, half
             the sum of |difference of shares|.
+        signal_over_noise/RULE: of the batch gradient, over that of the trained rule, if every token
+            has the same independent noise (docs/theory.md, sections 3 and 4).
         length_gap, length_variation: means over groups, as in `recipe.maths.diagnostics`.
         moved_by_gap: share_negative/token - share_negative/balanced.
         moved_by_variation: part of the objective that `sequence` gives to other responses of the
@@ -105,6 +114,8 @@ def statistics(
             found[f"moved/{name}"] = (
                 sums[f"gained/{name}"] / total[name] - sums[f"gained_from/{name}"] / total[trained]
             )
+        snr = {name: sums[f"signal/{name}"] ** 2 / sums[f"noise/{name}"] for name in names}
+        found |= {f"signal_over_noise/{name}": snr[name] / snr[trained] for name in names}
         found["length_gap"] = sums["gap"] / sums["mixed"]
         found["length_variation"] = sums["variation"] / sums["groups"]
         found["moved_by_gap"] = negative["token"] - negative["balanced"]

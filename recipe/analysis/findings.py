@@ -16,7 +16,7 @@ def findings(analysis: Analysis) -> list[str]:
             "No rule would have changed this run: the scores of each group are equal, so every "
             "advantage is 0 and there is no objective to share."
         ]
-    return [signs(analysis), moves(analysis), regime(analysis)]
+    return [signs(analysis), moves(analysis), regime(analysis), noise(analysis)]
 
 
 def signs(analysis: Analysis) -> str:
@@ -107,6 +107,25 @@ def regime(analysis: Analysis) -> str:
     return (
         f"{said} The variation moves more: the run is in the regime in which arXiv:2605.04077 "
         f"finds `token` relatively better than `sequence`."
+    )
+
+
+def noise(analysis: Analysis) -> str:
+    """Describe the order of the rules as far as lengths and signs tell it."""
+    ratio = {
+        name: analysis.run[f"signal_over_noise/{name}"]
+        for name in analysis.rules
+        if name != analysis.trained
+    }
+    if any(isnan(one.value) for one in ratio.values()):
+        return "No group holds both signs, so the noise of the rules cannot be compared."
+    order = sorted(ratio, key=lambda name: -ratio[name].value)
+    listed = ", ".join(f"`{name}` {number(ratio[name], digits=2)}" for name in order)
+    return (
+        f"If every token had independent noise of the same size, the signal over noise of a "
+        f"batch's gradient, over that of `{analysis.trained}`, would be: {listed}. Lengths and "
+        f"signs do not say how noisy gradients really are, nor which rule is biased: "
+        f"`python -m recipe.probe estimator` measures both on a model."
     )
 
 

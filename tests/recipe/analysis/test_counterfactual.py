@@ -216,3 +216,12 @@ def point_values(sums) -> dict[str, float]:
     """Statistics of all groups, without the cost of intervals."""
     whole = {key: value_P.sum(keepdims=True) for key, value_P in sums.items()}
     return {key: found.value for key, found in estimate(whole, NAMES, TRAINED, None).items()}
+
+
+def test_signal_over_noise_is_what_the_theory_says_of_one_group():
+    """Lengths 3 and 5 against 8 and 12: R of docs/theory.md with p = 1/2 and v-/v+ = 10 / 4."""
+    length, advantage = torch.tensor([3, 5, 8, 12]), torch.tensor([0.5, 0.5, -0.5, -0.5])
+    found = analysed(Batch(length, advantage.double(), torch.zeros(4, dtype=torch.long)))
+    best = (0.5 + 0.5 / 2.5) * (0.5 + 0.5 * 2.5)
+    assert found.run["signal_over_noise/balanced"].value == pytest.approx(best)
+    assert found.run["signal_over_noise/constant"].value == pytest.approx(1)

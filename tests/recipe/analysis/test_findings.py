@@ -27,12 +27,14 @@ STEPS = {
 
 
 def said(steps=STEPS, **changed):
-    run = {f"moved/{name}": ZERO for name in RULES} | RUN | changed
+    run = {f"moved/{name}": ZERO for name in RULES}
+    run |= {f"signal_over_noise/{name}": Estimate(1.0, 0.9, 1.1) for name in RULES}
+    run |= RUN | changed
     return findings(Analysis(run, {}, steps, "token_batch", list(RULES), 8, 2, 2))
 
 
 def test_the_answer_names_shares_difference_and_when():
-    signs, moves, regime = said()
+    signs, moves, regime, _ = said()
     assert signs == (
         "Under `token_batch`, taken as the rule of this run, negative responses had 63.0% "
         "[61.0, 65.0] of the objective; `balanced` would have given them 50.0% [50.0, 50.0]. The "
@@ -48,6 +50,14 @@ def test_a_difference_whose_interval_holds_zero_is_not_called_one():
     signs = said(**{"excess/balanced": Estimate(0.01, -0.01, 0.03)})[0]
     assert "+1.0 [-1.0, 3.0] points is not told from none" in signs and "largest" not in signs
     assert said(**{"excess/balanced": ZERO})[0].endswith("the two rules do the same here.")
+
+
+def test_the_order_by_noise_comes_with_what_lengths_cannot_tell():
+    found = said(**{"signal_over_noise/balanced": Estimate(1.4, 1.3, 1.5)})[3]
+    assert "would be: `balanced` 1.40 [1.30, 1.50], `" in found
+    assert found.endswith("`python -m recipe.probe estimator` measures both on a model.")
+    nothing = said(**{"signal_over_noise/balanced": Estimate(nan, nan, nan)})[3]
+    assert nothing.startswith("No group holds both signs")
 
 
 def test_one_step_has_no_largest():
