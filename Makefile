@@ -37,7 +37,7 @@ docs: install
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "wrote outputs/site/index.html"
 
-# Every aggregation rule as a gradient estimator: about 25 minutes on two cores.
+# Every aggregation rule as a gradient estimator: about 30 minutes on two cores.
 finding: install
 	@$(PY) -m benchmarks.finding
 	@$(PY) -m benchmarks.finding_tables draw

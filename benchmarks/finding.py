@@ -1,6 +1,6 @@
 """Measure every rule as a gradient estimator on the demo's two tasks.
 
-    python -m benchmarks.finding [--jobs 2]       # about 25 minutes on two cores
+    python -m benchmarks.finding [--jobs 2]       # about 30 minutes on two cores
 
 A cell is a task, a policy (at the start, or after half of the demo's training) and a seed of the
 prompts. Each is written to benchmarks/results/finding; a cell that is there is not measured again.

@@ -255,12 +255,14 @@ def predictors(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def draw(cells: Sequence[dict[str, Any]]) -> None:
-    """Draw the gain of every rule for both tasks and policies, and predicted against measured."""
+    """Draw each rule's gain beside the baseline's, and predicted against measured steps."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.8), layout="constrained")
     for place, task in enumerate(TASKS):
         for offset, policy in enumerate(POLICIES):
             for row, rule in enumerate(OPTIONS.rules):
-                value, half = over_seeds(cells, task, policy, rule, "gain_own_norm/adamw")
+                value, half = over_seeds(
+                    cells, task, policy, rule, "gain_own_norm/adamw", "difference"
+                )
                 axes[place].errorbar(
                     value,
                     row + 0.25 * offset,
@@ -277,8 +279,9 @@ def draw(cells: Sequence[dict[str, Any]]) -> None:
         axes[place].set_title(f"{task}: length gap {gap:+.2f} at the start")
         axes[place].set_yticks(range(len(OPTIONS.rules)), OPTIONS.rules)
         axes[place].invert_yaxis()
-        axes[place].set_xlabel("gain of a step (1: along the true gradient)")
-        axes[place].legend(title="policy")
+        axes[place].axvline(0, color="gray", linewidth=0.8)
+        axes[place].set_xlabel(f"gain of a step, difference to {BASELINE}")
+        axes[place].legend(title="policy", loc="lower right")
     points = [*paired(cells, "gain_own_norm/adamw", "measured/adamw")]
     axes[2].plot([a for a, _ in points], [1e3 * b for _, b in points], "o")
     axes[2].set_title("every rule's difference to token")

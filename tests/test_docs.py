@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.finding_tables import TABLES
 from recipe.base.paths import CONFIGS
 from recipe.maths.diagnostics import by_verdict, diagnose
 from recipe.maths.rules import RULES
@@ -27,6 +28,7 @@ GENERATED = [
     ("reward", "docs/rewards.md", "benchmarks.reward_throughput"),
     ("agreement", "docs/rewards.md", "benchmarks.scorer_agreement"),
     ("probes", "docs/probes.md", "benchmarks.probes"),
+    *((table, "docs/finding.md", "benchmarks.finding_tables") for table in TABLES),
     ("coverage", "docs/statistics.md", "benchmarks.interval_coverage"),
     ("evaluation", "docs/evaluation.md", "eval.table"),
     pytest.param("cost", "docs/cost.md", "benchmarks.step_cost", marks=SLOW),

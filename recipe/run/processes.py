@@ -196,7 +196,7 @@ def bound_sockets(processes: list[psutil.Process]) -> set[Path]:
     found: set[Path] = set()
     for process in processes:
         with suppress(psutil.Error):
-            found |= {Path(one.laddr) for one in process.net_connections("unix") if one.laddr}
+            found |= {Path(str(one.laddr)) for one in process.net_connections("unix") if one.laddr}
     return {path for path in found if path.is_socket()}
 
 
