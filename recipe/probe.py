@@ -37,6 +37,7 @@ from recipe.estimator import report
 from recipe.estimator.collect import collect
 from recipe.estimator.judge import judge
 from recipe.estimator.options import Options, check, default_folder
+from recipe.estimator.pilot import needed_prompts, pilot_of
 from recipe.maths.estimators import Advantages
 from recipe.maths.rules import RULES
 from recipe.run.console import output_to
@@ -72,6 +73,7 @@ def add_estimator_options(add: Callable[..., Any]) -> None:
     add("--model", metavar="FOLDER", help="model to measure, not that of the config")
     add("--data", metavar="FILE", help="prompts, as scripts.prepare_data writes them")
     add("--prompts", type=int, default=128, help="prompts whose responses are differentiated")
+    add("--precision", type=float, help="make --prompts so many that intervals are +- this wide")
     add("--group", type=int, default=8, help="responses of each prompt")
     add("--batch-groups", type=int, default=8, help="groups of a train batch")
     add("--rules", nargs="+", default=list(RULES), metavar="RULE", help="rules to compare")
@@ -147,11 +149,16 @@ def run_estimator(given: argparse.Namespace) -> None:
     if not (given.model and given.data):
         embedded.make(config.data.task)
     check(options)
-    folder = given.out or default_folder(config, options)
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
 
+    if given.precision:
+        pilot = pilot_of(options)
+        kept = collect(config, pilot, default_folder(config, pilot), say)
+        prompts = needed_prompts(judge(kept, pilot, say), given.precision, say)
+        options = options._replace(prompts=prompts)
+    folder = given.out or default_folder(config, options)
     print(f"{ESTIMATOR}: responses and gradients are kept in {folder}", flush=True)
     result = judge(collect(config, options, folder, say), options, say)
     result["seconds"] = round(time.monotonic() - started, 1)

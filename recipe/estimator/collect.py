@@ -68,7 +68,8 @@ def collect(
     rows = read_rows(Path(config.data.train_files))
     chosen = chosen_rows(rows, options.prompts + options.fresh, options.seed)
     sampler = Sampler(config)
-    model = Model(sampler.model)
+    # A GPU if there is one: sampling, gradients and steps are all computed there.
+    model = Model(sampler.model.to("cuda" if torch.cuda.is_available() else "cpu"))
     path = folder / "responses.jsonl"
     every = sampled_groups(
         path, sampler, [rows[i] for i in chosen], options.group, options.seed, say

@@ -42,12 +42,13 @@ class SampledGroups(NamedTuple):
     def of(self, groups: Iterable[int]) -> "SampledGroups":
         """Return the responses of these groups, numbered anew in this order."""
         rows_P = [(self.group_N == group).nonzero()[:, 0] for group in groups]
-        rows = torch.cat(rows_P)
+        size_P = torch.tensor([len(rows) for rows in rows_P], dtype=torch.long)
+        rows = torch.cat([*rows_P, size_P[:0]])
         return SampledGroups(
             [self.prompt_N[row] for row in rows],
             [self.token_N[row] for row in rows],
             self.score_N[rows],
-            torch.arange(len(rows_P)).repeat_interleave(torch.tensor([len(r) for r in rows_P])),
+            torch.arange(len(rows_P)).repeat_interleave(size_P),
         )
 
     def mixed(self) -> list[int]:
