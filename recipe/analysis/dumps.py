@@ -33,7 +33,7 @@ class Lengths(NamedTuple):
     column: str
     """Column with the length, or with the text to measure."""
     unit: str
-    """What is counted, in words."""
+    """Name what is counted."""
     of_texts: Callable[[Sequence[str]], Sequence[int]] | None = None
     """Lengths of a column of texts; None for a column of numbers."""
     warning: str | None = None

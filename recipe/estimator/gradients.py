@@ -1,4 +1,4 @@
-"""One backward pass for each response: gradients, or their sketches, kept on disk.
+"""Differentiate each response once, and keep the gradients, or sketches of them, on disk.
 
 Two inner products of gradients are measured: the plain one, which belongs to steps of SGD, and the
 one after AdamW's scaling P = 1 / (sqrt(v) + eps), <G_i, P G_j>, which belongs to steps of AdamW.

@@ -1,4 +1,4 @@
-"""The model whose gradients are measured, in one process.
+"""Compute gradients and log-probabilities of complete responses, in one process.
 
 Axes: `_N` responses, `_K` directions.
 """
@@ -18,7 +18,7 @@ AT_ONCE = 256
 
 
 class Model:
-    """Compute gradients and log-probabilities of complete responses."""
+    """Hold the model whose gradients are measured."""
 
     def __init__(self, model: Any) -> None:
         """Take a causal language model of transformers."""

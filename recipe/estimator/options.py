@@ -1,4 +1,4 @@
-"""What a probe of the estimator is asked for, and the folder that belongs to it."""
+"""Check what a probe of the estimator is asked for, and find the folder that belongs to it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What an aggregation rule does to a train batch, as numbers.
+"""Measure what an aggregation rule does to a train batch.
 
 Computed on the driver over whole groups (axes: `_N` responses, `_P` groups, numbered from 0,
 `_T` the tokens of all responses in a row). A response's share of the objective is

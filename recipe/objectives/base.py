@@ -1,4 +1,4 @@
-"""What an objective is: what it adds to a batch, which loss the workers run, what it remembers.
+"""Define an objective: what it adds to a batch, which loss the workers run, what it remembers.
 
 An objective is a file of this folder with one subclass of `Objective`. A run chooses it by the
 file's name: the section `objective.NAME` of the config holds its settings. The driver calls the

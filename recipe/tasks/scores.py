@@ -1,4 +1,4 @@
-"""What a task's graded samples amount to: the one function of validation and evaluation."""
+"""Sum up a task's graded samples, for validation and evaluation alike."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

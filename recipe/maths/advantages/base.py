@@ -1,4 +1,4 @@
-"""What an advantage is: the input it reads, what it returns, and how it is found by its name.
+"""Define an advantage: the input it reads, what it returns, and how it is found by its name.
 
 An advantage is a file of this folder with one subclass of `Advantage`. A run chooses it by the
 file's name: the section `advantage.NAME` of the config holds its settings.
