@@ -125,11 +125,11 @@ def table(cells: Sequence[dict[str, Any]]) -> list[str]:
 def differences(
     cells: Sequence[dict[str, Any]],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the paired differences of the two balanced rules to three others."""
+    """Return head and rows of the paired differences between rules."""
     pairs = [
         (a, b) for a in ("balanced", "balanced_batch") for b in ("token", "sequence", "token_batch")
     ]
-    pairs.append(("balanced_batch", "balanced"))
+    pairs += [("balanced_batch", "balanced"), ("balanced_square", "token_batch")]
     rows = []
     for task, policy, group, batch in product(TASKS, POLICIES, GROUPS, BATCHES):
         of_pairs = []
