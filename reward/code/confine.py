@@ -120,7 +120,7 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> 
     ):
         hard = resource.getrlimit(limit)[1]
         # A second later than the soft limit of CPU time, whose signal says what happened.
-        above = value + 1 if limit == resource.RLIMIT_CPU else value
+        above = value + 1 if limit == resource.RLIMIT_CPU and value else value
         value, above = (
             x if hard == resource.RLIM_INFINITY else min(x, hard) for x in (value, above)
         )

@@ -102,7 +102,12 @@ def test_threads_can_share_a_grader(grader):
     cases = [case for case in CASES if case["category"] in ("expression", "trig_log", "interval")]
     with ThreadPoolExecutor(8) as executor:
         verdicts = list(executor.map(lambda case: grader.grade(row(case)), cases * 3))
-    assert [v.outcome for v in verdicts] == [grader.grade(row(c)).outcome for c in cases * 3]
+    single = [grader.grade(row(case)) for case in cases * 3]
+    # As above: on a busy machine one of the two may miss its deadline.
+    pairs = [(v[0], s[0]) for v, s in zip(verdicts, single, strict=True)]
+    pairs = [pair for pair in pairs if "timeout" not in pair]
+    assert all(a == b for a, b in pairs)
+    assert len(pairs) > 0.9 * len(cases * 3)
     assert threading.active_count() < 20
 
 

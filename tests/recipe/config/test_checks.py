@@ -73,7 +73,7 @@ def test_a_run_may_have_no_number_of_steps(config):
         (
             {"aggregation.rule": "tokens"},
             "'tokens'",
-            "balanced, balanced_batch, balanced_batch_weighted, constant",
+            "balanced, balanced_batch, balanced_batch_weighted, balanced_square",
         ),
         ({"actor_rollout_ref.rollout.n": 1}, "rollout.n is 1", "at least 2"),
         ({"trainer.n_gpus_per_node": "eight"}, "n_gpus_per_node is 'eight'", "at least 1"),
