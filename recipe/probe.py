@@ -81,7 +81,7 @@ def add_estimator_options(add: Callable[..., Any]) -> None:
     add("--advantage", choices=get_args(Advantages), default="std", help="normalisation")
     add("--sketch", type=int, default=2**15, help="numbers kept of each gradient; 0 keeps all")
     add("--fresh", type=int, default=64, help="more prompts, for the measured step")
-    add("--step-batches", type=int, default=4, help="batches that steps are taken along; 0: none")
+    add("--step-batches", type=int, default=3, help="batches that steps are taken along; 0: none")
 
 
 def main() -> None:
