@@ -69,7 +69,11 @@ def parser() -> argparse.ArgumentParser:
 
 def add_estimator_options(add: Callable[..., Any]) -> None:
     """Add the options of the probe `estimator`."""
-    add("overrides", nargs="*", help="of the config, beside +experiment=cpu_demo or another one")
+    add(
+        "overrides",
+        nargs="*",
+        help="of the config, with its +experiment=NAME (without any: +experiment=cpu_demo)",
+    )
     add("--model", metavar="FOLDER", help="model to measure, not that of the config")
     add("--data", metavar="FILE", help="prompts, as scripts.prepare_data writes them")
     add("--prompts", type=int, default=128, help="prompts whose responses are differentiated")

@@ -89,7 +89,10 @@ def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict
         "sketch_error": 1 / kept.sketch**0.5 if kept.sketch else 0.0,
         **lengths(responses),
         "noise": {
-            metric: noise_by_verdict(gram_NN.diagonal(), rows)
+            metric: {
+                key: number(torch.tensor(value))
+                for key, value in noise_by_verdict(gram_NN.diagonal(), rows).items()
+            }
             for metric, gram_NN in kept.grams.items()
         },
         "rules": {
@@ -137,7 +140,8 @@ def of_rule(
         for key, estimate in found[metric].items()
     ]
     measured += [
-        (f"measured/{metric}", change, options.step_batches) for metric, change in changes.items()
+        (f"measured/{metric}", change, min(options.step_batches, num_batches))
+        for metric, change in changes.items()
     ]
     comparisons = max(len(options.rules) - 1, 1)
     for key, estimate, num in measured:

@@ -69,9 +69,9 @@ def fingerprint(config: DictConfig, options: Options) -> dict[str, Any]:
             f"the model {model} is no folder. Give one that transformers loads, such as one of "
             f"scripts.export, with --model."
         )
-    weights = sorted(model.glob("*.safetensors")) + sorted(model.glob("*.json"))
+    weights = [path for kind in ("safetensors", "bin", "json") for path in model.glob(f"*.{kind}")]
     return {
-        "model": sha256_of_files(weights),
+        "model": sha256_of_files(sorted(weights)),
         "data": sha256_of(Path(config.data.train_files)),
         "limit": config.data.max_response_length,
         "prompts": options.prompts,

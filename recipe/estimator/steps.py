@@ -32,7 +32,7 @@ class Change(NamedTuple):
     """Hold the change of the score under each rule."""
 
     by_batch_RTP: Tensor
-    """Of each group of fresh responses, after a step along each batch's gradient."""
+    """Hold it for each group of fresh responses, after a step along each batch's gradient."""
 
     @property
     def value_R(self) -> Tensor:

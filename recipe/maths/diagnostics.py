@@ -105,11 +105,11 @@ class GroupLengths(NamedTuple):
     """Lengths within each group."""
 
     exists_P: Tensor
-    """Whether a group of this number has a response."""
+    """Say whether a group of this number has a response."""
     mean_P: Tensor
     """Mean length."""
     mixed_P: Tensor
-    """Whether it has advantages of both signs."""
+    """Say whether it has advantages of both signs."""
     gap_P: Tensor
     """Mean negative minus mean positive length, in units of the mean; NaN where not mixed."""
     variation_P: Tensor

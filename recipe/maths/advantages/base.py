@@ -20,7 +20,7 @@ class Scored(NamedTuple):
     score_N: Tensor
     """The reward's score."""
     correct_N: Tensor
-    """Whether the response is correct, bool."""
+    """Say whether the response is correct, bool."""
     length_N: Tensor
     """Trained tokens; 0 if all were rejected."""
     num_tokens_N: Tensor
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
     group_N: Tensor
     """Number of the prompt's group."""
     info_N: Sequence[Mapping[str, Any]]
-    """What the reward function returned for each response."""
+    """Hold what the reward function returned for each response."""
 
 
 class Memory(Protocol):

@@ -218,3 +218,12 @@ def test_a_killed_probe_loses_nothing_it_has_sampled(tmp_path):
     assert "| balanced " in said and "Differences to `token`" in said
     assert "![estimator](estimator.png)" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "estimator.png").stat().st_size > 1000
+
+
+def test_what_is_not_defined_is_no_number_in_the_result(exact):
+    """Responses of one length: no growth with length follows from them."""
+    kept = exact[0]
+    responses = kept.responses._replace(token_N=[token[:1] for token in kept.responses.token_N])
+    result = judge(kept._replace(responses=responses), SMALL._replace(step_batches=0), silent)
+    assert result["noise"]["sgd"]["slope_correct"] is None
+    json.dumps(result, allow_nan=False)
