@@ -134,10 +134,11 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
     """Draw the gain of every rule with its interval, and bias against noise."""
     left, right = figure.subplots(1, 2)
     rules = result["rules"]
+    gains = {DECISIVE: "own norm", "gain_rms/adamw": "root mean square"}
+    for offset, label in enumerate(gains.values()):
+        left.plot([], [], "os"[offset], color=f"C{offset}", label=label)
     for row, (name, found) in enumerate(rules.items()):
-        for offset, (key, label) in enumerate(
-            ((DECISIVE, "own norm"), ("gain_rms/adamw", "root mean square"))
-        ):
+        for offset, key in enumerate(gains):
             if None not in (found[key]["value"], found[key]["half_width"]):
                 left.errorbar(
                     found[key]["value"],
@@ -145,7 +146,6 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
                     xerr=found[key]["half_width"],
                     fmt="os"[offset],
                     color=f"C{offset}",
-                    label=label if row == 0 else None,
                 )
         cosine, snr = found["cosine/adamw"]["value"], found["snr/adamw"]["value"]
         if None not in (cosine, snr):
