@@ -32,7 +32,7 @@ from recipe.config.compose import composed, resolve
 from recipe.estimator.collect import collect
 from recipe.estimator.judge import judge
 from recipe.estimator.options import Options
-from recipe.maths.rules import RULES
+from recipe.maths.rules import MICRO, RULES
 from recipe.tasks import embedded
 
 RESULTS = Path(__file__).parent / "results" / "finding"
@@ -46,12 +46,13 @@ OPTIONS = Options(
     prompts=96,
     group=max(GROUPS),
     batch_groups=8,
-    rules=tuple(name for name in RULES if name != "lambda"),
+    rules=tuple(name for name in RULES if name not in ("lambda", MICRO)),
     advantage="std",
     baseline=BASELINE,
     sketch=2**14,
     fresh=48,
     step_batches=3,
+    sampler="transformers",
     seed=0,
 )
 

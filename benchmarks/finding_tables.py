@@ -12,7 +12,7 @@ import math
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from itertools import product
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -21,7 +21,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from scipy.stats import spearmanr
-from scipy.stats import t as student
 
 from benchmarks.finding import (
     BASELINE,
@@ -38,6 +37,7 @@ from benchmarks.finding import (
 from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.paths import ROOT
 from recipe.base.tables import markdown_table
+from recipe.estimator.seeds import interval
 
 FIGURE = ROOT / "docs" / "figures" / "finding.png"
 SHOWN = {
@@ -59,12 +59,6 @@ def setting(cell: dict[str, Any], group: int, batch: int) -> dict[str, Any]:
         if (one["options"]["group"], one["options"]["batch_groups"]) == (group, batch)
     )
     return found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over seeds and the half width of its 95 % interval, by Student's t."""
-    num = len(values)
-    return fmean(values), float(student.ppf(0.975, num - 1)) * stdev(values) / math.sqrt(num)
 
 
 def over_seeds(

@@ -30,6 +30,7 @@ __all__ = [
     "paired_interval",
     "pass_at_k",
     "standard_error",
+    "variances",
 ]
 
 # Quantiles at which each of the two variances is taken, dense in both tails: with two seeds or two
@@ -61,7 +62,7 @@ def mean_interval(score: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -
         level: probability that the interval covers the truth.
     """
     tasks = as_tasks(score)
-    return _interval(*_variances(tasks), tasks, level)
+    return _interval(*variances(tasks), tasks, level)
 
 
 def paired_interval(
@@ -110,13 +111,13 @@ def paired_interval(
                 f"{len(others[0])}; give seeds='independent'."
             )
         differences = [one - other for one, other in zip(ones, others, strict=True)]
-        return _interval(*_variances(differences), differences, level)
-    parts = [_variances(tasks) for tasks in (ones, others)]
+        return _interval(*variances(differences), differences, level)
+    parts = [variances(tasks) for tasks in (ones, others)]
     means = [one.mean(0) - other.mean(0) for one, other in zip(ones, others, strict=True)]
     rows = [mean[None] for mean in means]
     seed = _sum([part[0] for part in parts])
     rest = sum(part[2] for part in parts)
-    found = _interval(seed, _variances(rows)[1], rest, rows, level)
+    found = _interval(seed, variances(rows)[1], rest, rows, level)
     return found._replace(num_seeds=min(len(ones[0]), len(others[0])))
 
 
@@ -133,7 +134,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-class _Variance(NamedTuple):
+class Variance(NamedTuple):
     """Hold a part of the variance of an estimate, and its degrees of freedom."""
 
     value: float
@@ -158,14 +159,14 @@ def as_tasks(score: Any) -> list[Floats]:
     return tasks
 
 
-def _variances(tasks: list[Floats]) -> tuple[_Variance, _Variance, float]:
+def variances(tasks: list[Floats]) -> tuple[Variance, Variance, float]:
     """Return the mean squares of seeds, problems and rest, scaled to the variance of the mean."""
     num_seeds, parts = len(tasks[0]), len(tasks) ** 2
     seed_S = np.mean([task.mean(1) for task in tasks], axis=0)
-    seed = _Variance(float(seed_S.var(ddof=1)) / num_seeds if num_seeds > 1 else 0.0, num_seeds - 1)
+    seed = Variance(float(seed_S.var(ddof=1)) / num_seeds if num_seeds > 1 else 0.0, num_seeds - 1)
     problem = _sum(
         [
-            _Variance(float(task.mean(0).var(ddof=1)) / task.shape[1] / parts, task.shape[1] - 1)
+            Variance(float(task.mean(0).var(ddof=1)) / task.shape[1] / parts, task.shape[1] - 1)
             for task in tasks
         ]
     )
@@ -177,17 +178,17 @@ def _variances(tasks: list[Floats]) -> tuple[_Variance, _Variance, float]:
     return seed, problem, rest
 
 
-def _sum(variances: list[_Variance]) -> _Variance:
+def _sum(variances: list[Variance]) -> Variance:
     """Add independent variances, with the degrees of freedom of Satterthwaite (1946)."""
     total = sum(part.value for part in variances)
     if total == 0:
-        return _Variance(0.0, min(part.freedom for part in variances))
+        return Variance(0.0, min(part.freedom for part in variances))
     shares = [(part.value / total) ** 2 / part.freedom for part in variances if part.value]
-    return _Variance(total, 1 / sum(shares))
+    return Variance(total, 1 / sum(shares))
 
 
 def _interval(
-    seed: _Variance, problem: _Variance, rest: float, tasks: list[Floats], level: float
+    seed: Variance, problem: Variance, rest: float, tasks: list[Floats], level: float
 ) -> Interval:
     """Return the interval around the mean over tasks, from the parts of its variance."""
     if not 0 < level < 1:
@@ -225,7 +226,7 @@ def _interval(
     )
 
 
-def _at_quantiles(variance: _Variance) -> Floats:
+def _at_quantiles(variance: Variance) -> Floats:
     """Return possible values of the true variance, at QUANTILES of the chi square."""
     if variance.value == 0:
         return np.zeros_like(QUANTILES)

@@ -26,7 +26,7 @@ from recipe.analysis.token_counts import choose_lengths
 from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
-from recipe.maths.rules import RULES, Rule
+from recipe.maths.rules import MICRO, RULES, Rule
 
 LEARNED = "lambda"
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--rule",
-        choices=list(RULES),
+        choices=[name for name in RULES if name != MICRO],
         default="token_batch",
         help="the rule the run trained with (default: token_batch, as loss_agg_mode=token-mean)",
     )
@@ -124,12 +124,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def chosen_rules(trained: str, exponent: float | None) -> Mapping[str, Rule]:
-    """Return every rule; the learned rule only with an exponent.
+    """Return every rule that dumps tell the weights of; the learned one only with an exponent.
 
     Raises:
         UserError: the run trained with the learned one, and its exponent is not given.
     """
-    rules = {name: rule for name, rule in RULES.items() if name != LEARNED}
+    rules = {name: rule for name, rule in RULES.items() if name not in (LEARNED, MICRO)}
     if exponent is not None:
         rules[LEARNED] = partial(learned, exponent=exponent)
     elif trained == LEARNED:

@@ -15,12 +15,11 @@ and writes report.md, NAME.png and result.json to outputs/probes/NAME.
 import argparse
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
@@ -38,18 +37,20 @@ from recipe.estimator.collect import collect
 from recipe.estimator.judge import judge
 from recipe.estimator.options import Options, check, default_folder
 from recipe.estimator.pilot import needed_prompts, pilot_of
-from recipe.maths.estimators import Advantages
-from recipe.maths.rules import RULES
+from recipe.estimator.ranks import meet, num_ranks, rank
+from recipe.estimator.seeds import check_seeds, pooled
+from recipe.maths.estimators import ADVANTAGES
+from recipe.maths.rules import MICRO, RULES
 from recipe.run.console import output_to
 from recipe.tasks import embedded
+from recipe.training.alone import prepare_verl
 
 if TYPE_CHECKING:
     from recipe.probes.stage import Stage
 
 ESTIMATOR = "estimator"
+DEFAULT_EXPERIMENT = "+experiment=cpu_demo"
 NAMES = ("prefix_push", "reward_scale", "momentum", "loss_value")
-# The only rank there is; the port is any that is free.
-ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,9 +62,12 @@ def parser() -> argparse.ArgumentParser:
             name, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         ).add_argument
         add("--out", type=Path, metavar="FOLDER", help="where to write, not outputs/probes/...")
-        add("--seed", type=int, default=0, help="of the prompts and the sampled responses")
+        seeds: dict[str, Any] = {"type": int, "help": "of the prompts and the sampled responses"}
         if name == ESTIMATOR:
+            add("--seed", nargs="+", default=[0], **seeds)
             add_estimator_options(add)
+        else:
+            add("--seed", default=0, **seeds)
     return command
 
 
@@ -80,11 +84,19 @@ def add_estimator_options(add: Callable[..., Any]) -> None:
     add("--precision", type=float, help="make --prompts so many that intervals are +- this wide")
     add("--group", type=int, default=8, help="responses of each prompt")
     add("--batch-groups", type=int, default=8, help="groups of a train batch")
-    add("--rules", nargs="+", default=list(RULES), metavar="RULE", help="rules to compare")
+    rules = [name for name in RULES if name != MICRO]
+    add("--rules", nargs="+", default=rules, metavar="RULE", help="rules to compare")
     add("--baseline", default="token", help="rule that the others are compared with")
-    add("--advantage", choices=get_args(Advantages), default="std", help="normalisation")
+    add("--advantage", choices=list(ADVANTAGES), default="std", help="how advantages are made")
+    add("--positive-factor", type=float, default=1.0, help="of weights where A > 0")
     add("--sketch", type=int, default=2**15, help="numbers kept of each gradient; 0 keeps all")
     add("--fresh", type=int, default=64, help="more prompts, for the measured step")
+    add(
+        "--sampler",
+        choices=("transformers", "vllm"),
+        default="vllm" if torch.cuda.is_available() else "transformers",
+        help="what samples; on a GPU vllm unless said otherwise",
+    )
     add("--step-batches", type=int, default=3, help="batches that steps are taken along; 0: none")
 
 
@@ -114,7 +126,7 @@ def run(name: str, seed: int, folder: Path) -> None:
         UserError: the small model cannot be made, or the responses are not what the probe needs.
     """
     started = time.monotonic()
-    config = composed(["+experiment=cpu_demo", f"seed={seed}"])
+    config = composed([DEFAULT_EXPERIMENT, f"seed={seed}"])
     resolve(config)
     embedded.make(config.data.task)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,44 +154,61 @@ def run_estimator(given: argparse.Namespace) -> None:
         UserError: an option, the model or the data cannot be used.
     """
     started = time.monotonic()
-    overrides = given.overrides or ["+experiment=cpu_demo"]
+    seeds = given.seed
+    check_seeds(seeds)
+    overrides = given.overrides or [DEFAULT_EXPERIMENT]
     if given.model:
         overrides = [*overrides, f"actor_rollout_ref.model.path={given.model}"]
     if given.data:
         overrides = [*overrides, f"data.train_files={given.data}"]
-    options = Options(**{name: getattr(given, name) for name in Options._fields})
+    asked = {name: getattr(given, name) for name in Options._fields}
+    options = Options(**asked | {"seed": seeds[0]})
     config = composed([*overrides, f"seed={options.seed}"])
     resolve(config)
-    if not (given.model and given.data):
-        embedded.make(config.data.task)
     check(options)
+    if num_ranks() > 1:
+        prepare_verl(config)
+    if rank() == 0 and not (given.model and given.data):
+        embedded.make(config.data.task)
+    meet()
 
     def say(text: str) -> None:
-        print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
+        if rank() == 0:
+            print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
 
     if given.precision:
         pilot = pilot_of(options)
         kept = collect(config, pilot, default_folder(config, pilot), say)
         prompts = needed_prompts(judge(kept, pilot, say), given.precision, say)
         options = options._replace(prompts=prompts)
+    made_by = provenance("recipe.probe")
     folder = given.out or default_folder(config, options)
-    print(f"{ESTIMATOR}: responses and gradients are kept in {folder}", flush=True)
-    result = judge(collect(config, options, folder, say), options, say)
-    result["seconds"] = round(time.monotonic() - started, 1)
-    print("\n".join(["", *report.report(result), ""]))
-    made_by = {"seed": options.seed, **provenance("recipe.probe")}
-    for path in write(folder, ESTIMATOR, report, result | made_by):
-        print(f"wrote {path}")
+
+    def measured(seed: int, folder: Path) -> dict[str, Any]:
+        own = options._replace(seed=seed)
+        say(f"responses and gradients are kept in {folder}")
+        return finished(judge(collect(config, own, folder, say), own, say), folder)
+
+    def finished(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+        result["seconds"] = round(time.monotonic() - started, 1)
+        if rank() == 0:
+            print("\n".join(["", *report.report(result), ""]))
+            facts = {"seed": result["options"]["seed"], **made_by}
+            for path in write(folder, ESTIMATOR, report, result | facts):
+                print(f"wrote {path}")
+        return result
+
+    if len(seeds) == 1:
+        measured(seeds[0], folder)
+    else:
+        finished(pooled([measured(seed, folder / f"seed-{seed}") for seed in seeds]), folder)
 
 
 def prepare(
     name: str, config: DictConfig, say: Callable[[str], None]
 ) -> tuple[ModuleType, "Stage"]:
     """Return the module of a probe and its stage, on verl's platform of the config."""
-    os.environ |= config.ray_kwargs.ray_init.runtime_env.env_vars
-    os.environ |= ALONE
-    # Before the modules that import verl, which asks its platform while it is imported.
-    importlib.import_module("verl_patches")
+    prepare_verl(config)
     from recipe.probes.stage import Stage
 
     return importlib.import_module(f"recipe.probes.{name}"), Stage(config, say)
@@ -194,7 +223,7 @@ def write(folder: Path, name: str, probe: ModuleType, result: dict[str, Any]) ->
     plt.close(figure)
     versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     lines = [
-        f"# {name}, seed {result['seed']}",
+        f"# {name}, seed {str(result['seed']).strip('[]')}",
         "",
         *probe.report(result),
         "",

@@ -14,10 +14,27 @@ learning has something to remove. What checks do decides whether length tells ri
 
 - `length_gap`: checks slip more than steps, so wrong responses are much longer than right ones.
 - `length_spread`: checks only repeat, so lengths vary as much and say nothing.
+
+Checks that slip are soon unlearned, and with them the gap. In the other tasks remarks that change
+nothing follow each step, more or fewer of them once a step has slipped:
+
+    3 + 8 ~ 12
+    Wait, let me check
+    12 - 2 = 10
+    Wait, let me check
+    Wait, let me check
+    Answer: 10
+
+A guess (`~`) is always off. After it no remark makes the answer right or wrong, so in expectation
+nothing is learned about remarks, and the difference in length lasts as long as there are guesses.
+
+- `wrong_longer_*`, `level_*`, `wrong_shorter_*`: which responses are longer.
+- `*_steady`, `*_varied`: whether the number of remarks after a step is fixed or drawn.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate, chain, product, zip_longest
+from operator import or_
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -32,6 +49,8 @@ NUMBERS = range(1, 10)
 RESULTS = range(21)
 SLIPS = (-2, -1, 1, 2)
 
+REMARK = "Wait, let me check"
+GUESS = " ~ "
 CHECK = "Wait, let me check that step once more to be sure: "
 
 # The parts of DAPO's template, in fewer tokens: how to answer, an empty line, the question.
@@ -55,11 +74,24 @@ class Task(NamedTuple):
     checked: float
     slip_rate: float
     check_slip_rate: float
+    remarks: tuple[Sequence[int], Sequence[int]] | None = None
+    """Numbers of remarks to draw from, before a step has slipped and from then on. With remarks a
+    slip is marked as a guess, so that a small model sees whether one was made."""
+
+
+def _remarking(sound: Sequence[int], slipped: Sequence[int]) -> Task:
+    return Task(checked=0, slip_rate=0.4, check_slip_rate=0, remarks=(sound, slipped))
 
 
 TASKS = {
     "length_gap": Task(checked=0.5, slip_rate=0.2, check_slip_rate=0.75),
     "length_spread": Task(checked=0.5, slip_rate=0.32, check_slip_rate=0.0),
+    "wrong_longer_steady": _remarking((0,), (2,)),
+    "wrong_longer_varied": _remarking((0, 1), (1, 4)),
+    "level_steady": _remarking((1,), (1,)),
+    "level_varied": _remarking((0, 2), (0, 2)),
+    "wrong_shorter_steady": _remarking((2,), (0,)),
+    "wrong_shorter_varied": _remarking((1, 4), (0, 1)),
 }
 
 
@@ -90,8 +122,27 @@ def worked_solution(expression: str, slips: Sequence[int] = (), *, checked: bool
     return "\n".join([*lines, f"Answer: {start}"])
 
 
+def remarked_solution(expression: str, slips: Sequence[int], remarks: Sequence[int]) -> str:
+    """Write out the steps, each with its remarks, and the answer.
+
+    Args:
+        expression: numbers and operators, one space apart.
+        slips: what is added to the result of each step; one that is not 0 is written as a guess.
+        remarks: how many follow each step.
+    """
+    start, *operations = expression.split()
+    result, lines = int(start), []
+    for i, (operator, number) in enumerate(zip(operations[::2], operations[1::2], strict=True)):
+        step = f"{result} {operator} {number}{GUESS if slips[i] else ' = '}"
+        result += int(operator + number) + slips[i]
+        lines += [f"{step}{result}", *[REMARK] * remarks[i]]
+    return "\n".join([*lines, f"Answer: {result}"])
+
+
 def draw_solution(task: Task, expression: str, random: Random) -> str:
     """A worked solution as the task has them: checked or not, with slips here and there."""
+    if task.remarks:
+        return _draw_remarked(task, expression, random)
     checked = random.random() < task.checked
     rates = [task.slip_rate, task.check_slip_rate] if checked else [task.slip_rate]
     slips = [
@@ -100,6 +151,20 @@ def draw_solution(task: Task, expression: str, random: Random) -> str:
         for rate in rates
     ]
     return worked_solution(expression, slips, checked=checked)
+
+
+def _draw_remarked(task: Task, expression: str, random: Random) -> str:
+    """Draw slips, each with a result in range, and remarks by whether one was made."""
+    assert task.remarks
+    shift, slips = 0, []
+    for result in results(expression):
+        allowed = [slip for slip in SLIPS if result + shift + slip in RESULTS]
+        slip = random.choice(allowed) if allowed and random.random() < task.slip_rate else 0
+        shift += slip
+        slips.append(slip)
+    slipped = accumulate(map(bool, slips), or_)
+    remarks = [random.choice(task.remarks[is_slipped]) for is_slipped in slipped]
+    return remarked_solution(expression, slips, remarks)
 
 
 def is_correct(response: str, expression: str) -> bool:

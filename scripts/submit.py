@@ -3,6 +3,7 @@
     python -m scripts.submit EXPERIMENT... --rule R... --seed S... [KEY=VALUE...] --address URL
     python -m scripts.submit --sweep paper_table --dry-run
     python -m scripts.submit --sweep cpu_demo --local
+    python -m scripts.submit EXPERIMENT --probe "estimator --prompts 512" --gpus 8 --address URL
     python -m scripts.submit --status | --logs JOB | --stop JOB...
 
 Given again, the same command submits only runs that have not finished. It may be stopped at any
@@ -15,33 +16,30 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
-from eval.runs import HEAD, read_summaries, rows
 from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from recipe.config.checks import check_config
-from recipe.estimate.gpus import num_gpus
-from recipe.estimate.hours import gpu_hours
 from recipe.run.cluster import alone_with_ray
 from recipe.run.processes import Watch, clean_up_killed, temporary_folder
+from scripts.jobs.probe import PlannedProbe, plan_probe
 from scripts.jobs.ray_jobs import (
     SubmitSettings,
     entrypoint,
-    environment,
     our_jobs,
     reaching,
     work_off,
 )
-from scripts.jobs.sweep import Grid, PlannedRun, plan
+from scripts.jobs.sweep import Grid, PlannedRun, plan, print_plan, print_results
 
 # Ray's own variables for a job server, in its order.
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -54,10 +52,17 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("scripts.submit", __doc__)
     parser.add_argument("experiment", nargs="*", help="names in configs/experiment")
     parser.add_argument(
-        "--rule", nargs="+", metavar="METHOD", help="RULE, RULE+ADVANTAGE or objective (balanced)"
+        "--rule",
+        nargs="+",
+        metavar="METHOD",
+        help="RULE[+ADVANTAGE][+OBJECTIVE] or preset (balanced)",
     )
     parser.add_argument("--seed", nargs="+", type=int, help="numbers (0)")
     parser.add_argument("--sweep", help="a file in configs/sweep, instead of the three above")
+    parser.add_argument(
+        "--probe", metavar="ARGUMENTS", help="of recipe.probe, which becomes a job instead of runs"
+    )
+    parser.add_argument("--gpus", type=int, default=1, help="of the probe, all on one node (1)")
     parser.add_argument("--address", help="of the job server, http://HEAD:8265")
     parser.add_argument("--local", action="store_true", help="a Ray of its own on this machine")
     parser.add_argument("--dry-run", action="store_true", help="check and print, submit nothing")
@@ -97,11 +102,9 @@ def command(options: argparse.Namespace) -> int:
     if options.status or options.logs or options.stop:
         return about_jobs(options)
     check_numbers(options)
-    runs = plan(grid(options), places(options))
-    for run in runs:
-        # What depends on the machine is checked where the run starts.
-        check_config(run.config)
-    print_plan(runs)
+    runs: Sequence[PlannedRun | PlannedProbe] = (
+        [probe(options)] if options.probe else planned_runs(options)
+    )
     settings = SubmitSettings(
         options.max_concurrent,
         options.retries,
@@ -112,15 +115,47 @@ def command(options: argparse.Namespace) -> int:
     if options.dry_run:
         for run in runs:
             print(f"\n{run.name}\n  {entrypoint(run, settings.python)}")
-            print("  " + " ".join(f"{key}={value}" for key, value in environment(run).items()))
+            print("  " + " ".join(f"{key}={value}" for key, value in run.env.items()))
         return 0
     with job_server(options, runs) as client, reaching(client.get_address()):
         failed = work_off(client, runs, settings, say)
-    print_results(runs)
+    print_results([run for run in runs if isinstance(run, PlannedRun)])
+    for run in runs:
+        if isinstance(run, PlannedProbe):
+            run.print_report()
     for name, last in failed.items():
         log = settings.logs / f"{last.name}.log"
         say(f"{name} did not finish: its log is {log}. Give the same command to try it again")
     return 1 if failed else 0
+
+
+def planned_runs(options: argparse.Namespace) -> list[PlannedRun]:
+    """Return the requested runs, checked and printed."""
+    runs = plan(grid(options), places(options))
+    for run in runs:
+        # What depends on the machine is checked where the run starts.
+        check_config(run.config)
+    print_plan(runs)
+    return runs
+
+
+def probe(options: argparse.Namespace) -> PlannedProbe:
+    """Return the requested probe, checked and printed."""
+    if options.sweep or options.rule or options.seed:
+        raise UserError(
+            "--probe is given beside --sweep, --rule or --seed, which are of training runs. Give "
+            'the probe\'s own options as one word: --probe "estimator --rules token --seed 1".'
+        )
+    planned = plan_probe(
+        options.probe,
+        options.experiment,
+        options.overrides,
+        [f"data_root={options.data_root.absolute()}"],
+        options.gpus,
+        options.output_root,
+    )
+    print(f"{planned.name}, {planned.gpus} GPUs, writes to {planned.folder}")
+    return planned
 
 
 def check_numbers(options: argparse.Namespace) -> None:
@@ -129,10 +164,11 @@ def check_numbers(options: argparse.Namespace) -> None:
     Raises:
         UserError: an option has such a value.
     """
-    if options.max_concurrent < 1 or options.retries < 0:
+    if options.max_concurrent < 1 or options.retries < 0 or options.gpus < 1:
         raise UserError(
-            f"--max-concurrent is {options.max_concurrent} and --retries {options.retries}. Give "
-            f"at least 1 run at a time, and 0 or more further attempts."
+            f"--max-concurrent is {options.max_concurrent}, --retries {options.retries} and "
+            f"--gpus {options.gpus}. Give at least 1 run at a time, 0 or more further attempts, "
+            f"and at least 1 GPU."
         )
     if any(override.startswith("trainer.resume_mode=") for override in options.overrides):
         raise UserError(
@@ -182,39 +218,9 @@ def variables(names: list[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def print_plan(runs: list[PlannedRun]) -> None:
-    """Print the runs, and the estimated cost of those on GPUs."""
-    table, total, notes = [], 0.0, set()
-    for run in runs:
-        gpus = hours = "-"
-        if not run.on_cpu:
-            gpus, hours = str(num_gpus(run.config)), "?"
-            try:
-                cost = gpu_hours(run.config)
-            except UserError as error:
-                notes.add(f"Not estimated: {error}")
-            else:
-                hours, total = f"{cost.total:,.0f}", total + cost.total
-                notes.add(cost.assumptions)
-        steps = run.config.trainer.total_training_steps or "by its data"
-        table.append((run.name, gpus, str(steps), hours))
-    print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
-    print(f"{len(runs)} runs" + (f", {total:,.0f} GPU-hours" if total else ""))
-    print(*sorted(notes), sep="\n")
-
-
-def print_results(runs: list[PlannedRun]) -> None:
-    """Print the table of finished runs, if this machine sees the outputs."""
-    summaries = [
-        summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
-    ]
-    if summaries:
-        print("\n".join(markdown_table(HEAD, rows(summaries))))
-
-
 @contextmanager
 def job_server(
-    options: argparse.Namespace, runs: list[PlannedRun]
+    options: argparse.Namespace, runs: Sequence[PlannedRun | PlannedProbe]
 ) -> Iterator[JobSubmissionClient]:
     """Yield a client of the given cluster, or of a Ray that lives as long as this command."""
     if not options.local:
@@ -240,7 +246,7 @@ def job_server(
             _temp_dir=str(temporary / "ray"),
             # On a CPU both are logical: most actors wait.
             num_cpus=16 * at_once if on_cpu else None,
-            num_gpus=at_once * max(num_gpus(run.config) for run in runs) if on_cpu else None,
+            num_gpus=at_once * max(run.gpus for run in runs) if on_cpu else None,
         )
         yield JobSubmissionClient(f"http://{context.dashboard_url}")
 

@@ -299,7 +299,7 @@ def main() -> None:
         parser.error(f"--out {options.out} exists already. Remove it, or name another folder.")
 
     # More threads do not help so small a model, and their number changes its last digits.
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
     disable_progress_bar()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:

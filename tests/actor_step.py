@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from recipe.config.settings import Settings
+from recipe.objectives.losses import bapo as bapo_loss
 from recipe.objectives.losses import disco as disco_loss
 
 PROMPT = 2
@@ -33,7 +34,7 @@ def gradient(config, put, monkeypatch):
             "response_mask": columns["response_mask"],
             "old_log_probs": old,
             "advantages": columns["advantages"],
-            **{name: column for name, column in put.items() if column.dim() == 1},
+            **put,
         },
         batch_size=num,
     )
@@ -43,7 +44,8 @@ def gradient(config, put, monkeypatch):
     leaves = [torch.cat([torch.zeros(PROMPT - 1), row, torch.zeros(1)]) for row in now.unbind()]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     output = {"log_probs": torch.nested.as_nested_tensor(leaves, layout=torch.jagged)}
-    monkeypatch.setattr(disco_loss, "look", lambda *_: now.to_padded_tensor(0.0))
+    for module in (bapo_loss, disco_loss):
+        monkeypatch.setattr(module, "look", lambda *_: now.to_padded_tensor(0.0))
     loss_fn = Settings.of(config).begin(config).loss()
     loss_fn.prepare(ONE_RANK, data, {})
     loss, _ = loss_fn(output, data)

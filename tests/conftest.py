@@ -14,6 +14,9 @@ os.environ["VERL_USE_EXTERNAL_MODULES"] = "verl_patches"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Ray gives way to everything else; tests run beside it, and it would starve.
 os.environ["RAY_worker_niceness"] = "0"
+# Tests share the cores: threads of one would wait for each other longer than they compute.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # How long an example takes is the machine's affair.
 settings.register_profile("any speed", deadline=None)

@@ -1,5 +1,6 @@
 """The driver's part of a step, on a batch that TransferQueue only seems to hold."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,7 @@ class Bare(trainer.AggregationMixin):
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0]})
         self.begin(config)
 
     def on_sample_end(self): ...
@@ -95,6 +97,7 @@ def responses(**columns):
         "truncated_N": torch.zeros(num) > 0,
         "group_N": torch.zeros(num, dtype=torch.long),
         "real_N": torch.ones(num) > 0,
+        "micro_N": None,
         "final_N": torch.arange(num),
         "info_N": [{}] * num,
         "mask_NT": None,

@@ -16,6 +16,7 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from verl.utils import tensordict_utils as tu
 
 import recipe.main  # noqa: F401  (registers the config resolvers)
+from recipe.maths.rules import over_all_rows, with_limit
 from recipe.objectives.losses.weightable import default_config
 from recipe.objectives.losses.weighted import (
     SLOPE_COLUMN,
@@ -159,3 +160,25 @@ def response_log_prob(model, row):
 
 def relative(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
+
+
+def weights(name, facts, limit=96.0):
+    *columns, counted_N = facts
+    rule = with_limit(limit)[name]
+    return over_all_rows(rule(*(column[counted_N] for column in columns)), counted_N).float()
+
+
+def reference_gradient(model, rows, weight_N):
+    """Autograd on the model by itself, row by row, from the definition of the objective."""
+    model.zero_grad()
+    for row, weight in zip(rows, weight_N, strict=True):
+        response_loss(model, row, weight).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def response_loss(model, row, weight):
+    """A response's term of the objective."""
+    ratio = (response_log_prob(model, row) - row["old_log_probs"]).exp()
+    a = row["advantages"]
+    token_loss = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+    return weight * (token_loss * row["response_mask"]).sum() / ROWS

@@ -33,18 +33,22 @@ MAY_IMPORT = {
     "reward",
     "recipe/training": "recipe/base recipe/maths recipe/estimate recipe/tasks recipe/objectives "
     "recipe/config reward reward/errors.py verl verl_patches",
-    "recipe/probes": "recipe/base recipe/maths recipe/objectives recipe/training reward verl",
-    "recipe/estimator": "recipe/base recipe/maths recipe/probes",
+    "recipe/sampling": "recipe/base recipe/maths recipe/run reward",
+    "recipe/probes": "recipe/base recipe/maths recipe/objectives recipe/training recipe/sampling "
+    "verl",
+    "recipe/estimator": "recipe/base recipe/maths recipe/sampling recipe/probes",
+    "recipe/study": "recipe/base recipe/maths recipe/tasks recipe/objectives recipe/config "
+    "recipe/training recipe/sampling recipe/estimator verl",
     "recipe": "recipe/base recipe/maths recipe/run recipe/analysis recipe/estimate recipe/tasks "
     "recipe/objectives recipe/config recipe/training recipe/probes recipe/estimator verl",
     "eval/stats.py": "recipe/tasks",
     "eval/published.py": "recipe/base",
     "eval/tables": "recipe/base recipe/maths recipe/tasks eval/stats.py eval/published.py",
-    "eval/sampling": "recipe/base recipe/run recipe/tasks reward reward/errors.py",
+    "eval/sampling": "recipe/base recipe/run recipe/sampling recipe/tasks reward reward/errors.py",
     "eval": "recipe/base recipe/run recipe/tasks recipe/config reward reward/errors.py "
-    "eval/published.py eval/sampling eval/tables",
+    "eval/stats.py eval/published.py eval/sampling eval/tables",
     "scripts/data": "recipe/base recipe/tasks reward reward/math",
-    "scripts": "recipe/base recipe/run recipe/tasks recipe/config recipe/estimate eval "
+    "scripts": "recipe recipe/base recipe/run recipe/tasks recipe/config recipe/estimate eval "
     "scripts/data",
 }
 # The mathematics can be lifted out of the project: it needs torch and these.

@@ -29,6 +29,10 @@ GENERATED = [
     ("agreement", "docs/rewards.md", "benchmarks.scorer_agreement"),
     ("probes", "docs/probes.md", "benchmarks.probes"),
     *((table, "docs/finding.md", "benchmarks.finding_tables") for table in TABLES),
+    ("token_micro", "docs/methods.md", "benchmarks.token_micro"),
+    ("laboratory", "docs/study.md", "benchmarks.laboratory"),
+    ("study_arms", "docs/finding.md", "eval.study"),
+    ("study_predictions", "docs/finding.md", "eval.study"),
     ("coverage", "docs/statistics.md", "benchmarks.interval_coverage"),
     ("evaluation", "docs/evaluation.md", "eval.table"),
     pytest.param("cost", "docs/cost.md", "benchmarks.step_cost", marks=SLOW),
@@ -137,7 +141,7 @@ def test_make_results_runs_the_command_of_every_mark():
     assert len(run) == len(GENERATED)
 
 
-@pytest.mark.parametrize("group", ["aggregation", "advantage", "objective"])
+@pytest.mark.parametrize("group", ["aggregation", "advantage", "objective", "preset"])
 def test_every_choice_of_a_method_is_documented(group):
     text = (ROOT / "docs/methods.md").read_text() + (ROOT / "docs/idea.md").read_text()
     for path in sorted((CONFIGS / group).glob("*.yaml")):

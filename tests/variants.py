@@ -51,6 +51,7 @@ VARIANTS = {
     "two_epochs": {f"{ACTOR}.ppo_epochs": 2, "aggregation.rule": "token"},
     "two_mini_batches": {f"{ACTOR}.ppo_mini_batch_size": 4, **LAMBDA},
     "mask_truncated": {"aggregation.mask_truncated": True},
+    "token_micro": {"aggregation.rule": "token_micro"},
     "drop_zero_groups": {"aggregation.drop_zero_groups": True, "aggregation.rule": "token"},
     "token_weights": {f"{CORRECTION}.rollout_is": "token"},
     "sequence_weights": {f"{CORRECTION}.rollout_is": "sequence"},
@@ -69,6 +70,20 @@ VARIANTS |= {
     "disco_logl in several": {"objective": "disco_logl", **SEVERAL},
     "disco_lratio in several": {"objective": "disco_lratio", **SEVERAL},
 }
+VARIANTS |= {
+    "bapo in several": {
+        "objective": "bapo objective.bapo.target=0.9",
+        "aggregation.rule": "token",
+        **SEVERAL,
+    },
+    "sapo_exact in several": {LOSS: "sapo_exact", "aggregation.rule": "sequence", **SEVERAL},
+    "gmpo_exact in several": {
+        LOSS: "gmpo_exact",
+        f"{ACTOR}.clip_ratio_low": 1e-4,
+        f"{ACTOR}.clip_ratio_high": 1e-4,
+        **SEVERAL,
+    },
+}
 # Advantages and objectives beside the rules, in one update a step so that steps can be repeated.
 METHODS = {
     "ha_dw": {"advantage": "ha_dw", **LAMBDA},
@@ -79,6 +94,14 @@ METHODS = {
         "advantage": "gdpo_token advantage.gdpo.length_limit=24",
         "aggregation.rule": "token",
     },
+    "batch_std": {"advantage": "batch_std", "aggregation.positive_factor": 0.1},
+    "maxrl": {"advantage": "maxrl", "aggregation.rule": "token"},
+    "opo": {"advantage": "opo", "aggregation.rule": "token"},
+    "shrinkage": {"advantage": "shrinkage"},
+    "reinforce": {"advantage": "reinforce", "aggregation.rule": "token_batch"},
+    "bapo": {"objective": "bapo"},
+    "gtpo": {"objective": "gtpo", "aggregation.rule": "sequence"},
+    "gtpo_code": {"objective": "gtpo_code", "aggregation.rule": "sequence"},
     "disco_logl": {"objective": "disco_logl"},
     "disco_lratio": {"objective": "disco_lratio"},
     "discob_logl": {"objective": "discob_logl"},
@@ -166,6 +189,10 @@ def main(folder: Path) -> None:
         "trainer.test_freq=-1",
         "trainer.val_before_train=false",
         "data.max_response_length=40",
+        # Several epochs, and several micro-batches a rank.
+        "data.train_max_samples=200",
+        "leave_out_solved=0.9",
+        f"{ACTOR}.ppo_max_token_len_per_gpu=512",
         "actor_rollout_ref.rollout.n=4",
         f"trainer.rollout_data_dir={folder}/rollouts",
     ]

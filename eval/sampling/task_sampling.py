@@ -1,7 +1,6 @@
 """Sample tasks from one model: prompts, existing samples, and missing ones."""
 
 import argparse
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,14 +12,18 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from eval.sampling import models
-from eval.sampling.engine import Request, SampledResponse, engine_arguments, environment, sample
 from eval.sampling.models import Model
 from eval.sampling.samples import Sample, SampleFile
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
 from recipe.base.seeds import request_seed
-from recipe.run.console import output_to
-from recipe.run.processes import Watch, temporary_folder
+from recipe.sampling.vllm_engine import (
+    Request,
+    SampledResponse,
+    engine_arguments,
+    sample,
+    vllm_may_run,
+)
 from recipe.tasks.task import Problems, Task
 
 
@@ -153,8 +156,10 @@ def sample_tasks(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     by_name = {job.task.name: job for job in jobs}
     longest = max(max(map(len, job.prompts)) + job.max_tokens for job in jobs)
-    with temporary_folder() as temporary, Watch(temporary), output_to(log) as terminal:
-        os.environ |= environment(temporary)
+    arguments = engine_arguments(
+        folder, longest, options.gpu_memory, options.tensor_parallel, options.data_parallel
+    )
+    with vllm_may_run(log) as terminal:
         with tqdm(
             total=sum(job.num_missing for job in jobs),
             desc="sampling",
@@ -174,13 +179,7 @@ def sample_tasks(
             for job in sampled:
                 job.file.begin(made_by)
             try:
-                sample(engine_arguments(folder, longest, options), requests, keep)
-            except* Exception as group:
-                reason = str(group.exceptions[0]).strip().splitlines() or [repr(group)]
-                raise UserError(
-                    f"sampling failed: {reason[-1]}. The full log is {log}. All samples so "
-                    f"far are kept; run the same command again to continue."
-                ) from group
+                sample(arguments, requests, keep)
             finally:
                 for job in sampled:
                     job.file.end(round(time.monotonic() - start, 1))

@@ -42,6 +42,7 @@ def check_config(config: DictConfig) -> Settings:
     settings = Settings.of(config)
     check_choices(settings)
     check_verl_keys(config, settings)
+    check_resampling(config, settings)
     check_exponent(config, settings)
     objective = settings.begin(config)
     if config.trainer.resume_mode == "resume_path":
@@ -68,6 +69,28 @@ def check_choices(settings: Settings) -> None:
                 f"{objective.name} has one. Choose another {group}, or an objective such as "
                 f"objective=disco_logl."
             )
+
+
+def check_resampling(config: DictConfig, settings: Settings) -> None:
+    """Refuse a share of correct responses that cannot be, or that is not counted.
+
+    Raises:
+        UserError: the share is out of range, or groups are filtered before they are counted.
+    """
+    share = settings.leave_out_solved
+    if share is None:
+        return
+    if not 0 < share <= 1:
+        raise UserError(
+            f"leave_out_solved is {share:g}, but it is a share of correct responses. Give a number "
+            f"above 0 and up to 1, or null."
+        )
+    if config.algorithm.filter_groups.enable:
+        raise UserError(
+            "leave_out_solved is set, but algorithm.filter_groups.enable drops groups of only "
+            "correct responses before they are counted. Use aggregation.drop_zero_groups=true "
+            "instead of filter_groups, or leave_out_solved=null."
+        )
 
 
 def check_exponent(config: DictConfig, settings: Settings) -> None:

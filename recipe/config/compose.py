@@ -19,7 +19,7 @@ OmegaConf.register_new_resolver(
 )
 OmegaConf.register_new_resolver("task_setting", tasks.shared, replace=True)
 OmegaConf.register_new_resolver("sum", lambda *numbers: sum(numbers), replace=True)
-OmegaConf.register_new_resolver("half", lambda number: number // 2, replace=True)
+OmegaConf.register_new_resolver("part", lambda number, of: number // of, replace=True)
 
 
 def composed(overrides: list[str]) -> DictConfig:

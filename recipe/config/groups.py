@@ -10,7 +10,9 @@ def groups() -> dict[str, dict[str, str]]:
 
     `experiment` comes first, because it chooses the others.
     """
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "sweep")
+    # These two hold plans of many runs.
+    plans = ("sweep", "study")
+    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in plans)
     folders.sort(key=lambda folder: folder.name != "experiment")
     return {
         folder.name: {path.stem: describe(path) for path in sorted(folder.glob("*.yaml"))}

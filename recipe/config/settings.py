@@ -43,6 +43,8 @@ class Settings:
     data_root: str
     poll_interval: float
     """Seconds between two looks of verl's replay buffer for finished responses."""
+    leave_out_solved: float | None
+    """Share of correct responses from which a prompt is left out of later epochs; None: never."""
     val_tasks: tuple[str, ...]
     """Tasks that are validated on; empty for files without a task."""
     made_task: str | None
@@ -62,7 +64,7 @@ class Settings:
         """
         data = config.data
         given = {name: config[name] for name in ("experiment_name", "seed", "output_root")}
-        given |= {name: config[name] for name in ("data_root", "poll_interval")}
+        given |= {name: config[name] for name in ("data_root", "poll_interval", "leave_out_solved")}
         return cls(
             **given,
             val_tasks=tuple(data.get("val_tasks") or ()),

@@ -179,6 +179,13 @@ ALWAYS = (
 
 # By the kind of the objective.
 OBJECTIVES: dict[str, tuple[Refusal, ...]] = {
+    "bapo": (
+        Refusal(
+            f"{ACTOR}.policy_loss.loss_mode",
+            lambda c: c.actor_rollout_ref.actor.policy_loss.loss_mode != "vanilla",
+            "it moves the bounds of PPO's clipped loss",
+        ),
+    ),
     "disco": (
         Refusal(
             "aggregation.rule",
@@ -239,8 +246,23 @@ OBJECTIVES: dict[str, tuple[Refusal, ...]] = {
 }
 
 OVERLONG = "overlong_reward"
+NO_KL = Refusal(
+    "algorithm.use_kl_in_reward",
+    lambda c: c.algorithm.use_kl_in_reward,
+    "the advantage is made of the reward's score, which holds no KL term",
+    f"Use {ACTOR}.use_kl_loss=true.",
+)
 # By the kind of the advantage.
 ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
+    **dict.fromkeys(("batch_std", "opo", "shrinkage", "reinforce"), (NO_KL,)),
+    "maxrl": (
+        NO_KL,
+        Refusal(
+            "reward.reward_kwargs.overlong_buffer_cfg.enable",
+            overlong,
+            "it reads only the verdict, so the length penalty would be lost (rewards=dapo sets it)",
+        ),
+    ),
     "gdpo": (
         Refusal(
             "algorithm.use_kl_in_reward",

@@ -1,5 +1,6 @@
 """Differentiate each response once, and keep the gradients, or sketches of them, on disk.
 
+Each rank keeps its own part in a file of its own.
 Two inner products of gradients are measured: the plain one, which belongs to steps of SGD, and the
 one after AdamW's scaling P = 1 / (sqrt(v) + eps), <G_i, P G_j>, which belongs to steps of AdamW.
 Axes: `_N` responses, `_W` numbers kept of a gradient.
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from recipe.estimator.model import Model
-from recipe.maths.estimators import advantages
+from recipe.estimator.ranks import added, least
 from recipe.maths.sketch import CountSketch
-from recipe.probes.sampling import SampledGroups
+from recipe.maths.within import normalised_within
+from recipe.sampling.groups import SampledGroups
 
 METRICS = ("sgd", "adamw")
 ADAMW_EPS = 1e-8
@@ -38,7 +40,7 @@ def adamw_scale(
         batch_size: responses of a train batch.
         say: shows progress.
     """
-    advantage_N = advantages(responses.score_N, responses.group_N, "std")
+    advantage_N = normalised_within(responses.score_N, responses.group_N, 1e-6)
     factor_N = advantage_N / responses.length_N.double().mean()
     square = [torch.zeros_like(p) for p in model.parameters]
     for i, factor in enumerate(factor_N.tolist()):
@@ -79,7 +81,8 @@ class Store(NamedTuple):
     def fill(self, responses: SampledGroups, say: Callable[[str], None]) -> None:
         """Add the rows that are missing, in the order of the responses."""
         row_bytes, num = 4 * self.width, len(responses.token_N)
-        done = self.path.stat().st_size // row_bytes if self.path.exists() else 0
+        # All ranks compute the same response; a kill may have left them at different ones.
+        done = least(self.path.stat().st_size // row_bytes if self.path.exists() else 0)
         with self.path.open("ab") as file:
             file.truncate(done * row_bytes)
             for i in range(done, num):
@@ -92,6 +95,9 @@ class Store(NamedTuple):
 
     def grams(self) -> dict[str, Tensor]:
         """Return <G_i, G_j> and <G_i, P G_j>, (N, N) float64, by the name of the metric."""
+        return {name: added(gram_NN) for name, gram_NN in self._own_grams().items()}
+
+    def _own_grams(self) -> dict[str, Tensor]:
         kept = np.memmap(self.path, np.float32, "r").reshape(-1, self.width)
         if self.sketch is not None:
             halves = np.split(kept, len(METRICS), axis=1)

@@ -14,17 +14,17 @@ from recipe.estimator.options import Options
 from recipe.estimator.steps import RISE, Change, measured_changes
 from recipe.maths.diagnostics import group_lengths, under_rule
 from recipe.maths.estimators import (
+    ADVANTAGES,
     Estimate,
     Rows,
-    advantages,
     batches_of,
     between,
     estimates,
     noise_by_verdict,
     products,
 )
-from recipe.maths.rules import RULES, Rule, with_limit
-from recipe.probes.sampling import SampledGroups
+from recipe.maths.rules import RULES, Rule, with_limit, with_positive_factor
+from recipe.sampling.groups import SampledGroups
 
 # Partitions of the same responses into batches, whose results are averaged.
 PARTITIONS = 8
@@ -36,7 +36,8 @@ LEVEL = 0.95
 def with_rules(options: Options, limit: float) -> dict[str, Rule]:
     """Return the rules that are asked for."""
     every = with_limit(limit) | {"lambda": partial(RULES["lambda"], exponent=EXPONENT)}
-    return {name: every[name] for name in options.rules}
+    chosen = {name: every[name] for name in options.rules}
+    return with_positive_factor(chosen, options.positive_factor)
 
 
 def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
@@ -125,7 +126,8 @@ def of_rule(
     Half widths are of 95 % intervals. Those of a difference are also given for all differences
     together (Bonferroni).
     """
-    advantage_N = advantages(responses.score_N, responses.group_N, options.advantage)
+    rows = Rows(responses.length_N, responses.score_N, responses.group_N)
+    advantage_N = ADVANTAGES[options.advantage](rows)
     weight_N = rule(responses.length_N, advantage_N, responses.group_N)
     baseline = list(options.rules).index(options.baseline)
     num_batches = options.prompts // options.batch_groups

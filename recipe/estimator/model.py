@@ -1,5 +1,6 @@
-"""Compute gradients and log-probabilities of complete responses, in one process.
+"""Compute gradients and log-probabilities of complete responses.
 
+With several ranks, all compute the same response, and each holds its shard of what is by parameter.
 Axes: `_N` responses, `_K` directions.
 """
 
@@ -9,59 +10,77 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
-from recipe.probes.sampling import SampledGroups
+from recipe.sampling.groups import SampledGroups
 
-# Responses in one forward pass.
+# Responses in one forward pass, and the numbers that its logits may have.
 AT_ONCE = 256
+LOGITS = 2**29
 
 
 class Model:
     """Hold the model whose gradients are measured."""
 
     def __init__(self, model: Any) -> None:
-        """Take a causal language model of transformers."""
+        """Take a causal language model of transformers; FSDP2 may have sharded it."""
         self.model = model.eval()
-        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        self.sizes = [p.numel() for p in self.parameters]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Return this rank's part of each parameter."""
+        return [local(p.detach()) for p in self.trained]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return the sizes of these parts."""
+        return [p.numel() for p in self.parameters]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return self.parameters[0].device
 
     def gradient(self, prompt: Tensor, token: Tensor) -> list[Tensor]:
-        """Return G = grad sum_t log pi(y_t | x, y_<t), one tensor for each parameter.
+        """Return G = grad sum_t log pi(y_t | x, y_<t), this rank's part for each parameter.
 
         Args:
             prompt: token ids of the prompt.
             token: token ids of the response.
         """
-        return list(torch.autograd.grad(self._log_prob(prompt, token), self.parameters))
+        # FSDP2 averages over ranks, and all of them have the same gradient.
+        self._log_prob(prompt, token).backward()
+        found = [local(p.grad) for p in self.trained]
+        for p in self.trained:
+            p.grad = None
+        return found
 
     def _log_prob(self, prompt: Tensor, token: Tensor) -> Tensor:
-        device = self.parameters[0].device
-        ids = torch.cat([prompt, token]).to(device)
+        ids = torch.cat([prompt, token]).to(self.device)
         logits = self.model(ids[None]).logits[0, -len(token) - 1 : -1]
-        return logits.log_softmax(-1).gather(-1, token.to(device)[:, None]).sum()
+        return logits.log_softmax(-1).gather(-1, token.to(self.device)[:, None]).sum()
 
     @torch.no_grad()
     def log_probs(self, responses: SampledGroups) -> Tensor:
         """Return log pi(y | x) of each response under the current parameters, (N,) float64."""
-        device = self.parameters[0].device
-        found = []
-        for begin in range(0, len(responses.token_N), AT_ONCE):
-            part = slice(begin, begin + AT_ONCE)
-            rows = [
-                torch.cat(pair)
-                for pair in zip(responses.prompt_N[part], responses.token_N[part], strict=True)
-            ]
+        rows = [torch.cat(pair) for pair in zip(responses.prompt_N, responses.token_N, strict=True)]
+        end_N = torch.tensor([len(row) for row in rows]) - 1
+        begin_N = end_N - responses.length_N
+        one = int(end_N.max()) * self.model.config.vocab_size
+        found_N = torch.zeros(len(rows), dtype=torch.double)
+        # By length, so that little is padded.
+        for part in end_N.argsort().split(max(1, min(AT_ONCE, LOGITS // one))):
             # Causal attention: what is padded on the right changes nothing before it.
-            ids = pad_sequence(rows, batch_first=True).to(device)
+            ids = pad_sequence([rows[i] for i in part], batch_first=True).to(self.device)
             log_prob = self.model(ids).logits[:, :-1].log_softmax(-1)
             log_prob = log_prob.gather(-1, ids[:, 1:, None])[..., 0].double().cpu()
-            ends = torch.tensor([len(row) for row in rows]) - 1
-            begins = ends - responses.length_N[part]
             position = torch.arange(log_prob.shape[1])
-            inside = (position >= begins[:, None]) & (position < ends[:, None])
-            found.append((log_prob * inside).sum(1))
-        return torch.cat(found)
+            inside = (position >= begin_N[part, None]) & (position < end_N[part, None])
+            found_N[part] = (log_prob * inside).sum(1)
+        return found_N
 
     def combined(self, responses: SampledGroups, factor_KN: Tensor) -> list[Tensor]:
         """Return sum_i factor_ki * G_i, for each parameter a tensor (K, size).
@@ -70,10 +89,7 @@ class Model:
             responses: the responses; those whose factors are all 0 take no backward pass.
             factor_KN: a factor for each direction and response.
         """
-        found = [
-            torch.zeros(len(factor_KN), size, device=p.device)
-            for p, size in zip(self.parameters, self.sizes, strict=True)
-        ]
+        found = [torch.zeros(len(factor_KN), size, device=self.device) for size in self.sizes]
         for i in (factor_KN != 0).any(0).nonzero()[:, 0].tolist():
             gradient = self.gradient(responses.prompt_N[i], responses.token_N[i])
             for whole, part in zip(found, gradient, strict=True):
@@ -87,8 +103,20 @@ class Model:
         before = [p.clone() for p in self.parameters]
         for p, change in zip(self.parameters, direction, strict=True):
             p.add_(change.view_as(p), alpha=length)
+        self._forget()
         try:
             yield
         finally:
             for p, old in zip(self.parameters, before, strict=True):
                 p.copy_(old)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let FSDP2 gather the parameters anew: after a forward pass it keeps the last ones."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig
 
 from recipe.base.errors import UserError
 from recipe.base.files import sha256_of, sha256_of_files, write_atomically
-from recipe.maths.estimators import Advantages
-from recipe.maths.rules import RULES
+from recipe.estimator.ranks import num_ranks
+from recipe.maths.rules import MICRO, RULES
 
 
 class Options(NamedTuple):
@@ -21,7 +21,8 @@ class Options(NamedTuple):
     group: int
     batch_groups: int
     rules: Sequence[str]
-    advantage: Advantages
+    advantage: str
+    """A key of `ADVANTAGES`."""
     baseline: str
     sketch: int
     """Width of the sketches; 0 keeps exact gradients."""
@@ -29,7 +30,10 @@ class Options(NamedTuple):
     """Fresh prompts for the measured step."""
     step_batches: int
     """Batches whose gradients a step is taken along; 0 takes none."""
+    sampler: Literal["transformers", "vllm"]
     seed: int
+    positive_factor: float = 1.0
+    """Factor of the weights of responses with a positive advantage, under every rule."""
 
 
 def check(options: Options) -> None:
@@ -37,10 +41,20 @@ def check(options: Options) -> None:
     unknown = [name for name in (*options.rules, options.baseline) if name not in RULES]
     if unknown:
         raise UserError(f"there is no rule {unknown[0]!r}. Known rules are {', '.join(RULES)}.")
+    if MICRO in options.rules:
+        raise UserError(
+            f"{MICRO} depends on verl's micro-batches, which this probe does not make. Leave it "
+            f"out of --rules; docs/methods.md says how far it is from token_batch."
+        )
     if options.baseline not in options.rules:
         raise UserError(
             f"--baseline is {options.baseline}, but --rules are {', '.join(options.rules)}. "
             f"Add it to the rules, or choose one of them."
+        )
+    if options.positive_factor < 0:
+        raise UserError(
+            f"--positive-factor is {options.positive_factor:g}. Give 1, which leaves the rules as "
+            f"they are, or another number of at least 0."
         )
     if options.group < 2:
         raise UserError(
@@ -79,6 +93,8 @@ def fingerprint(config: DictConfig, options: Options) -> dict[str, Any]:
         "batch_groups": options.batch_groups,
         "sketch": options.sketch,
         "fresh": options.fresh,
+        "sampler": options.sampler,
+        "ranks": num_ranks(),
         "seed": options.seed,
     }
 

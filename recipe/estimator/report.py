@@ -46,13 +46,18 @@ def report(result: Mapping[str, Any]) -> list[str]:
         if name != baseline
     ]
     gap, variation = result["length_gap"], result["length_variation"]
+    seeds = options["seed"]
+    every, over = "", "Values +- half of a 95 % interval. "
+    if isinstance(seeds, list):
+        every = f"each of {len(seeds)} seeds, "
+        over = "Means over seeds +- half of a 95 % interval. "
     sketch = (
         f"Gradients are sketched: a cosine has an error of about {result['sketch_error']:.1%}."
         if result["sketch_error"]
         else "Gradients are exact."
     )
     return [
-        f"{options['prompts']} prompts x {options['group']} responses, batches of "
+        f"{options['prompts']} prompts x {options['group']} responses, {every}batches of "
         f"{options['batch_groups']} groups, advantages `{options['advantage']}`. "
         f"{result['correct']:.1%} of the responses are correct, {result['num_mixed']} groups are "
         f"mixed. Length gap {shown(gap)}, length variation {shown(variation)}. {sketch}",
@@ -63,12 +68,12 @@ def report(result: Mapping[str, Any]) -> list[str]:
         "",
         *markdown_table(head[:-1], differences),
         "",
-        "Values +- half of a 95 % interval. `cosine`: between the expected gradient and the true "
-        "one, corrected for noise. `SNR`: signal over noise of one batch. `gain`: expected rise of "
-        "the score by a step, over that of a step of the same length along the true gradient. "
-        "`measured`: rise of the score of fresh prompts by one real step; a step along the true "
-        f"gradient would raise it by {1e3 * result['rise']:.0f} to first order. `negative`: share "
-        "of the objective that incorrect responses have.",
+        f"{over}`cosine`: between the expected gradient and the true one, corrected for noise. "
+        "`SNR`: signal over noise of one batch. `gain`: expected rise of the score by a step, over "
+        "that of a step of the same length along the true gradient. `measured`: rise of the score "
+        "of fresh prompts by one real step; a step along the true gradient would raise it by "
+        f"{1e3 * result['rise']:.0f} to first order. `negative`: share of the objective that "
+        "incorrect responses have.",
         "",
         recommendation(result),
     ]

@@ -3,19 +3,18 @@
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from recipe.base.errors import UserError
-from recipe.base.files import read_lines
-from recipe.base.seeds import request_seed
-from recipe.probes.sampling import SampledGroups, Sampler
+from recipe.base.files import read_lines, write_lines
+from recipe.sampling.groups import SampledGroups
+from recipe.sampling.scored import Scored
 
-# Prompts that are sampled, and written to disk, at a time.
-AT_ONCE = 16
+# Groups between two lines of progress.
+SAY_EVERY = 16
 
 
 def chosen_rows(rows: Sequence[Mapping[str, Any]], num: int, seed: int) -> list[int]:
@@ -34,48 +33,80 @@ def chosen_rows(rows: Sequence[Mapping[str, Any]], num: int, seed: int) -> list[
     return order[:num]
 
 
-def sampled_groups(
+class GroupSampler(Protocol):
+    """Sample groups of responses: `Sampler` or `VllmSampler`."""
+
+    limit: int
+    """Length limit in tokens."""
+
+    @property
+    def at_once(self) -> int:
+        """Return how many prompts share a seed: a part of such a block is sampled again."""
+        ...
+
+    def sample_groups(
+        self,
+        rows: Mapping[int, Mapping[str, Any]],
+        group_size: int,
+        seed: int,
+        keep: Callable[[int, list[Scored]], None],
+    ) -> None:
+        """Sample a group for each row, and give it to `keep`."""
+        ...
+
+
+def sample_missing(
     path: Path,
-    sampler: Sampler,
+    sampler: GroupSampler,
     rows: Sequence[Mapping[str, Any]],
     group_size: int,
     seed: int,
     say: Callable[[str], None],
-) -> SampledGroups:
-    """Return a group of responses to each row, from the file as far as it has them.
+) -> None:
+    """Sample the groups that the file does not hold yet, and add each as soon as it is complete.
 
     Args:
-        path: a file of JSON lines, one for each prompt in the order of `rows`.
+        path: a file of JSON lines, one for each prompt.
         sampler: samples and scores.
         rows: the prompts.
         group_size: responses of each prompt, G.
-        seed: of sampling, with the number of the prompt.
+        seed: of sampling.
         say: shows progress.
     """
-    kept = read_lines(path) if path.exists() else []
-    # Prompts are sampled together, so a part of them is sampled again.
-    kept = kept[: len(kept) - len(kept) % AT_ONCE if len(kept) < len(rows) else len(rows)]
-    with path.open("w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in kept)
-        file.flush()
-        for begin in range(len(kept), len(rows), AT_ONCE):
-            part = rows[begin : begin + AT_ONCE]
-            torch.manual_seed(request_seed(seed, begin))
-            found = iter(sampler.sample(part, group_size))
-            for _ in part:
-                group = list(islice(found, group_size))
-                record = {
-                    "prompt": group[0][0].tolist(),
-                    "responses": [token.tolist() for _, token, _ in group],
-                    "scores": [score for _, _, score in group],
-                }
-                kept.append(record)
-                file.write(json.dumps(record) + "\n")
+    kept = {record["row"]: record for record in (read_lines(path) if path.exists() else [])}
+    begins = range(0, len(rows), sampler.at_once)
+    blocks = [range(begin, min(begin + sampler.at_once, len(rows))) for begin in begins]
+    missing = {row: rows[row] for block in blocks if not set(block) <= kept.keys() for row in block}
+    write_lines(path, (record for row, record in kept.items() if row not in missing))
+    num = len(rows) - len(missing)
+    if not missing:
+        return
+    with path.open("a") as file:
+
+        def keep(row: int, group: list[Scored]) -> None:
+            nonlocal num
+            record = {
+                "row": row,
+                "prompt": group[0].prompt.tolist(),
+                "responses": [one.token.tolist() for one in group],
+                "scores": [one.score for one in group],
+            }
+            file.write(json.dumps(record) + "\n")
             file.flush()
-            say(f"sampled {len(kept)} of {len(rows)} groups")
+            num += 1
+            if num % SAY_EVERY == 0 or num == len(rows):
+                say(f"sampled {num} of {len(rows)} groups")
+
+        sampler.sample_groups(missing, group_size, seed, keep)
+
+
+def read_groups(path: Path) -> SampledGroups:
+    """Return the groups of a complete file, in the order of their prompts."""
+    kept = sorted(read_lines(path), key=lambda record: record["row"])
+    size = torch.tensor([len(group["responses"]) for group in kept])
     return SampledGroups(
         [torch.tensor(group["prompt"]) for group in kept for _ in group["responses"]],
         [torch.tensor(token) for group in kept for token in group["responses"]],
         torch.tensor([score for group in kept for score in group["scores"]]),
-        torch.arange(len(kept)).repeat_interleave(group_size),
+        torch.arange(len(kept)).repeat_interleave(size),
     )

@@ -12,20 +12,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recipe.base.errors import UserError
 from recipe.estimator.gradients import METRICS
 from recipe.estimator.model import Model
+from recipe.estimator.ranks import added, num_ranks
 from recipe.maths.estimators import (
-    Advantages,
     Rows,
     coefficients,
     leave_one_out,
     weighted,
 )
 from recipe.maths.rules import Rule
-from recipe.probes.sampling import SampledGroups
+from recipe.sampling.groups import SampledGroups
 
 # The rise of the score, in its units, that a step of this length along the true gradient has.
 RISE = 0.02
+# Memory for the gradients of several rules at a time.
+BYTES = 2**33
 
 
 class Change(NamedTuple):
@@ -58,7 +61,7 @@ def measured_changes(
     responses: SampledGroups,
     fresh: SampledGroups,
     rules: Mapping[str, Rule],
-    kind: Advantages,
+    kind: str,
     batch_P: Tensor,
     true_norm: Mapping[str, float],
     say: Callable[[str], None],
@@ -75,37 +78,55 @@ def measured_changes(
         batch_P: the batch of each group of `responses`, or -1.
         true_norm: norm of the true gradient in each metric, which sets the length of the step.
         say: shows progress.
+
+    Raises:
+        UserError: no fresh group has correct and incorrect responses.
     """
     rows = Rows(responses.length_N, responses.score_N, responses.group_N)
     factor_RTN = torch.stack(
         [coefficients(rows, batch_P[rows.group_N], weighted(rule, kind)) for rule in rules.values()]
     )
     num_rules, num_batches, _ = factor_RTN.shape
-    before_N = model.log_probs(fresh)
+    num_groups, size_P = int(fresh.group_N.max()) + 1, torch.bincount(fresh.group_N)
     gain_N = leave_one_out(fresh.score_N, fresh.group_N)
-    num_groups = int(fresh.group_N.max()) + 1
+    # Groups without a difference in score add 0 to the change.
+    counted = gain_N.nonzero()[:, 0]
+    if not len(counted):
+        raise UserError(
+            f"all {num_groups} fresh prompts have responses of one score, so no step can change "
+            f"what is measured on them. Give more with --fresh, or --step-batches 0."
+        )
+    fresh, gain_N = fresh.rows(counted), gain_N[counted]
+    before_N = model.log_probs(fresh)
     found = {name: torch.zeros(num_rules, num_batches, num_groups).double() for name in METRICS}
+    # The same on all ranks, whose shards may differ in size.
+    at_once = max(1, BYTES * num_ranks() // (4 * sum(p.numel() for p in model.trained)))
     for batch in range(num_batches):
-        gradients = model.combined(responses, factor_RTN[:, batch])
-        for rule in range(num_rules):
-            gradient = [part[rule] for part in gradients]
-            for metric in METRICS:
-                direction = gradient
-                if metric == "adamw":
-                    direction = [
-                        part * p.flatten() for part, p in zip(gradient, scale, strict=True)
-                    ]
-                square = sum(
-                    (part * change).sum().item()
-                    for part, change in zip(gradient, direction, strict=True)
-                )
-                if square == 0:
-                    continue
-                length = RISE / true_norm[metric] / square**0.5
-                with model.moved(direction, length):
-                    ratio_N = (model.log_probs(fresh) - before_N).exp()
-                change_N = (ratio_N - 1) * gain_N
-                sums_P = torch.bincount(fresh.group_N, weights=change_N)
-                found[metric][rule, batch] = sums_P / torch.bincount(fresh.group_N)
+        for begin in range(0, num_rules, at_once):
+            some = slice(begin, begin + at_once)
+            gradients = model.combined(responses, factor_RTN[some, batch])
+            for rule in range(num_rules)[some]:
+                gradient = [part[rule - begin] for part in gradients]
+                for metric in METRICS:
+                    direction = gradient
+                    if metric == "adamw":
+                        direction = [
+                            part * p.flatten() for part, p in zip(gradient, scale, strict=True)
+                        ]
+                    square = product(gradient, direction)
+                    if square == 0:
+                        continue
+                    length = RISE / true_norm[metric] / square**0.5
+                    with model.moved(direction, length):
+                        ratio_N = (model.log_probs(fresh) - before_N).exp()
+                    change_N = (ratio_N - 1) * gain_N
+                    sums_P = torch.bincount(fresh.group_N, change_N, minlength=num_groups)
+                    found[metric][rule, batch] = sums_P / size_P
         say(f"took a step along each rule's gradient of {batch + 1} of {num_batches} batches")
     return {name: Change(by_batch) for name, by_batch in found.items()}
+
+
+def product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the inner product of two vectors over all parameters of all ranks."""
+    parts = [(a * b).sum().double().cpu() for a, b in zip(one, other, strict=True)]
+    return added(torch.stack(parts).sum()).item()

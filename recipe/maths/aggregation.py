@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from recipe.maths.learned import ScalarSettings
-from recipe.maths.rules import RULES, Rule, with_limit
+from recipe.maths.rules import MICRO, RULES, Rule, with_limit, with_positive_factor
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class AggregationSettings:
     """Reference length of the rules `constant` and `vl_norm`, in tokens."""
     vl_norm_alpha: Annotated[float, Ge(0), Le(1)] = 0.75
     """Exponent of the rule `vl_norm`; 0 is `constant`."""
+    positive_factor: Annotated[float, Ge(0)] = 1.0
+    """Factor of the weights of responses with a positive advantage, under any rule."""
     mask_truncated: bool = False
     """Leave responses that reached the length limit out of the loss and of the rule's lengths."""
     drop_zero_groups: bool = False
@@ -37,6 +39,11 @@ class AggregationSettings:
                 f"aggregation.rule is {self.rule!r}; known rules are {', '.join(sorted(RULES))}. "
                 f"Pick one on the command line, e.g. aggregation=balanced."
             )
+        if self.rule is None and self.positive_factor != 1:
+            raise ValueError(
+                f"aggregation.positive_factor is {self.positive_factor:g}, but this objective has "
+                f"no aggregation. Leave it out, or choose objective=policy_gradient and a rule."
+            )
         if (self.rule == "lambda") != (self.scalar is not None):
             raise ValueError(
                 f"aggregation.rule is {self.rule} and aggregation.scalar is "
@@ -44,19 +51,25 @@ class AggregationSettings:
                 f"the rule lambda. Choose aggregation=lambda, which sets both."
             )
 
-    def rules(self, exponent: float | None = None) -> dict[str, Rule]:
+    def rules(
+        self, exponent: float | None = None, micro_N: Tensor | None = None
+    ) -> dict[str, Rule]:
         """Return every rule with its settings bound; `lambda` only if it is the chosen rule.
 
         Args:
             exponent: learned scalar of the rule `lambda`; None for its start.
+            micro_N: number of each counted response's micro-batch; None leaves `token_micro` out.
         """
         bound = with_limit(self.constant_length)
         bound["vl_norm"] = partial(bound["vl_norm"], alpha=self.vl_norm_alpha)
+        micro = bound.pop(MICRO)
+        if micro_N is not None:
+            bound[MICRO] = partial(micro, micro_N=micro_N)
         rule = bound.pop("lambda")
         if self.scalar is not None:
             at = self.scalar.start if exponent is None else exponent
             bound["lambda"] = partial(rule, exponent=at, spread=self.scalar.spread)
-        return bound
+        return with_positive_factor(bound, self.positive_factor)
 
     def counted(
         self, length_N: Tensor, advantage_N: Tensor, group_N: Tensor, truncated_N: Tensor

@@ -39,17 +39,6 @@ def row_sums(value_NT: Tensor) -> Tensor:
     return torch.segment_reduce(value_NT.values(), "sum", lengths=offsets(value_NT).diff())
 
 
-def varies_within(score_N: Tensor, group_N: Tensor) -> Tensor:
-    """Return whether the scores of each response's group differ, (N,) bool."""
-    highest, lowest = (
-        torch.zeros(int(group_N.max()) + 1, dtype=score_N.dtype).scatter_reduce(
-            0, group_N, score_N, how, include_self=False
-        )
-        for how in ("amax", "amin")
-    )
-    return (highest > lowest)[group_N]
-
-
 def final_rows(keys: list[str]) -> Tensor:
     """Return for each response the row of its sample's last output.
 

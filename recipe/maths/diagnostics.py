@@ -115,7 +115,7 @@ class GroupLengths(NamedTuple):
     variation_P: Tensor
     """Standard deviation (over G) of the lengths over their mean; NaN where there is no group."""
     zero_P: Tensor
-    """Whether all its advantages are 0."""
+    """Say whether all its advantages are 0."""
 
 
 def group_lengths(length_N: Tensor, advantage_N: Tensor, group_N: Tensor) -> GroupLengths:

@@ -14,43 +14,48 @@ Axes: `_N` responses, `_P` groups, `_B` disjoint batches, `_R` rules, `_J` batch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recipe.maths.advantages.batch_std import batch_std_advantages
+from recipe.maths.advantages.maxrl import maxrl_advantages
+from recipe.maths.advantages.opo import opo_advantages
+from recipe.maths.advantages.shrinkage import shrinkage_advantages
 from recipe.maths.rules import Rule
+from recipe.maths.within import centred_within, normalised_within
 
-Advantages = Literal["std", "batch_std", "none"]
 # How many batches are averaged in the gain under momentum.
 AVERAGED = (4, 16)
 
 
-def advantages(score_N: Tensor, group_N: Tensor, kind: Advantages) -> Tensor:
-    """Return the advantages of one batch.
+class Rows(NamedTuple):
+    """Hold the responses whose gradients are known."""
 
-    Args:
-        score_N: scores.
-        group_N: group numbers, each with at least 2 responses.
-        kind: `none` is r - mean of the group. `std` divides by the group's standard deviation
-            (over G - 1, plus 1e-6), as GRPO does in verl. `batch_std` divides by the standard
-            deviation of r - mean over the batch.
-    """
-    score_N = score_N.double()
-    count_P = torch.bincount(group_N)
-    centred_N = score_N - (torch.bincount(group_N, weights=score_N) / count_P)[group_N]
-    if kind == "none":
-        return centred_N
-    if kind == "batch_std":
-        return centred_N / (centred_N.std() + 1e-6)
-    square_P = torch.bincount(group_N, weights=centred_N.square())
-    return centred_N / ((square_P / (count_P - 1)).sqrt() + 1e-6)[group_N]
+    length_N: Tensor
+    score_N: Tensor
+    group_N: Tensor
+    """Numbered from 0."""
+
+
+ADVANTAGES: Mapping[str, Callable[[Rows], Tensor]] = {
+    # r - mean of the group, over its standard deviation, as GRPO does in verl.
+    "std": lambda rows: normalised_within(rows.score_N, rows.group_N, 1e-6),
+    "none": lambda rows: centred_within(rows.score_N, rows.group_N),
+    "batch_std": lambda rows: batch_std_advantages(rows.score_N, rows.group_N),
+    "maxrl": lambda rows: maxrl_advantages(rows.score_N > 0, rows.group_N),
+    "opo": lambda rows: opo_advantages(rows.score_N, rows.length_N, rows.group_N),
+    "shrinkage": lambda rows: shrinkage_advantages(rows.score_N, rows.group_N)[0],
+    "reinforce": lambda rows: rows.score_N.double(),
+}
+"""The advantages of one batch of responses, by the name of the option `--advantage`."""
 
 
 def leave_one_out(score_N: Tensor, group_N: Tensor) -> Tensor:
     """Return each score minus the mean of the group's others, which does not depend on it."""
     count_N = torch.bincount(group_N)[group_N]
-    return advantages(score_N, group_N, "none") * count_N / (count_N - 1)
+    return centred_within(score_N, group_N) * count_N / (count_N - 1)
 
 
 def batches_of(num_groups: int, per_batch: int, generator: torch.Generator) -> Tensor:
@@ -64,15 +69,6 @@ def batches_of(num_groups: int, per_batch: int, generator: torch.Generator) -> T
     chosen = torch.randperm(num_groups, generator=generator)[: num_batches * per_batch]
     batch_P[chosen] = torch.arange(num_batches).repeat_interleave(per_batch)
     return batch_P
-
-
-class Rows(NamedTuple):
-    """Hold the responses whose gradients are known."""
-
-    length_N: Tensor
-    score_N: Tensor
-    group_N: Tensor
-    """Numbered from 0."""
 
 
 def coefficients(
@@ -97,11 +93,11 @@ def coefficients(
     return found_BN
 
 
-def weighted(rule: Rule | None, kind: Advantages) -> Callable[[Rows], Tensor]:
+def weighted(rule: Rule | None, kind: str) -> Callable[[Rows], Tensor]:
     """Return w_i * A_i of a rule; without a rule, A_i."""
 
     def of_batch(rows: Rows) -> Tensor:
-        advantage_N = advantages(rows.score_N, rows.group_N, kind)
+        advantage_N = ADVANTAGES[kind](rows)
         if rule is None:
             return advantage_N
         return rule(rows.length_N, advantage_N, rows.group_N) * advantage_N
@@ -131,7 +127,7 @@ class Products(NamedTuple):
 
 
 def products(
-    gram_NN: Tensor, rows: Rows, rules: Mapping[str, Rule], kind: Advantages, batch_P: Tensor
+    gram_NN: Tensor, rows: Rows, rules: Mapping[str, Rule], kind: str, batch_P: Tensor
 ) -> Products:
     """Return the inner products of one partition.
 

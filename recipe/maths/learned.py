@@ -20,7 +20,7 @@ class ScalarSettings:
     start: float
     """Exponent of the first batch."""
     spread: Annotated[float, Gt(0)]
-    """How far lengths move h from 1; `r` in arXiv:2510.06870."""
+    """Say how far lengths move h from 1; `r` in arXiv:2510.06870."""
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Gt(0)]
     """Learning rate. AdamW keeps torch's other defaults, except for a weight decay of 0."""

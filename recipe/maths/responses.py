@@ -33,6 +33,8 @@ class Responses(NamedTuple):
     """Tokens, trained or not."""
     real_N: Tensor
     """Whether it is a response, not a row of padding."""
+    micro_N: Tensor | None
+    """Number of the micro-batch that trains it; None if no rule asks, or nobody can tell."""
     final_N: Tensor
     """The row of its sample's last output."""
     info_N: Sequence[Mapping[str, Any]]
@@ -44,7 +46,7 @@ class Responses(NamedTuple):
 
     def scored(self) -> Scored:
         """Return the input of an advantage: the last output of each sample, without padding."""
-        chosen = self._samples()
+        chosen = self.samples()
         return Scored(
             advantage_N=self.advantage_N[chosen],
             score_N=self.score_N[chosen],
@@ -61,14 +63,15 @@ class Responses(NamedTuple):
         All outputs of a sample get its advantage, and padding gets 0.
         """
         advantage_N = torch.zeros(len(self.score_N), dtype=torch.double)
-        advantage_N[self._samples()] = advantage_S
+        advantage_N[self.samples()] = advantage_S
         return self._replace(advantage_N=advantage_N[self.final_N].where(self.length_N > 0, 0.0))
 
     def _of_samples(self, count_N: Tensor) -> Tensor:
         """Add counts up over the outputs of each sample, at the row of its last output."""
         return torch.zeros_like(count_N).scatter_add(0, self.final_N, count_N)
 
-    def _samples(self) -> Tensor:
+    def samples(self) -> Tensor:
+        """Return the rows that are the last output of a sample, without padding."""
         is_final_N = self.final_N == torch.arange(len(self.final_N))
         return (is_final_N & self.real_N).nonzero()[:, 0]
 

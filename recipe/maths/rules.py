@@ -9,14 +9,19 @@ advantages and groups; what else it needs (a limit, a learned scalar) is an argu
 Axes: `_N` the responses of a train batch, `_P` its groups. Groups are numbered from 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from recipe.maths.within import mean_within
+
 Rule = Callable[..., Tensor]
 RULES: dict[str, Rule] = {}
+# The one rule that also depends on how verl splits a batch.
+MICRO = "token_micro"
 
 
 def rule(name: str) -> Callable[[Rule], Rule]:
@@ -183,16 +188,46 @@ def lambda_weights(
     return score_N / mean_within(score_N, group_N) / mean_N
 
 
+@rule(MICRO)
+def token_micro_weights(
+    length_N: Tensor, advantage_N: Tensor, group_N: Tensor, micro_N: Tensor | None = None
+) -> Tensor:
+    """Return the weights of the mean of micro-batches' token means, verl's `token-mean` for long.
+
+    verl once averaged over the tokens of a micro-batch, and weighted micro-batches by their
+    responses (issue 1644; SkyRL keeps it as `token_mean_legacy`, pull request 1637). So the
+    reference is the mean length of the micro-batch, and changes with the token budget. One
+    micro-batch that holds everything gives `token_batch`.
+
+    Args:
+        length_N: trained tokens of each response, > 0.
+        advantage_N: unused.
+        group_N: unused.
+        micro_N: number of the response's micro-batch; None for one that holds everything.
+    """
+    return 1.0 / mean_within(length_N, torch.zeros_like(group_N) if micro_N is None else micro_N)
+
+
 def with_limit(limit: float) -> dict[str, Rule]:
     """Return every rule, those that divide by a constant length with this one, in tokens."""
     return RULES | {name: partial(RULES[name], limit=limit) for name in ("constant", "vl_norm")}
 
 
-def mean_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:
-    """Return for each response the mean of `value_N` over the responses of its bucket."""
-    count = torch.bincount(bucket_N)
-    total = torch.zeros(len(count), dtype=torch.double).scatter_add(0, bucket_N, value_N.double())
-    return (total / count)[bucket_N]
+def with_positive_factor(rules: Mapping[str, Rule], factor: float) -> dict[str, Rule]:
+    """Return the rules with the weights of positive advantages multiplied by a factor.
+
+    W-REINFORCE (arXiv:2506.01347) is a factor of 0.1, and TOPR (arXiv:2503.14286) has one for each
+    sign; only their ratio matters to an optimizer that does not see the scale of gradients.
+    """
+
+    def scaled(rule: Rule) -> Rule:
+        def weights(length_N: Tensor, advantage_N: Tensor, group_N: Tensor, **given: Any) -> Tensor:
+            weight_N = rule(length_N, advantage_N, group_N, **given)
+            return weight_N * torch.where(advantage_N > 0, factor, 1.0)
+
+        return weights
+
+    return {name: scaled(rule) for name, rule in rules.items()}
 
 
 def value_and_slope(weights: Rule, exponent: float, *columns: Tensor) -> tuple[Tensor, Tensor]:

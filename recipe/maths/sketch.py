@@ -20,7 +20,7 @@ class CountSketch:
         Args:
             sizes: number of elements of each tensor.
             width: number of buckets.
-            seed: of the choice; ranks that hold different coordinates need different seeds.
+            seed: of the choice.
             device: where the tensors are.
         """
         generator = torch.Generator(device).manual_seed(seed)

@@ -18,6 +18,9 @@ from recipe.maths.advantages.base import Advantage, Memory
 from recipe.maths.aggregation import AggregationSettings
 from recipe.maths.responses import Responses
 
+# Tells the workers that the old log-probabilities of a batch are the current ones.
+ON_POLICY = "on_policy"
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -111,3 +114,17 @@ class Objective(ABC):
 
     def after_update(self, metrics: dict[str, Any]) -> None:
         """Learn from the metrics of the update."""
+
+    def mini_batch_rows(self) -> int:
+        """Return how many responses an update trains on."""
+        actor = self.chosen.verl.actor_rollout_ref
+        return actor.actor.ppo_mini_batch_size * actor.rollout.n
+
+    def is_on_policy(self, num_rows: int) -> bool:
+        """Return whether a batch makes one update, of the model that computed its log-probs."""
+        actor, v1 = self.chosen.verl.actor_rollout_ref.actor, self.chosen.verl.trainer.v1
+        one_update = num_rows == self.mini_batch_rows() and actor.ppo_epochs == 1
+        # verl computes the old log-probs of a step's later mini-batches with its first model.
+        stale = v1.trainer_mode == "separate_async" and v1.separate_async.parameter_sync_step > 1
+        bypassed = self.chosen.verl.algorithm.rollout_correction.bypass_mode
+        return one_update and not stale and not bypassed

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.maths.columns import final_rows, group_numbers, prompt_of, varies_within
+from recipe.maths.columns import final_rows, group_numbers, prompt_of
 from recipe.maths.disco import DiscoSettings
 from recipe.maths.responses import Responses, describe
-from recipe.objectives.base import Loss, Objective, Step
+from recipe.maths.within import varies_within
+from recipe.objectives.base import ON_POLICY, Loss, Objective, Step
 
 GROUP_COLUMN, CORRECT_COLUMN = "disco_group", "disco_correct"
-ON_POLICY = "disco_on_policy"
 
 
 class Disco(Objective):
@@ -46,7 +46,7 @@ class Disco(Objective):
                 "the agent loop returned several outputs of a sample, but DisCO compares responses "
                 "of one output. Use an agent loop that returns one, or objective=policy_gradient."
             )
-        size = self._mini_batch_rows()
+        size = self.mini_batch_rows()
         if len(keys) == size:
             # One mini-batch holds all rows whatever their order, and verl has balanced them.
             return torch.arange(size).view(ranks, -1).tolist()
@@ -74,19 +74,6 @@ class Disco(Objective):
     def before_update(self, num_rows: int) -> dict[str, Any]:
         """Tell the workers whether the old log-probabilities are the current ones."""
         return {ON_POLICY: self.is_on_policy(num_rows)}
-
-    def is_on_policy(self, num_rows: int) -> bool:
-        """Return whether a batch makes one update, of the model that computed its log-probs."""
-        actor, v1 = self.chosen.verl.actor_rollout_ref.actor, self.chosen.verl.trainer.v1
-        one_update = num_rows == self._mini_batch_rows() and actor.ppo_epochs == 1
-        # verl computes the old log-probs of a step's later mini-batches with its first model.
-        stale = v1.trainer_mode == "separate_async" and v1.separate_async.parameter_sync_step > 1
-        bypassed = self.chosen.verl.algorithm.rollout_correction.bypass_mode
-        return one_update and not stale and not bypassed
-
-    def _mini_batch_rows(self) -> int:
-        actor = self.chosen.verl.actor_rollout_ref
-        return actor.actor.ppo_mini_batch_size * actor.rollout.n
 
 
 def columns(rows: Responses) -> dict[str, Tensor]:

@@ -7,14 +7,21 @@ gradient does not depend on how verl splits the batch over ranks, mini-batches a
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
+from recipe.base.errors import UserError
 from recipe.maths.advantages.base import Memory
 from recipe.maths.columns import spread
 from recipe.maths.learned import LearnedScalar
 from recipe.maths.responses import Responses, describe
-from recipe.maths.rules import over_all_rows, value_and_slope
+from recipe.maths.rules import MICRO, over_all_rows, value_and_slope
 from recipe.objectives.base import Chosen, Loss, Objective, Step
 
 WEIGHT_COLUMN, SLOPE_COLUMN = "agg_weight", "agg_slope"
+# A factor for each token, of objectives that have one.
+FACTOR_COLUMN = "token_factor"
+# Number and size of the micro-batch for which a response was weighted.
+MICRO_COLUMN, MICRO_SIZE_COLUMN = "agg_micro", "agg_micro_size"
 SLOPE_METRIC = "lambda_scalar_gradient"
 
 
@@ -28,10 +35,16 @@ class PolicyGradient(Objective):
         self.scalar = LearnedScalar(scalar) if scalar else None
 
     def check(self) -> None:
-        """Refuse one of verl's losses that cannot be weighted per response."""
+        """Refuse a loss that cannot be weighted per response, and micro-batches nobody knows."""
         from recipe.objectives.losses.weightable import check_loss
 
-        check_loss(self._actor())
+        actor = self._actor()
+        check_loss(actor)
+        if self.chosen.aggregation.rule == MICRO and actor.shuffle:
+            raise UserError(
+                f"actor_rollout_ref.actor.shuffle is true, so the driver cannot tell the "
+                f"micro-batches that aggregation={MICRO} needs. Set it to false."
+            )
 
     def memories(self) -> Sequence[Memory]:
         """Return the learned scalar, and what the advantage remembers."""
@@ -50,7 +63,12 @@ class PolicyGradient(Objective):
         settings = self.chosen.aggregation
         facts = rows.length_N, rows.advantage_N, rows.group_N
         counted_N = settings.counted(*facts, rows.truncated_N)
-        rules = settings.rules(self.scalar and self.scalar.value)
+        micro_N = rows.micro_N
+        if settings.rule == MICRO:
+            columns |= micro_columns(micro_N)
+        rules = settings.rules(
+            self.scalar and self.scalar.value, None if micro_N is None else micro_N[counted_N]
+        )
         rule, counted = rules[str(settings.rule)], [fact_N[counted_N] for fact_N in facts]
         weights = {WEIGHT_COLUMN: rule(*counted)}
         if self.scalar is not None:
@@ -83,3 +101,17 @@ class PolicyGradient(Objective):
         from verl.utils.config import omega_conf_to_dataclass
 
         return omega_conf_to_dataclass(self.chosen.verl.actor_rollout_ref.actor)
+
+
+def micro_columns(micro_N: Tensor | None) -> dict[str, Tensor]:
+    """Return the columns with the number and the size of each response's micro-batch.
+
+    Raises:
+        RuntimeError: the micro-batches are not known.
+    """
+    if micro_N is None:
+        raise RuntimeError(
+            "the responses of this step do not fill mini-batches, so the micro-batches that "
+            "aggregation=token_micro needs are not known. Use aggregation=token_batch."
+        )
+    return {MICRO_COLUMN: micro_N, MICRO_SIZE_COLUMN: micro_N.bincount()[micro_N]}

@@ -21,8 +21,8 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.rules import RULES
-from recipe.probes.sampling import SampledGroups
 from recipe.probes.stage import NO_CLIP, Stage, columns
+from recipe.sampling.groups import SampledGroups
 
 NUM_SAMPLED, NUM_GROUPS = 12, 8
 # T - 1 updates with a gradient, then k = 0..8 without.

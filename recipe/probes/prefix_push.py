@@ -16,8 +16,8 @@ from torch import Tensor
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 from recipe.maths.diagnostics import common_prefix, prefix_push
-from recipe.probes.sampling import SampledGroups
 from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Stage, columns, weights
+from recipe.sampling.groups import SampledGroups
 
 NUM_SAMPLED, NUM_GROUPS = 24, 12
 

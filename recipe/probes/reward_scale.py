@@ -20,10 +20,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from recipe.base.tables import markdown_table
-from recipe.maths.estimators import advantages
 from recipe.maths.rules import RULES
-from recipe.probes.sampling import SampledGroups
+from recipe.maths.within import centred_within
 from recipe.probes.stage import NO_CLIP, Engine, Stage, columns
+from recipe.sampling.groups import SampledGroups
 
 PHI = 10.0
 NUM_UPDATES, GROUPS_PER_UPDATE, NUM_SAMPLED = 8, 4, 48
@@ -61,7 +61,7 @@ class MiniBatch(NamedTuple):
 
     def data(self, phi: float) -> TensorDict:
         """Return verl's columns with rewards times phi."""
-        advantage_N = advantages(phi * self.responses.score_N, self.responses.group_N, "none")
+        advantage_N = centred_within(phi * self.responses.score_N, self.responses.group_N)
         data = columns(self.responses, advantage_N, self.old_N)
         data["ref_log_prob"] = torch.nested.as_nested_tensor(self.reference_N, layout=torch.jagged)
         return data

@@ -1,7 +1,7 @@
 """Provide every probe with responses of the small model and verl's engine to measure on.
 
 The engine is the one that trains: verl's actor worker with FSDP2 in float32, with the measurements
-and the weighted loss that the trainer installs. It is the only rank. Axes: `_N` responses,
+and the weighted loss that the trainer installs. Axes: `_N` responses,
 `_P` groups, `_X` all parameters in a row.
 """
 
@@ -21,7 +21,8 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from recipe.base.errors import UserError
 from recipe.maths.rules import RULES, with_limit
 from recipe.objectives.losses.weighted import WEIGHT_COLUMN, weighted_ppo_loss
-from recipe.probes.sampling import SampledGroups, Sampler
+from recipe.sampling.groups import SampledGroups
+from recipe.sampling.in_process import Sampler
 from recipe.training.worker import adamw_changes, local, measured
 
 GROUP_SIZE = 8
@@ -85,7 +86,7 @@ def columns(
 
 
 class Engine:
-    """Run verl's actor worker as the only rank, with its own model and optimizer."""
+    """Run verl's actor worker in this process, with its own model and optimizer."""
 
     def __init__(self, config: DictConfig, **actor: Any) -> None:
         """Load the model.
@@ -104,6 +105,11 @@ class Engine:
         self.gradient_X = torch.empty(0)
         """Gradient of the last update, after clipping."""
         self.optimizer.register_step_pre_hook(self._keep_gradient)
+
+    @property
+    def module(self) -> Any:
+        """Return the model, as verl wrapped it."""
+        return self.worker.actor.engine.module
 
     def _keep_gradient(self, *_: Any) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -19,12 +19,19 @@ NAMED = (
     "aggregation",
     "advantage",
     "objective",
+    "preset",
     "seed",
     "output_root",
     "data_root",
     "trainer.resume_mode",
 )
-BEFORE = {"advantage": {"name": "grpo"}, "objective": {"name": "policy_gradient"}}
+# What a run did before these keys came.
+BEFORE = {
+    "advantage": {"name": "grpo"},
+    "objective": {"name": "policy_gradient"},
+    "preset": None,
+    "aggregation": {"vl_norm_alpha": 0.75, "positive_factor": 1.0},
+}
 # Keys that may differ between two starts of one run: how it starts, the places of files on the
 # machine (a checkpoint knows the contents of the training files), and what only estimates read.
 OF_A_START = re.compile(
@@ -46,15 +53,18 @@ def run_folder(config: DictConfig, overrides: list[str]) -> Path:
 
 
 def method_of(config: DictConfig) -> str:
-    """Return what a run is compared by: RULE, RULE+ADVANTAGE, or an objective that has neither.
+    """Return what a run is compared by: RULE[+ADVANTAGE][+OBJECTIVE][+PRESET], or an objective.
 
     GRPO's advantages and the policy gradient are left out of the name.
     """
     config = completed(config)
-    if config.objective.name != "policy_gradient":
+    if config.aggregation.rule is None:
         return str(config.objective.name)
-    added = "" if config.advantage.name == "grpo" else f"+{config.advantage.name}"
-    return f"{config.aggregation.rule}{added}"
+    names = [str(config.aggregation.rule)]
+    names += [config.advantage.name] if config.advantage.name != "grpo" else []
+    names += [config.objective.name] if config.objective.name != "policy_gradient" else []
+    names += [config.preset] if config.preset else []
+    return "+".join(names)
 
 
 def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -76,7 +86,7 @@ def name_run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
 def completed(config: Any) -> DictConfig:
     """Return a run's config, with the values of older runs for keys that came later."""
-    found = OmegaConf.merge({k: v for k, v in BEFORE.items() if k not in config}, config)
+    found = OmegaConf.merge(BEFORE, config)
     assert isinstance(found, DictConfig)
     return found
 

@@ -27,6 +27,8 @@ from recipe.base.files import write_atomically
 
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLE_SECONDS = 4.0
+# Between two looks for new segments: a run that is killed leaves those that it had not noted.
+LOOK_SECONDS = 0.25
 # Lists a run's processes and shared-memory segments, in its temporary folder.
 NOTES = "notes.json"
 
@@ -153,20 +155,32 @@ class Watch:
             signal.signal(stop, handler)
 
     def _follow(self) -> None:
-        took = 0.0
-        # Reading many processes with much memory takes long: spend at most a 20th of the time.
-        while not self.stop.wait(max(SAMPLE_SECONDS, 20 * took)):
-            started = time.monotonic()
-            self._sample()
-            took = time.monotonic() - started
+        """Look for new segments often; measure memory seldom, because it takes long."""
+        seen: set[str] = set()
+        next_sample = 0.0
+        while not self.stop.wait(min(LOOK_SECONDS, SAMPLE_SECONDS)):
+            started, found = time.monotonic(), set(os.listdir(SHARED_MEMORY))
+            if started >= next_sample:
+                self._sample()
+                # Reading many processes with much memory: spend at most a 20th of the time.
+                took = time.monotonic() - started
+                next_sample = started + max(SAMPLE_SECONDS, 20 * took)
+            elif found - seen:
+                self._note()
+            seen = found
 
     def _sample(self) -> None:
-        """Note descendants, their shared segments, and the proportional memory of all.
+        """Note what there is, and the proportional memory of all processes.
 
         A page shared by k processes counts 1/k in each.
         """
-        me = psutil.Process()
-        descendants = me.children(recursive=True)
+        processes = [psutil.Process(), *self._note()]
+        size = sum(proportional_bytes(process) for process in processes)
+        self.peak_gib = max(self.peak_gib, size / 2**30)
+
+    def _note(self) -> list[psutil.Process]:
+        """Note descendants and their shared segments, and return the descendants."""
+        descendants = psutil.Process().children(recursive=True)
         self.seen |= set(descendants)
         inodes = mapped_inodes(descendants)
         for segment in SHARED_MEMORY.iterdir():
@@ -178,8 +192,7 @@ class Watch:
         # On a full disk the notes are lost, and needed only if this run is killed.
         with suppress(OSError):
             write_atomically(self.notes, json.dumps({"processes": processes, "shared": shared}))
-        size = sum(proportional_bytes(process) for process in (me, *descendants))
-        self.peak_gib = max(self.peak_gib, size / 2**30)
+        return descendants
 
 
 def suspend_python(processes: list[psutil.Process]) -> None:

@@ -1,5 +1,6 @@
 """Make the small model and data of the CPU demo once, and keep them in the user's cache folder."""
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -29,7 +30,15 @@ def make(task: str) -> None:
     if Path(folder(task)).exists():
         return
     command = [sys.executable, "-m", "scripts.tiny_model", "--task", task, "--out", folder(task)]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+    cache().mkdir(parents=True, exist_ok=True)
+    # Two at a time would wait for each other's threads, minutes instead of seconds.
+    with (cache() / "making.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        failed = (
+            not Path(folder(task)).exists()
+            and subprocess.run(command, cwd=ROOT, check=False).returncode
+        )
+    if failed:
         raise UserError(
             f"The demo's model could not be made; see above. "
             f"Run the script alone: {' '.join(command)}"

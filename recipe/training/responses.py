@@ -14,16 +14,23 @@ from recipe.maths.columns import (
     per_response,
     prompt_of,
     row_sums,
-    varies_within,
 )
 from recipe.maths.responses import Responses
+from recipe.maths.rules import MICRO
+from recipe.maths.within import varies_within
+from recipe.training.packing import micro_batches
 from recipe.training.rewards import correct, refuse_broken
 
 FIELDS = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
 
 
-def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
+def read_responses(batch: KVBatchMeta, config: DictConfig, ranks: int) -> Responses:
     """Read a batch whose advantages verl has computed.
+
+    Args:
+        batch: in the order in which it is sent to the actor.
+        config: a resolved config of the recipe.
+        ranks: data-parallel ranks of the actor.
 
     Raises:
         RewardError: a response has no reward.
@@ -37,6 +44,10 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
     if not config.algorithm.use_kl_in_reward:
         # Equal scores have advantage 0, but for the rounding of their mean.
         advantage_N = advantage_N.where(varies_within(score_N, group_N), 0.0)
+    micro_N = None
+    if config.aggregation.rule == MICRO:
+        # With many micro-batches this takes seconds.
+        micro_N = micro_batches(torch.tensor([tag["seq_len"] for tag in batch.tags]), ranks, config)
     limit = config.data.max_response_length
     return Responses(
         length_N=length_N,
@@ -47,6 +58,7 @@ def read_responses(batch: KVBatchMeta, config: DictConfig) -> Responses:
         group_N=group_N,
         num_tokens_N=offsets(data["responses"]).diff(),
         real_N=torch.tensor([not tag.get("is_padding", False) for tag in batch.tags]),
+        micro_N=micro_N,
         final_N=final_rows(batch.keys),
         info_N=info_N,
         mask_NT=data["response_mask"],

@@ -24,8 +24,10 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.config.settings import Settings
 from recipe.estimate.gpus import num_gpus
+from recipe.maths.advantages.base import Memory
 from recipe.maths.diagnostics import by_verdict
 from recipe.training import border
+from recipe.training.resampling import PassRates, count_correct, without_solved
 from recipe.training.responses import read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics
 from recipe.training.validation import TaskLoader, validation_metrics
@@ -36,6 +38,9 @@ WAIT_SECONDS = 10.0
 
 class AggregationMixin(PPOTrainer):
     """Have the objective add columns after verl's advantages, and the actor train with its loss."""
+
+    pass_rates: PassRates | None = None
+    """Under `leave_out_solved`, how many responses to each prompt were correct."""
 
     def __init__(self, config: DictConfig) -> None:
         """Begin the objective, then set verl up."""
@@ -56,6 +61,9 @@ class AggregationMixin(PPOTrainer):
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         others = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        if (solved_at := self.settings.leave_out_solved) is not None:
+            found = without_solved(self.train_dataloader, solved_at)
+            self.train_dataloader, self.pass_rates = found
         self.val_dataloader = TaskLoader(self.val_dataloader, self.settings.val_tasks, others)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -66,15 +74,19 @@ class AggregationMixin(PPOTrainer):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.global_steps > 0:
-            for memory in self.objective.memories():
+            for memory in self._memories():
                 memory.load(Path(self.config.trainer.resume_from_path))
 
     def _save_checkpoint(self) -> None:
         # First, because verl's own part ends by declaring the checkpoint complete.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        for memory in self.objective.memories():
+        for memory in self._memories():
             memory.save(folder)
         super()._save_checkpoint()
+
+    def _memories(self) -> list[Memory]:
+        rates = [self.pass_rates] if self.pass_rates else []
+        return [*self.objective.memories(), *rates]
 
     def on_init_end(self) -> None:
         """Give the loss to the actor workers. verl calls this between set-up and training."""
@@ -85,10 +97,13 @@ class AggregationMixin(PPOTrainer):
         """Have the actor workers train with the objective's loss."""
         self.actor_rollout_wg.set_loss_fn(self.objective.loss())
 
+    def ranks(self) -> int:
+        """Return how many data-parallel ranks the actor has."""
+        return max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
         batch = super()._balance_batch(batch, metrics, **kwargs)
-        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
-        parts = self.objective.order(batch.keys, batch.tags, ranks)
+        parts = self.objective.order(batch.keys, batch.tags, self.ranks())
         if parts is not None:
             tokens = [sum(batch.tags[row]["seq_len"] for row in part) for part in parts]
             metrics["global_seqlen/balanced_min"] = min(tokens)
@@ -103,7 +118,10 @@ class AggregationMixin(PPOTrainer):
 
     def _add_columns(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put what the loss reads into the batch, and what it means into the metrics."""
-        step = self.objective.step(read_responses(batch, self.config))
+        rows = read_responses(batch, self.config, self.ranks())
+        if self.pass_rates:
+            metrics["data/solved_prompts"] = count_correct(batch, rows, self.pass_rates)
+        step = self.objective.step(rows)
         rows = step.rows
         metrics |= step.metrics
         metrics |= by_verdict(rows.length_N, rows.correct_N, rows.advantage_N, rows.truncated_N)

@@ -7,7 +7,6 @@ forking is safe. Template and workers die with the process that started the temp
 Started by `reward.math.pool` as `python -m reward.math.worker SOCKET MEMORY_BYTES`.
 """
 
-import ctypes
 import json
 import os
 import resource
@@ -16,11 +15,10 @@ import socket
 import sys
 from multiprocessing.connection import Connection
 
+from recipe.base.processes import end_with_parent
 from reward.math.equality import same
 from reward.math.pool import KNOWN
 from reward.math.symbolic import NotUnderstoodError, same_expression
-
-PR_SET_PDEATHSIG = 1
 
 
 def compare(answer: str, truth: str) -> dict[str, object]:
@@ -51,7 +49,7 @@ def serve(questions: Connection) -> None:
 
 def become_worker(questions: socket.socket, memory: int) -> None:
     """Limit a freshly forked process and answer questions in it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(os.getppid())
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     serve(Connection(questions.detach()))

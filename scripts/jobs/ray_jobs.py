@@ -1,28 +1,65 @@
-"""Run training runs as Ray jobs: submit under stable names, follow, and try again.
+"""Run training runs and probes as Ray jobs: submit under stable names, follow, and try again.
 
 A job is one attempt of a run, with the submission id NAME.ATTEMPT. The cluster's list of jobs is
 the only state, so a sweep that is submitted again continues with the jobs in that list.
 """
 
-import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT
-from scripts.jobs.sweep import PlannedRun
 
 PROJECT = "balanced-aggregation"
 # What no job needs; what .gitignore names Ray leaves out by itself.
 EXCLUDES = [f"/{name}" for name in ("outputs", "data", "tests", "benchmarks", "docker", "docs")]
 POLL_SECONDS = 2.0
 ALIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+class Planned(Protocol):
+    """Represent what becomes a job: a run of a sweep, or a probe."""
+
+    @property
+    def name(self) -> str:
+        """Return a name, the same for the same command."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of what it computes."""
+        ...
+
+    @property
+    def command(self) -> Sequence[str]:
+        """Return the arguments of the interpreter."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Return the variables of its environment."""
+        ...
+
+    @property
+    def own_gpus(self) -> int:
+        """Return the GPUs of its own process; those of its Ray actors come beside them."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether its report exists, as far as this machine sees the outputs."""
+        ...
+
+    @property
+    def is_missing(self) -> bool:
+        """Return whether this machine sees the outputs, and no report among them."""
+        ...
 
 
 class SubmitSettings(NamedTuple):
@@ -84,7 +121,7 @@ def our_jobs(client: JobSubmissionClient) -> dict[str, JobDetails]:
     }
 
 
-def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | None:
+def last_attempt(jobs: Mapping[str, JobDetails], run: Planned) -> Attempt | None:
     """Return the latest job of a run.
 
     Raises:
@@ -109,7 +146,7 @@ def last_attempt(jobs: Mapping[str, JobDetails], run: PlannedRun) -> Attempt | N
 
 
 def submit(
-    client: JobSubmissionClient, run: PlannedRun, number: int, settings: SubmitSettings
+    client: JobSubmissionClient, run: Planned, number: int, settings: SubmitSettings
 ) -> None:
     """Submit one attempt of a run."""
     client.submit_job(
@@ -118,31 +155,21 @@ def submit(
         runtime_env={
             "working_dir": str(ROOT),
             "excludes": EXCLUDES,
-            "env_vars": {**settings.env, **environment(run)},
+            "env_vars": {**settings.env, **run.env},
         },
         metadata={"project": PROJECT, "run": run.name, "config": run.digest},
+        entrypoint_num_gpus=run.own_gpus or None,
     )
 
 
-def entrypoint(run: PlannedRun, python: str) -> str:
+def entrypoint(run: Planned, python: str) -> str:
     """Return the command of a run's jobs."""
-    return shlex.join([python, "-m", "recipe.main", *run.arguments])
-
-
-def environment(run: PlannedRun) -> dict[str, str]:
-    """Return W&B's variables: one W&B run for all attempts of a run, one group for its seeds."""
-    seed = rf"-s{run.config.seed}(-\w+)?$"
-    return {
-        "WANDB_RUN_ID": f"{run.name}-{run.digest}",
-        "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": re.sub(seed, r"\1", run.name),
-        "WANDB_JOB_TYPE": "train",
-    }
+    return shlex.join([python, *run.command])
 
 
 def work_off(
     client: JobSubmissionClient,
-    runs: Iterable[PlannedRun],
+    runs: Iterable[Planned],
     settings: SubmitSettings,
     say: Callable[[str], None],
 ) -> dict[str, Attempt]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -10,9 +11,13 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from eval.runs import HEAD, read_summaries, rows
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
+from recipe.base.tables import markdown_table
 from recipe.config.compose import composed, resolve
+from recipe.estimate.gpus import num_gpus
+from recipe.estimate.hours import gpu_hours
 from recipe.run.folder import is_finished, leaves, name_run, run_folder
 
 SWEEPS = CONFIGS / "sweep"
@@ -53,11 +58,19 @@ class Grid:
 
 
 def choices(method: str) -> list[str]:
-    """Return the overrides of a method: RULE, RULE+ADVANTAGE, or an objective with neither."""
-    name, _, advantage = method.partition("+")
-    is_objective = (CONFIGS / "objective" / f"{name}.yaml").is_file() and name != "policy_gradient"
-    group = "objective" if is_objective else "aggregation"
-    return [f"{group}={name}", *([f"advantage={advantage}"] if advantage else [])]
+    """Return the overrides of a method, its parts joined by +.
+
+    They are RULE[+ADVANTAGE][+OBJECTIVE], an objective alone or a preset.
+    """
+
+    def group(name: str, otherwise: str) -> str:
+        of_its_own = ("objective", "preset")
+        found = [one for one in of_its_own if (CONFIGS / one / f"{name}.yaml").is_file()]
+        return found[0] if found and name != "policy_gradient" else otherwise
+
+    first, *added = method.split("+")
+    found = [f"{group(first, 'aggregation')}={first}"]
+    return found + [f"{group(name, 'advantage')}={name}" for name in added]
 
 
 class PlannedRun(NamedTuple):
@@ -71,6 +84,32 @@ class PlannedRun(NamedTuple):
     digest: str
     """A hash of the resolved config, without what differs between machines."""
     folder: Path
+
+    @property
+    def command(self) -> list[str]:
+        """Return the arguments of the interpreter."""
+        return ["-m", "recipe.main", *self.arguments]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return W&B's variables: one W&B run for all attempts, one group for all seeds."""
+        seed = rf"-s{self.config.seed}(-\w+)?$"
+        return {
+            "WANDB_RUN_ID": f"{self.name}-{self.digest}",
+            "WANDB_RESUME": "allow",
+            "WANDB_RUN_GROUP": re.sub(seed, r"\1", self.name),
+            "WANDB_JOB_TYPE": "train",
+        }
+
+    @property
+    def gpus(self) -> int:
+        """Return how many GPUs it needs; on a CPU they are logical."""
+        return num_gpus(self.config)
+
+    @property
+    def own_gpus(self) -> int:
+        """Return 0: Ray gives all GPUs to its actors."""
+        return 0
 
     @property
     def is_finished(self) -> bool:
@@ -117,3 +156,33 @@ def config_sha256(config: DictConfig) -> str:
     flat: dict[str, Any] = dict(leaves(config))
     text = json.dumps(flat, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def print_plan(runs: list[PlannedRun]) -> None:
+    """Print the runs, and the estimated cost of those on GPUs."""
+    table, total, notes = [], 0.0, set()
+    for run in runs:
+        gpus = hours = "-"
+        if not run.on_cpu:
+            gpus, hours = str(run.gpus), "?"
+            try:
+                cost = gpu_hours(run.config)
+            except UserError as error:
+                notes.add(f"Not estimated: {error}")
+            else:
+                hours, total = f"{cost.total:,.0f}", total + cost.total
+                notes.add(cost.assumptions)
+        steps = run.config.trainer.total_training_steps or "by its data"
+        table.append((run.name, gpus, str(steps), hours))
+    print("\n".join(markdown_table(("run", "GPUs", "steps", "GPU-hours"), table)))
+    print(f"{len(runs)} runs" + (f", {total:,.0f} GPU-hours" if total else ""))
+    print(*sorted(notes), sep="\n")
+
+
+def print_results(runs: list[PlannedRun]) -> None:
+    """Print the table of finished runs, if this machine sees the outputs."""
+    summaries = [
+        summary for run in runs if run.is_finished for summary in read_summaries(run.folder)
+    ]
+    if summaries:
+        print("\n".join(markdown_table(HEAD, rows(summaries))))

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from eval.sampling import task_sampling
-from eval.sampling.engine import SampledResponse
+from recipe.sampling.vllm_engine import SampledResponse
 from scripts.tiny_tokenizer import build_tokenizer
 
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from prepared import prepare, write_lines
 
-from eval.sampling.engine import Request, respond
 from eval.tables.results import read_results
 from recipe.base.seeds import request_seed
+from recipe.sampling.vllm_engine import Request, respond
 from reward import grade as grade_command
 
 TRUTHS = [str(n) for n in range(3)]

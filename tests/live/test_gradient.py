@@ -1,6 +1,8 @@
 """The gradient does not depend on how a batch is split: on verl's FSDP2 engine, in Ray workers."""
 
 import math
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -10,28 +12,34 @@ from gradient_stage import (
     NUM_PROMPTS,
     RANKS,
     ROWS,
+    reference_gradient,
     relative,
     response_log_prob,
+    response_loss,
     update,
     update_with,
+    weights,
 )
 from verl.utils import tensordict_utils as tu
 
+from recipe.maths.bapo import BapoSettings
 from recipe.maths.disco import DiscoSettings
-from recipe.maths.rules import RULES, over_all_rows, value_and_slope, with_limit
-from recipe.objectives.losses.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY, DiscoLoss
+from recipe.maths.rules import MICRO, RULES, over_all_rows, value_and_slope
+from recipe.objectives.base import ON_POLICY
+from recipe.objectives.losses.bapo import BapoLoss
+from recipe.objectives.losses.disco import CORRECT_COLUMN, GROUP_COLUMN, DiscoLoss
 from recipe.objectives.losses.weightable import default_config, losses, refusal
-from recipe.objectives.losses.weighted import SLOPE_METRIC
+from recipe.objectives.losses.weighted import SLOPE_METRIC, weighted_ppo_loss
+from recipe.objectives.policy_gradient import (
+    FACTOR_COLUMN,
+    WEIGHT_COLUMN,
+    micro_columns,
+)
+from recipe.training import packing
 
 pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.
 pytestmark = pytest.mark.live if CPU else pytest.mark.gpu
-
-
-def weights(name, facts, limit=96.0):
-    *columns, counted_N = facts
-    rule = with_limit(limit)[name]
-    return over_all_rows(rule(*(column[counted_N] for column in columns)), counted_N).float()
 
 
 def test_gradients_of_two_mini_batches_add_up_at_fixed_parameters(workers, batch):
@@ -47,22 +55,6 @@ def test_gradients_of_two_mini_batches_add_up_at_fixed_parameters(workers, batch
     update(workers[1], data, weight_N, torch.arange(ROWS))
     [one] = workers[1].take_gradient()
     assert relative(halves[0] + halves[1], one) < 1e-5
-
-
-def reference_gradient(model, rows, weight_N):
-    """Autograd on the model by itself, row by row, from the definition of the objective."""
-    model.zero_grad()
-    for row, weight in zip(rows, weight_N, strict=True):
-        response_loss(model, row, weight).backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-def response_loss(model, row, weight):
-    """A response's term of the objective."""
-    ratio = (response_log_prob(model, row) - row["old_log_probs"]).exp()
-    a = row["advantages"]
-    token_loss = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
-    return weight * (token_loss * row["response_mask"]).sum() / ROWS
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -83,6 +75,28 @@ def test_the_gradient_is_the_same_however_the_batch_is_split(name, workers, batc
     for gradient in split.take_gradient():
         assert relative(gradient, one) < 1e-5
     assert relative(one, reference_gradient(model, rows, weight_N)) < 1e-5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_token_micro_knows_the_micro_batches_that_verl_makes(ranks, workers, batch, config):
+    data, (length_N, *_, counted_N), rows, model = batch
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))
+    config = deepcopy(config)
+    config.actor_rollout_ref.rollout.n, actor = NUM_PROMPTS, config.actor_rollout_ref.actor
+    actor.ppo_mini_batch_size, actor.ppo_max_token_len_per_gpu = ROWS // NUM_PROMPTS, 40
+    micro_N = torch.empty_like(order)
+    micro_N[order] = packing.micro_batches(data["input_ids"].offsets().diff()[order], ranks, config)
+    assert micro_N.amax() >= 4
+    columns = [column[counted_N] for column in (length_N, *[micro_N] * 3)]
+    weight_N = over_all_rows(RULES[MICRO](*columns[:3], micro_N=columns[3]), counted_N).float()
+    workers[ranks].set_micro_batches(True, 40)
+    sent = {WEIGHT_COLUMN: weight_N, **micro_columns(micro_N)}
+    loss = partial(weighted_ppo_loss, config=default_config("vanilla"))
+    update_with(workers[ranks], data, sent, order, loss)
+    expected = reference_gradient(model, rows, weight_N)
+    assert relative(workers[ranks].take_gradient()[0], expected) < 1e-5
+    whole = reference_gradient(model, rows, weights("token_batch", batch[1]))
+    assert relative(expected, whole) > 1e-2
 
 
 def lambda_columns(facts, exponent=-1.5):
@@ -206,6 +220,61 @@ def test_on_policy_disco_needs_no_look(workers, batch):
         update_with(workers[1], own, columns, torch.arange(ROWS), loss_fn)
         gradients += workers[1].take_gradient()
     assert relative(gradients[1], gradients[0]) < 1e-5
+
+
+def test_factors_by_token_go_with_their_tokens_under_any_split(workers, batch):
+    data, facts, rows, model = batch
+    weight_N = weights("balanced", facts)
+    generator = torch.Generator().manual_seed(4)
+    factors = [2 * torch.rand(len(row["advantages"]), generator=generator) for row in rows]
+    factor_NT = torch.nested.as_nested_tensor(factors, layout=torch.jagged)
+    columns = {WEIGHT_COLUMN: weight_N, FACTOR_COLUMN: factor_NT}
+    loss_fn = partial(weighted_ppo_loss, config=default_config("vanilla"))
+    found = []
+    for ranks, micro_batches in ((1, (False, ROWS)), (RANKS[-1], (True, 40))):
+        workers[ranks].set_micro_batches(*micro_batches)
+        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(ranks))
+        update_with(workers[ranks], data, columns, order, loss_fn)
+        found += workers[ranks].take_gradient()[:1]
+    own = [
+        row | {"advantages": row["advantages"] * f} for row, f in zip(rows, factors, strict=True)
+    ]
+    expected = reference_gradient(model, own, weight_N)
+    for gradient in found:
+        assert relative(gradient, expected) < 1e-5
+
+
+@pytest.mark.parametrize("measure", ["tokens", "probability", "weights"])
+def test_bapo_clips_alike_under_any_split(measure, workers, batch):
+    """The bounds are those of the whole mini-batch, and so is the gradient."""
+    data, facts, rows, model = batch
+    weight_N = weights("token", facts)
+    bounds = {"lower_start": 0.8, "lower_end": 1.0 - 1e-9, "lower_step": 0.01}
+    bounds |= {"upper_start": 1.01, "upper_end": 1.5, "upper_step": 0.01}
+    settings = BapoSettings(
+        **bounds, target=0.55, first="upper", measure=measure, scope="mini_batch"
+    )
+    found = []
+    for ranks, micro_batches in ((1, (False, ROWS)), (RANKS[-1], (True, 40))):
+        workers[ranks].set_micro_batches(*micro_batches)
+        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(ranks))
+        loss_fn = BapoLoss(default_config("vanilla"), settings)
+        columns = {WEIGHT_COLUMN: weight_N}
+        metrics = update_with(workers[ranks], data, columns, order, loss_fn)
+        found.append((workers[ranks].take_gradient()[0], metrics))
+    (whole, first), (parts, second) = found
+    assert relative(parts, whole) < 1e-5
+    for key in ("bapo_lower", "bapo_upper", "bapo_share"):
+        assert second[key] == pytest.approx(first[key], rel=1e-5)
+    [low], [high] = first["bapo_lower"], first["bapo_upper"]
+    assert (low, high) != (0.8, 1.01), "the bounds have moved"
+    model.zero_grad()
+    for row, weight in zip(rows, weight_N, strict=True):
+        ratio, a = (response_log_prob(model, row) - row["old_log_probs"]).exp(), row["advantages"]
+        token_loss = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)
+        (weight * (token_loss * row["response_mask"]).sum() / ROWS).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert relative(whole, expected) < 1e-5
 
 
 @pytest.mark.skipif(not FSDP1, reason="FSDP1 takes no parameters on a CPU; here a second GPU")

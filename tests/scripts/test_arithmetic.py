@@ -92,6 +92,43 @@ def test_in_the_solutions_of_length_spread_length_says_little_about_right_and_wr
     assert incorrect == pytest.approx(right, rel=0.15)
 
 
+REMARKED = {name: task for name, task in arithmetic.TASKS.items() if task.remarks}
+
+
+@pytest.mark.parametrize("name", REMARKED)
+def test_remarks_follow_each_step_by_whether_a_guess_was_made_and_change_nothing(name):
+    task, random, counts = REMARKED[name], Random(3), {False: set(), True: set()}
+    for expression in arithmetic.draw_expressions(0)["val"]:
+        solution = arithmetic.draw_solution(task, expression, random)
+        steps = solution.replace("\n" + arithmetic.REMARK, "!").splitlines()[:-1]
+        assert len(steps) == len(arithmetic.results(expression))
+        guessed, last = False, expression.split()[0]
+        for step in steps:
+            text, remarks = step.rstrip("!"), step.count("!")
+            is_guess = arithmetic.GUESS in text
+            left, right = text.split(arithmetic.GUESS if is_guess else " = ")
+            start, operator, number = left.split()
+            assert start == last
+            assert (int(start) + int(operator + number) != int(right)) == is_guess
+            assert int(right) in arithmetic.RESULTS or not is_guess
+            guessed, last = guessed or is_guess, right
+            counts[guessed].add(remarks)
+        assert solution.endswith(f"Answer: {last}")
+        if not guessed:
+            assert arithmetic.is_correct(solution, expression)
+    assert counts == {False: set(task.remarks[0]), True: set(task.remarks[1])}
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("wrong_longer", 1.2, 3), ("level", 0.9, 1.1), ("wrong_shorter", 0.3, 0.8)],
+)
+@pytest.mark.parametrize("lengths", ["steady", "varied"])
+def test_remarks_decide_which_responses_are_longer(name, lengths, low, high):
+    incorrect, right = lengths_by_verdict(f"{name}_{lengths}")
+    assert low <= incorrect / right <= high
+
+
 def test_rows_are_in_the_schema_of_dapo_math_17k(tmp_path):
     path = tmp_path / "val.parquet"
     arithmetic.write_parquet("val", ["3 + 8 - 2"], path)

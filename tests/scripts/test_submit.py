@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
+import recipe.probe
 from recipe.base.errors import UserError
-from recipe.config.checks import check_config
 from recipe.run.folder import new_folder
 from scripts import submit
 from scripts.jobs import ray_jobs
 from scripts.jobs.ray_jobs import PROJECT, SubmitSettings, work_off
-from scripts.jobs.sweep import SWEEPS, Grid, plan
+from scripts.jobs.sweep import Grid, plan
 from scripts.submit import arguments, command
 
 DEMO = Grid(("cpu_demo",), ("balanced", "token"), (0, 1))
@@ -45,7 +45,9 @@ class Cluster:
     def __init__(self, ends=None):
         self.jobs, self.ends, self.most_at_once = {}, ends or {}, 0
 
-    def submit_job(self, submission_id, entrypoint, runtime_env, metadata):
+    def submit_job(
+        self, submission_id, entrypoint, runtime_env, metadata, entrypoint_num_gpus=None
+    ):
         assert submission_id not in self.jobs, "Ray refuses an id twice"
         self.jobs[submission_id] = SimpleNamespace(
             submission_id=submission_id,
@@ -54,6 +56,7 @@ class Cluster:
             message="",
             entrypoint=entrypoint,
             runtime_env=runtime_env,
+            num_gpus=entrypoint_num_gpus,
             looks=0,
         )
 
@@ -88,32 +91,6 @@ def test_a_sweep_is_a_run_for_every_combination_under_a_name_that_stays(planned,
     assert other[0].name.startswith("cpu_demo.balanced-s0-")
     assert other[0].digest != runs[0].digest
     assert {"seed=1", "aggregation=token", "trainer.resume_mode=auto"} <= set(runs[3].arguments)
-
-
-def test_a_sweep_is_over_advantages_and_objectives_as_well():
-    arms = ("token+ha_dw", "balanced+gdpo_token", "disco_logl")
-    runs = plan(Grid(("cpu_demo",), arms, (0,)), [])
-    assert [run.name for run in runs] == [f"cpu_demo.{arm}-s0" for arm in arms]
-    assert {"aggregation=token", "advantage=ha_dw"} <= set(runs[0].arguments)
-    assert "objective=disco_logl" in runs[2].arguments
-    assert runs[2].config.aggregation.rule is None
-    for run in runs:
-        check_config(run.config)
-
-
-def test_a_method_whose_parts_do_not_go_together_is_refused_with_the_reason():
-    [run] = plan(Grid(("cpu_demo",), ("disco_logl+ha_dw",), (0,)), [])
-    with pytest.raises(
-        UserError, match=r"advantage\.name is ha_dw and does not go with objective=disco"
-    ):
-        check_config(run.config)
-    with pytest.raises(UserError, match="no config aggregation/policy_gradient"):
-        plan(Grid(("cpu_demo",), ("policy_gradient",), (0,)), [])
-
-
-def test_a_run_that_is_named_twice_is_refused():
-    with pytest.raises(UserError, match=r"has cpu_demo\.balanced-s0 twice"):
-        plan(Grid(("cpu_demo",), ("balanced",), (0, 0)), [])
 
 
 def test_runs_are_worked_off_a_few_at_a_time(runs, settings):
@@ -214,7 +191,7 @@ def test_a_job_has_its_command_its_wandb_run_and_a_small_package(runs, settings)
     assert env["WANDB_RUN_ID"] == second.runtime_env["env_vars"]["WANDB_RUN_ID"]
     assert env["WANDB_RUN_GROUP"] == "cpu_demo.balanced"
     [swept] = plan(Grid(("cpu_demo",), ("token",), (7,), ("experiment_name=my-sweep",)), [])
-    assert re.fullmatch(r"my-sweep\.token-\w{6}", ray_jobs.environment(swept)["WANDB_RUN_GROUP"])
+    assert re.fullmatch(r"my-sweep\.token-\w{6}", swept.env["WANDB_RUN_GROUP"])
     assert (env["WANDB_RESUME"], env["WANDB_JOB_TYPE"], env["HF_TOKEN"]) == ("allow", "train", "x")
     assert "/outputs" in first.runtime_env["excludes"]
 
@@ -261,11 +238,6 @@ def test_what_cannot_be_estimated_is_planned_all_the_same(capsys):
     assert "Not estimated: actor_rollout_ref.model.path is Own/Model" in said
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
-def test_a_kept_sweep_can_be_read(name):
-    assert list(Grid.read(name).cells())
-
-
 def test_what_cannot_be_meant_is_said_in_one_paragraph(tmp_path, monkeypatch):
     for name in submit.ADDRESSES:
         monkeypatch.delenv(name, raising=False)
@@ -289,3 +261,47 @@ def test_what_cannot_be_meant_is_said_in_one_paragraph(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=found):
             command(arguments(words))
+
+
+def probe_options(*words):
+    return arguments(["--probe", *words])
+
+
+def test_a_probe_is_a_job_of_one_process_for_each_gpu(tmp_path):
+    words = ("estimator --rules token balanced", "cpu_demo", "data.max_response_length=32")
+    options = probe_options(*words, "--gpus", "2", "--output-root", str(tmp_path / "out"))
+    run = submit.probe(options)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert run.command[:5] == [*launcher, "-m"]
+    at = run.command.index("estimator")
+    assert run.command[at + 1 : at + 3] == ["+experiment=cpu_demo", "data.max_response_length=32"]
+    assert run.command[-5:] == ["--rules", "token", "balanced", "--out", str(run.folder)]
+    assert run.folder.parent == tmp_path / "out" / "probes"
+    # The job's parser reads the same.
+    given = recipe.probe.parser().parse_args(run.command[at:])
+    assert given.rules == ["token", "balanced"] and len(given.overrides) == 3
+    assert run.config.data.max_response_length == 32
+    settings = SubmitSettings(1, 0, "python", {}, tmp_path / "jobs")
+    cluster = Cluster()
+    assert work_off(cluster, [run], settings, print) == {}
+    [job] = cluster.jobs.values()
+    assert job.submission_id == f"{run.name}.1" and job.num_gpus == 2
+    again = submit.probe(options)
+    assert (again.name, again.digest) == (run.name, run.digest)
+    other = submit.probe(probe_options(words[0] + " --seed 1", *words[1:]))
+    assert other.name != run.name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["estimator", "--seed", "1"], "--probe is given beside --sweep, --rule or --seed"),
+        (["estimator --out here"], "--out is given, but a job writes to --output-root"),
+        (["momentum", "data.seed=1"], "Leave out the experiment, KEY=VALUE and --gpus"),
+        (["momentum", "--gpus", "2"], "momentum measures the demo's small model in one process"),
+        (["estimator", "cpu_demo", "smoke"], "a probe takes one experiment, not cpu_demo and"),
+    ],
+)
+def test_what_no_probe_takes_is_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        submit.probe(probe_options(*words))

@@ -32,7 +32,7 @@ class Scored(NamedTuple):
 
 
 class Memory(Protocol):
-    """What the driver remembers between steps. A checkpoint keeps it."""
+    """Hold what the driver remembers between steps. A checkpoint keeps it."""
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint's folder."""

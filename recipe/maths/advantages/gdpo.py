@@ -23,8 +23,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.columns import varies_within
-from recipe.maths.rules import mean_within
+from recipe.maths.within import centred_within, normalised_within, varies_within
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class GdpoSettings:
     `length` is 1 for a response within `length_limit`. Any other name is one that the reward
     function returns, such as `format`."""
     statistics: Literal["response", "token"]
-    """Whether the batch's mean and standard deviation are over responses or over tokens."""
+    """Say whether the batch's mean and standard deviation are over responses or over tokens."""
     epsilon: Annotated[float, Gt(0)]
     """Added to both standard deviations."""
     length_limit: Annotated[float, Gt(0)]
@@ -50,23 +49,6 @@ class GdpoSettings:
                 f"advantage.gdpo.rewards is {dict(self.rewards)}, but must name at least one "
                 f"component of the reward with a weight other than 0, e.g. correctness: 1."
             )
-
-
-def normalised_within(
-    value_N: Tensor, group_N: Tensor, epsilon: float, divide_by_std: bool = True
-) -> Tensor:
-    """Return (value - mean) / (std + epsilon) within each group; 0 where all values are equal."""
-    value_N = value_N.double()
-    # The mean of equal numbers is rounded.
-    deviation_N = (value_N - mean_within(value_N, group_N)).where(
-        varies_within(value_N, group_N), 0.0
-    )
-    if not divide_by_std:
-        return deviation_N
-    count_P = torch.bincount(group_N)
-    square_P = torch.bincount(group_N, weights=deviation_N.square())
-    std_P = (square_P / (count_P - 1).clamp(min=1)).sqrt()
-    return deviation_N / (std_P[group_N] + epsilon)
 
 
 def normalised_over_batch(value_N: Tensor, count_N: Tensor, epsilon: float) -> Tensor:
@@ -95,9 +77,10 @@ def gdpo_advantages(
     """
     whole_N = torch.zeros(len(group_N), dtype=torch.double)
     for name, weight in settings.rewards.items():
-        whole_N += weight * normalised_within(
-            components[name], group_N, settings.epsilon, divide_by_std
-        )
+        if divide_by_std:
+            whole_N += weight * normalised_within(components[name], group_N, settings.epsilon)
+        else:
+            whole_N += weight * centred_within(components[name], group_N)
     if settings.statistics == "token":
         return normalised_over_batch(whole_N, length_N, settings.epsilon)
     found_N = normalised_over_batch(whole_N, torch.ones_like(length_N), settings.epsilon)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recipe.maths.advantages.base import Advantage, Scored
 from recipe.maths.diagnostics import spread_over_groups
-from recipe.maths.rules import mean_within
+from recipe.maths.within import mean_within
 
 FILE = "ha_dw.json"
 
@@ -43,7 +43,7 @@ class HaDwSettings:
     rate: Annotated[float, Gt(0)]
     """eta; only `adaptive` reads it."""
     reward: Literal["correct", "score"]
-    """What p and the anchor average: 1 for a correct response and 0 otherwise, or the score."""
+    """Say what p and the anchor average: 1 for a correct response and 0 otherwise, or the score."""
 
 
 class Anchor:

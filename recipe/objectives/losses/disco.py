@@ -13,14 +13,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine import BaseEngine
 from verl.workers.utils.padding import no_padding_2_padding
 
 from recipe.maths.disco import DiscoSettings, kl_terms, scores, slopes
-from recipe.objectives.base import Loss
-from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
+from recipe.objectives.base import ON_POLICY, Loss
+from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN
+from recipe.objectives.losses.look import gathered, look
 
 SLOPE_COLUMN, MINI_BATCH = "disco_slope", "disco_mini_batch"
 
@@ -105,22 +105,3 @@ class DiscoLoss(Loss):
         kl_NT = kl_terms(log_prob_NT, old_NT, self.settings.kl)
         score_N = scores(log_prob_NT, old_NT, mask_NT, self.settings.score)
         return score_N, (kl_NT * mask_NT).sum(-1), mask_NT.sum(-1)
-
-
-def look(engine: BaseEngine, data: TensorDict, forward: dict[str, Any]) -> Tensor:
-    """Return the log-probs of response tokens under the current parameters, (N, T), no gradient."""
-    seen = data.copy()
-    tu.assign_non_tensor(seen, calculate_entropy=False, compute_loss=False, **forward)
-    with engine.eval_mode(disable_auto_offload=True):
-        output = engine.infer_batch(seen, loss_function=None)
-    return no_padding_2_padding(output["model_output"]["log_probs"], data)
-
-
-def gathered(engine: BaseEngine, row_NC: Tensor) -> Tensor:
-    """Return the rows of all ranks in their order. Every rank has the same number of rows."""
-    if engine.get_data_parallel_size() == 1:
-        return row_NC
-    own = row_NC.to(get_device_id())
-    every = [torch.empty_like(own) for _ in range(engine.get_data_parallel_size())]
-    torch.distributed.all_gather(every, own, group=engine.get_data_parallel_group())
-    return torch.cat(every)

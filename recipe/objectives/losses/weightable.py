@@ -1,4 +1,4 @@
-"""Find out which of verl's policy losses can be weighted per response, by trying each.
+"""Find out which policy losses can be weighted per response, by trying each.
 
 A loss takes any aggregation rule if, summed over tokens, it is
 
@@ -21,6 +21,7 @@ from verl.workers.config import ActorConfig, FSDPActorConfig, PolicyLossConfig
 
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
+from recipe.objectives.losses import exact  # noqa: F401  (registers its losses)
 
 NUM_ROWS, NUM_TOKENS = 12, 9
 COUNTS = {"dp_size": 1, "batch_num_tokens": 60, "global_batch_size": 12}
@@ -150,7 +151,7 @@ def check_loss(config: ActorConfig) -> None:
 
 
 def losses() -> list[str]:
-    """Return the names of verl's registered losses."""
+    """Return the names of the losses in verl's registry, with those of this project."""
     return list(POLICY_LOSS_REGISTRY)
 
 

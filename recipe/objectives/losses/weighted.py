@@ -20,7 +20,15 @@ from verl.workers.utils.losses import ppo_loss
 
 from recipe.maths.columns import offsets
 from recipe.objectives.base import Loss
-from recipe.objectives.policy_gradient import SLOPE_COLUMN, SLOPE_METRIC, WEIGHT_COLUMN
+from recipe.objectives.losses import exact  # noqa: F401  (registers its losses)
+from recipe.objectives.policy_gradient import (
+    FACTOR_COLUMN,
+    MICRO_COLUMN,
+    MICRO_SIZE_COLUMN,
+    SLOPE_COLUMN,
+    SLOPE_METRIC,
+    WEIGHT_COLUMN,
+)
 
 
 class WeightedLoss(Loss):
@@ -47,7 +55,7 @@ def weighted_ppo_loss(
         model_output: log-probs (and entropy) of a micro-batch, nested over its tokens.
         data: the micro-batch, with `advantages` nested over response tokens, the (N,) column
             `agg_weight` and, under a rule with a learned scalar, `agg_slope`, the derivative of
-            the weight by that scalar.
+            the weight by that scalar. `token_factor`, nested like the advantages, is optional.
         dp_group: data-parallel group, unused as in verl.
 
     Returns:
@@ -56,7 +64,10 @@ def weighted_ppo_loss(
 
     Raises:
         TypeError: the advantages are not nested.
+        RuntimeError: `agg_micro` says that this is another micro-batch than was weighted.
     """
+    if MICRO_COLUMN in data:
+        check_micro_batch(data[MICRO_COLUMN], data[MICRO_SIZE_COLUMN])
     advantages = data["advantages"]
     if not advantages.is_nested:
         raise TypeError("the column advantages is padded, but verl's V1 trainer sends it nested")
@@ -72,7 +83,10 @@ def weighted_ppo_loss(
     tu.assign_non_tensor(weighted, batch_num_tokens=num_tokens)
     factor_N = weight_N.to(advantages.dtype) * (num_tokens / data["global_batch_size"])
     # verl pads the other columns alike, and leaves this one as it is.
-    weighted["advantages"] = advantages.to_padded_tensor(0.0) * factor_N[:, None]
+    padded_NT = advantages.to_padded_tensor(0.0)
+    if FACTOR_COLUMN in data:
+        padded_NT = padded_NT * data[FACTOR_COLUMN].to_padded_tensor(0.0).to(padded_NT)
+    weighted["advantages"] = padded_NT * factor_N[:, None]
     loss, metrics = ppo_loss(config, model_output, weighted, dp_group)
     if shift is not None:
         [slope] = torch.autograd.grad(loss, shift, retain_graph=True)
@@ -83,6 +97,26 @@ def weighted_ppo_loss(
         excess = ratio_clip_excess(config, model_output["log_probs"], data) if clips else 0.0
         metrics["actor/ratio_clip_excess"] = Metric(AggregationType.MEAN, excess)
     return loss, metrics
+
+
+def check_micro_batch(micro_N: Tensor, size_N: Tensor) -> None:
+    """Refuse a micro-batch that is not the one for which its responses were weighted.
+
+    Args:
+        micro_N: number of the micro-batch that each response was weighted for.
+        size_N: its size.
+
+    Raises:
+        RuntimeError: it is another one.
+    """
+    numbers, sizes = set(micro_N.tolist()), set(size_N.tolist())
+    if len(numbers) > 1 or sizes != {len(micro_N)}:
+        raise RuntimeError(
+            f"verl made a micro-batch of {len(micro_N)} responses, which were weighted for the "
+            f"micro-batches {sorted(numbers)} of {sorted(sizes)} responses. verl packs in another "
+            f"way than recipe/training/packing.py says: put it right there, or use "
+            f"aggregation=token_batch."
+        )
 
 
 @torch.no_grad()

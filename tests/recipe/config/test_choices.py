@@ -34,12 +34,15 @@ def options(group):
 
 
 @pytest.mark.parametrize(
-    "path", [*options("advantage"), *options("objective")], ids=lambda p: p.stem
+    "path",
+    [*options("advantage"), *options("objective"), *options("preset")],
+    ids=lambda p: f"{p.parent.stem}={p.stem}",
 )
 def test_a_file_is_named_as_the_run_is_and_says_in_one_line_which_paper_it_is(path):
     text = path.read_text()
     given = yaml.safe_load(text)
-    assert (given.get("objective") or given)["name"] == path.stem
+    named = given if path.parent.stem == "preset" else given.get("objective") or given
+    assert named.get("preset" if path.parent.stem == "preset" else "name") == path.stem
     line = next(x for x in text.splitlines() if x.startswith("# ") and "@package" not in x)
     assert path.stem in ("none", "policy_gradient") or "arXiv:" in line
 
@@ -51,6 +54,9 @@ def test_a_file_is_named_as_the_run_is_and_says_in_one_line_which_paper_it_is(pa
         (["aggregation=token", "advantage=ha_dw_code"], "token+ha_dw_code"),
         (["advantage=gdpo"], "balanced+gdpo"),
         (["objective=discob_logl"], "discob_logl"),
+        (["aggregation=token", "advantage=opo", "objective=bapo"], "token+opo+bapo"),
+        (["preset=luspo"], "constant+luspo"),
+        (["preset=lite_ppo", "aggregation=token"], "token+batch_std+lite_ppo"),
     ],
 )
 def test_a_run_is_named_and_compared_by_its_arm(overrides, name, resolved):
@@ -63,13 +69,45 @@ def test_a_run_is_named_and_compared_by_its_arm(overrides, name, resolved):
 def test_a_run_of_before_there_was_a_choice_is_named_by_its_rule_and_goes_on(resolved, tmp_path):
     config = resolved()
     before = OmegaConf.create(
-        {k: v for k, v in config.items() if k not in ("advantage", "objective")}
+        {k: v for k, v in config.items() if k not in ("advantage", "objective", "preset")}
     )
+    del before.aggregation.positive_factor
     assert method_of(before) == "balanced"
     OmegaConf.save(before, tmp_path / "config.yaml")
     assert holds_same_run(tmp_path, config)
     with pytest.raises(UserError, match=r"differs in advantage\.ha_dw\.anchor"):
         holds_same_run(tmp_path, resolved("advantage=ha_dw"))
+
+
+LOSS, LOW, HIGH = (
+    f"{ACTOR}.{x}" for x in ("policy_loss.loss_mode", "clip_ratio_low", "clip_ratio_high")
+)
+BY_STD = "algorithm.norm_adv_by_std_in_grpo"
+# What each paper or its documentation says, by the key that does it.
+PRESETS = {
+    "luspo": ("constant", "grpo", {LOSS: "gspo", LOW: 2e-3, HIGH: 2.5e-3, BY_STD: True}),
+    "dapo": ("token", "grpo", {HIGH: 0.28, "algorithm.filter_groups.enable": True}),
+    "dr_grpo": ("constant", "grpo", {LOSS: "vanilla", BY_STD: False}),
+    "magistral": ("token", "batch_std", {HIGH: 0.28, "aggregation.drop_zero_groups": True}),
+    "scalerl": ("token", "batch_std", {LOSS: "cispo", HIGH: 4.0, "leave_out_solved": 0.9}),
+    "lite_ppo": ("token_batch", "batch_std", {LOSS: "vanilla"}),
+    "sapo": ("sequence", "grpo", {LOSS: "sapo_exact", f"{ACTOR}.tau_neg": 1.05}),
+    "gmpo": ("sequence", "grpo", {LOSS: "gmpo_exact", LOW: 0.4, HIGH: 0.4}),
+    "w_reinforce": ("token_batch", "reinforce", {"aggregation.positive_factor": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_what_its_paper_says_and_trains_the_demo(name, resolved):
+    rule, advantage, keys = PRESETS[name]
+    config = resolved(f"preset={name}")
+    check_config(config)
+    assert (config.aggregation.rule, config.advantage.name) == (rule, advantage)
+    assert {key: OmegaConf.select(config, key) for key in keys} == keys
+
+
+def test_every_preset_is_there():
+    assert [path.stem for path in options("preset")] == sorted(PRESETS)
 
 
 def advantage(config):

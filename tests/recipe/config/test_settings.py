@@ -46,6 +46,29 @@ def test_the_constant_is_bound_to_the_rule():
     torch.testing.assert_close(weights, torch.full((12,), 1 / 50).double())
 
 
+def test_the_positive_factor_multiplies_what_correct_responses_get_under_every_rule():
+    """W-REINFORCE is 0.1, and 0 is its NSR, which learns from incorrect responses only."""
+    length, advantage, group = fixed_batch()
+    scalar = ScalarSettings(**SCALAR)
+    plain = AggregationSettings("lambda", 50, scalar=scalar).rules()
+    for factor in (0.1, 0.0):
+        scaled = AggregationSettings("lambda", 50, positive_factor=factor, scalar=scalar).rules()
+        assert scaled.keys() == plain.keys() == RULES.keys()
+        for name, rule in plain.items():
+            expected = [
+                weight * (factor if a > 0 else 1)
+                for weight, a in zip(
+                    rule(length, advantage, group).tolist(), advantage.tolist(), strict=True
+                )
+            ]
+            assert scaled[name](length, advantage, group).tolist() == pytest.approx(expected)
+
+
+def test_a_positive_factor_without_a_rule_is_refused():
+    with pytest.raises(ValueError, match=r"positive_factor is 0\.1, but this objective has no agg"):
+        AggregationSettings(None, 50, positive_factor=0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
+from scipy import stats
 
 from recipe.base.errors import UserError
 from recipe.config.compose import composed, resolve
@@ -15,10 +17,11 @@ from recipe.estimator import steps
 from recipe.estimator.collect import collect
 from recipe.estimator.judge import judge
 from recipe.estimator.options import Options, check
+from recipe.estimator.seeds import check_seeds, pooled
 from recipe.estimator.steps import measured_changes
 from recipe.maths.estimators import batches_of, leave_one_out
 from recipe.maths.rules import RULES
-from recipe.probes.sampling import Sampler
+from recipe.sampling.scored import Scorer
 from recipe.tasks import embedded
 
 pytestmark = pytest.mark.slow
@@ -33,6 +36,7 @@ SMALL = Options(
     sketch=0,
     fresh=8,
     step_batches=2,
+    sampler="transformers",
     seed=3,
 )
 
@@ -143,6 +147,12 @@ def test_a_probe_goes_on_from_what_is_kept(exact, config, tmp_path):
         assert torch.equal(again.grams[metric], gram_NN)
 
 
+def test_a_step_is_not_measured_on_groups_of_one_score(exact):
+    fresh = exact[0].fresh._replace(score_N=torch.ones(len(exact[0].fresh.score_N)))
+    with pytest.raises(UserError, match="all 8 fresh prompts have responses of one score"):
+        judge(exact[0]._replace(fresh=fresh), SMALL, silent)
+
+
 def test_a_folder_of_another_probe_is_refused(exact, config):
     with pytest.raises(UserError, match="keeps responses of a probe with another seed"):
         collect(config, SMALL._replace(seed=4), exact[1], silent)
@@ -154,6 +164,7 @@ def test_a_folder_of_another_probe_is_refused(exact, config):
         ({"group": 1}, "--group is 1, but an advantage compares"),
         ({"rules": ("token", "tokens")}, "no rule 'tokens'. Known rules are sequence, token"),
         ({"baseline": "balanced"}, "--baseline is balanced, but --rules are token, constant"),
+        ({"positive_factor": -1.0}, "--positive-factor is -1. Give 1, which leaves the rules"),
         ({"prompts": 12}, "make 3 batches of 4 groups, but noise is measured between at least 4"),
         ({"fresh": 4}, "needs 8 fresh prompts and 2 batches"),
     ],
@@ -177,13 +188,15 @@ def test_a_model_that_does_not_load_is_refused(config, tmp_path):
 
 
 def test_prompts_without_a_mixed_group_are_refused(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(Sampler, "_score", lambda *_: 1.0)
+    monkeypatch.setattr(Scorer, "score", lambda *_: 1.0)
     with pytest.raises(UserError, match="no group has correct and incorrect responses: 100% of"):
         collect(config, SMALL, tmp_path, silent)
 
 
-def probe(*words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipe.probe", "estimator", *words]
+def probe(*words: str, ranks: int = 1) -> subprocess.Popen:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [sys.executable, "-m", *launcher[: 4 * (ranks > 1)], "recipe.probe", "estimator"]
+    command += words
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, **pipes)
 
@@ -196,28 +209,66 @@ def test_a_model_that_is_not_there_is_answered_in_one_paragraph(tmp_path):
     assert "Traceback" not in out
 
 
-def test_a_killed_probe_loses_nothing_it_has_sampled(tmp_path):
-    words = ("--prompts", "32", "--group", "4", "--fresh", "16", "--step-batches", "2")
-    words += ("--rules", "token", "balanced", "--out", str(tmp_path))
+def test_a_killed_probe_of_three_seeds_loses_nothing_it_has_sampled(tmp_path):
+    words = ("--prompts", "24", "--group", "4", "--batch-groups", "4", "--fresh", "8")
+    words += ("--step-batches", "2", "--rules", "token", "balanced", "--out", str(tmp_path))
+    words += ("--seed", "0", "1", "2")
     first = probe(*words)
+    sampled = 0
     for line in first.stdout:
-        if "sampled 16 of 48 groups" in line:
+        sampled += "sampled 16 of 32 groups" in line
+        # In the second seed.
+        if sampled == 2:
             first.send_signal(signal.SIGKILL)
             break
     first.wait()
-    kept = (tmp_path / "responses.jsonl").read_bytes()
+    done, half = (tmp_path / f"seed-{seed}/responses.jsonl" for seed in (0, 1))
+    whole, kept = done.read_bytes(), half.read_bytes()
     assert kept.count(b"\n") >= 16
     second = probe(*words)
     said = second.communicate(timeout=900)[0]
     assert second.returncode == 0, said
-    assert "sampled 16 of 48 groups" not in said
-    assert (tmp_path / "responses.jsonl").read_bytes().startswith(kept)
+    # Only the third seed had nothing.
+    assert said.count("sampled 16 of 32 groups") == 1
+    assert done.read_bytes() == whole and half.read_bytes().startswith(kept)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["command"].startswith("python -m recipe.probe estimator --prompts 32")
+    assert result["command"].startswith("python -m recipe.probe estimator --prompts 24")
     assert list(result["rules"]) == ["token", "balanced"]
+    assert result["seed"] == [0, 1, 2]
+    of_seeds = [json.loads((tmp_path / f"seed-{s}/result.json").read_text()) for s in range(3)]
+    for key in ("gain_rms/adamw", "measured/sgd"):
+        values = [one["rules"]["balanced"][key]["value"] for one in of_seeds]
+        low, high = stats.t.interval(0.95, 2, fmean(values), stats.sem(values))
+        found = result["rules"]["balanced"][key]
+        assert found["value"] == pytest.approx((low + high) / 2)
+        assert found["half_width"] == pytest.approx((high - low) / 2)
     assert "| balanced " in said and "Differences to `token`" in said
     assert "![estimator](estimator.png)" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "estimator.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [([0, 1], "--seed has 2 seeds"), ([0, 1, 1], "--seed is 0 1 1. Give each seed once.")],
+)
+def test_seeds_that_give_no_interval_are_refused(seeds, said):
+    with pytest.raises(UserError) as error:
+        check_seeds(seeds)
+    assert said in str(error.value)
+
+
+def test_what_a_seed_does_not_define_its_mean_does_not():
+    known = {"value": 1.0, "half_width": 0.1, "difference": 0.5}
+    known |= {"difference_half_width": 0.1, "difference_half_width_together": 0.2}
+    facts = {"num_mixed": 3, "rise": 0.02, "sketch_error": 0.0, "correct": 0.5}
+    facts |= {"length": 9.0, "length_gap": None, "length_variation": 0.1}
+    results = [
+        {"options": {"seed": seed}, **facts, "rules": {"token": {"cosine": found, "share": 0.5}}}
+        for seed, found in enumerate([known, known, known | {"value": None}])
+    ]
+    result = pooled(results)
+    assert set(result["rules"]["token"]["cosine"].values()) == {None}
+    assert result["length_gap"] is None and result["num_mixed"] == 9
 
 
 def test_what_is_not_defined_is_no_number_in_the_result(exact):
@@ -227,3 +278,36 @@ def test_what_is_not_defined_is_no_number_in_the_result(exact):
     result = judge(kept._replace(responses=responses), SMALL._replace(step_batches=0), silent)
     assert result["noise"]["sgd"]["slope_correct"] is None
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("sketch", [0, 2**14])
+def test_two_ranks_that_share_the_model_measure_what_one_does(exact, tmp_path, sketch):
+    """verl's engine shards the model with FSDP2; each rank keeps its part of the gradients."""
+    words = ("--prompts", "16", "--group", "4", "--batch-groups", "4", "--fresh", "8")
+    words += ("--rules", *SMALL.rules, "--step-batches", "2" if not sketch else "0", "--seed", "3")
+    run = probe(*words, "--sketch", str(sketch), "--out", str(tmp_path), ranks=2)
+    out = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, out
+    assert out.count("differentiated 64 of 64 responses") == 1
+    sizes = [(tmp_path / name).stat().st_size for name in ("gradients.bin", "gradients-1.bin")]
+    assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[0]
+    if not sketch:
+        # A kill leaves ranks at different responses; both go on from the earlier one.
+        kept = {path: path.read_bytes() for path in tmp_path.glob("gradients*.bin")}
+        (tmp_path / "gradients-1.bin").write_bytes(
+            kept[tmp_path / "gradients-1.bin"][: sizes[1] // 3]
+        )
+        again = probe(*words, "--sketch", "0", "--out", str(tmp_path), ranks=2)
+        said = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, said
+        assert {path: path.read_bytes() for path in kept} == kept
+    result = json.loads((tmp_path / "result.json").read_text())
+    alone = judge(exact[0], SMALL._replace(step_batches=0 if sketch else 2), silent)
+    tolerance = 10 / math.sqrt(sketch) if sketch else 1e-4
+    for rule, numbers in alone["rules"].items():
+        assert set(numbers) == set(result["rules"][rule])
+        for key, number in numbers.items():
+            if key.startswith(("gain", "measured", "SNR")):
+                other = result["rules"][rule][key]["value"]
+                assert number["value"] == pytest.approx(other, abs=tolerance), (rule, key)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from recipe.maths.estimators import (
+    ADVANTAGES,
     Estimate,
     Products,
     Rows,
-    advantages,
     batches_of,
     estimates,
     leave_one_out,
@@ -18,6 +18,7 @@ from recipe.maths.estimators import (
     products,
 )
 from recipe.maths.rules import RULES, with_limit
+from recipe.maths.within import centred_within
 
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 LIMIT = 50.0
@@ -99,7 +100,7 @@ def test_leaving_one_out_does_not_depend_on_the_score_itself():
     group = torch.tensor([0, 0, 0, 0, 1, 1])
     expected = [1 - 1 / 3, -2 / 3, -2 / 3, 1 - 1 / 3, -2.0, 2.0]
     close(leave_one_out(score, group), torch.tensor(expected, dtype=torch.double))
-    close(advantages(score, group, "none").sum(), torch.zeros(()).double())
+    close(centred_within(score, group).sum(), torch.zeros(()).double())
 
 
 # ------------------------------------------------------------------ gradients with known moments
@@ -144,7 +145,7 @@ def expected_gradients():
         for begin in range(0, 24_000 * G, 8 * G):
             part = slice(begin, begin + 8 * G)
             group = rows.group_N[part] - rows.group_N[part][0]
-            advantage = advantages(rows.score_N[part], group, "none")
+            advantage = centred_within(rows.score_N[part], group)
             weight = BOUND[name](rows.length_N[part], advantage, group)
             total += (weight * advantage) @ gradient[part] / (8 * G)
         found[name] = total / (24_000 / 8)
@@ -193,7 +194,7 @@ def test_signal_and_gain_are_those_of_many_batches(expected_gradients, many_esti
         for begin in range(0, len(rows.length_N), 8 * G):
             part = slice(begin, begin + 8 * G)
             group = rows.group_N[part] - rows.group_N[part][0]
-            advantage = advantages(rows.score_N[part], group, "none")
+            advantage = centred_within(rows.score_N[part], group)
             weight = BOUND[name](rows.length_N[part], advantage, group)
             batches.append((weight * advantage) @ gradient[part] / (8 * G))
         batches = torch.stack(batches)
@@ -269,7 +270,7 @@ def test_factors_by_sign_leave_the_direction_of_the_expected_gradient(factors):
         total = torch.zeros(4).double()
         for responses in itertools.product(range(4), repeat=3):
             picked = torch.tensor(responses)
-            advantage = advantages(score[picked], group, kind)
+            advantage = ADVANTAGES[kind](Rows(score[picked], score[picked], group))
             factor = torch.where(advantage > 0, *factors).double()
             chance = probability[picked].prod()
             total += chance * (factor * advantage) @ gradient[picked] / 3
@@ -305,3 +306,18 @@ def test_the_best_factor_of_a_sign_is_one_over_its_variance():
     for place, factor in enumerate(rules):
         expected = theory({1: 1.0, -1: float(factor)}) / theory({1: 1.0, -1: 1.0})
         assert ratio[place].item() == pytest.approx(expected, rel=0.1)
+
+
+def test_balancing_and_the_baseline_of_opo_are_one_choice_up_to_a_factor_of_the_group():
+    """A_i = r_i - sum L r / sum L with equal weights, against A_i = r_i - mean r, balanced."""
+    length_N = torch.tensor([3, 9, 4, 30, 12, 21])
+    score_N = torch.tensor([1, 1, 0, 0, 0, 1]).double()
+    group_N = torch.zeros(6, dtype=torch.long)
+    opo_N = score_N - (length_N * score_N).sum() / length_N.sum()
+    mean_N = score_N - score_N.mean()
+    balanced_N = RULES["balanced"](length_N, mean_N, group_N) * mean_N
+    correct, incorrect = (length_N[score_N == r].double().mean() for r in (1, 0))
+    # `constant` at limit 1 gives every response the weight 1.
+    constant_N = with_limit(1.0)["constant"](length_N, opo_N, group_N) * opo_N
+    close(constant_N, balanced_N * correct * incorrect / length_N.double().mean())
+    close((opo_N * length_N).sum(), torch.tensor(0.0).double())

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import agg_loss
 
 from recipe.maths.rules import (
+    MICRO,
     RULES,
     lambda_weights,
     over_all_rows,
     rule,
+    token_micro_weights,
     value_and_slope,
     vl_norm_weights,
     with_limit,
@@ -21,7 +23,17 @@ from recipe.maths.rules import (
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rules.json"
 LIMIT, EXPONENT = 64.0, -1.5
-BOUND = with_limit(LIMIT) | {"lambda": partial(lambda_weights, exponent=EXPONENT)}
+
+
+def in_micro_batches(length_N, advantage_N, group_N):
+    """`token_micro` in three micro-batches, made so that they move with the rows."""
+    return token_micro_weights(length_N, advantage_N, group_N, micro_N=length_N % 3)
+
+
+BOUND = with_limit(LIMIT) | {
+    "lambda": partial(lambda_weights, exponent=EXPONENT),
+    MICRO: in_micro_batches,
+}
 close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
@@ -50,6 +62,12 @@ def naive_loss(name: str, batch: Batch, loss_NT, mask_NT):
         parts = zip(share, masked.sum(1), strict=True)
         return sum(one * part for one, part in parts) / sum(share) / LIMIT
     total = 0.0
+    if name == MICRO:
+        # verl once: the token mean of a micro-batch, times its share of the responses.
+        for micro in range(3):
+            rows = batch.length_N % 3 == micro
+            if rows.any():
+                total += rows.sum() * masked[rows].sum() / mask_NT[rows].sum()
     if name.startswith("balanced_"):
         for sign in (-1, 0, 1):
             side = batch.advantage_N.sign() == sign
@@ -287,6 +305,15 @@ def test_rule_still_gives_the_committed_loss_and_gradient(name, renew_golden):
     else:
         assert found["loss"] == pytest.approx(golden[name]["loss"], rel=1e-12)
         assert found["gradient"] == pytest.approx(golden[name]["gradient"], rel=1e-12, abs=1e-15)
+
+
+@given(batches())
+def test_token_micro_lies_between_token_batch_and_sequence(batch):
+    """One micro-batch with all responses is `token_batch`; one for each response is `sequence`."""
+    row_N = torch.arange(len(batch.length_N))
+    close(token_micro_weights(*batch), RULES["token_batch"](*batch))
+    close(token_micro_weights(*batch, micro_N=0 * row_N), RULES["token_batch"](*batch))
+    close(token_micro_weights(*batch, micro_N=row_N), RULES["sequence"](*batch))
 
 
 def test_a_name_is_registered_once():

@@ -34,7 +34,8 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
         config.advantage = deepcopy(advantages[advantage].advantage)
         configs[rule, advantage, "policy_gradient"] = config
     for objective in set(options("objective")) - {"policy_gradient"}:
-        configs["none", "none", objective] = chosen(composed, "objective", objective)
+        config = chosen(composed, "objective", objective)
+        configs[config.aggregation.rule, config.advantage.name, objective] = config
     gradients = {}
     for name, config in configs.items():
         check_config(config)
@@ -42,8 +43,8 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
         gradients[name] = gradient(config, put, monkeypatch)
         assert gradients[name].isfinite().all(), name
         assert gradients[name].any(), name
-    # Every rule with 6 advantages, and 4 objectives that have neither.
-    assert len(gradients) == len(RULES) * 6 + 4
+    # Every rule with 11 advantages, BAPO thrice, GTPO twice, and 4 objectives without either.
+    assert len(gradients) == len(RULES) * 11 + 3 + 2 + 4
     for one, other in combinations(gradients, 2):
         # The first batch is its own anchor, so these two agree at first.
         same_at_first = {one[1], other[1]} == {"ha_dw", "ha_dw_window"}

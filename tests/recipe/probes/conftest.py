@@ -10,10 +10,15 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def probe(tmp_path):
-    """The result of a probe: by its command, as it leaves a process group in its process."""
+    """The result of a probe, in a process of its own, as it leaves a process group behind."""
 
-    def run(name: str) -> dict:
-        command = [sys.executable, "-m", "recipe.probe", name, "--out", str(tmp_path)]
+    def run(name: str, **sizes: int) -> dict:
+        """Run the command, with some constants of the probe's module smaller."""
+        code = (
+            f"from recipe import probe; from recipe.probes import {name}; "
+            f"vars({name}).update({sizes}); probe.main()"
+        )
+        command = [sys.executable, "-c", code, name, "--out", str(tmp_path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         result = json.loads((tmp_path / "result.json").read_text())

@@ -115,6 +115,23 @@ def test_segments_of_a_process_that_died_before_the_end_are_removed_too(monkeypa
     assert not segment.exists()
 
 
+def test_a_new_segment_is_noted_at_once_however_long_memory_takes_to_measure(monkeypatch, tmp_path):
+    """Noted late, it would stay if the run is killed soon after its engine has started."""
+    measured = []
+    monkeypatch.setattr(processes, "SAMPLE_SECONDS", 600)
+    monkeypatch.setattr(processes, "proportional_bytes", lambda _: measured.append(1) or 0)
+    notes = tmp_path / "notes.json"
+    with Watch(tmp_path):
+        while not measured:
+            time.sleep(0.05)
+        _, segment = start_child()
+        deadline = time.monotonic() + 30
+        while str(segment) not in notes.read_text():
+            assert time.monotonic() < deadline, "the segment was never noted"
+            time.sleep(0.05)
+    assert not segment.exists()
+
+
 def test_the_peak_is_of_all_processes_together(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "SAMPLE_SECONDS", 0.05)
     code = "x = bytearray(300 * 2**20); print(flush=True); import time; time.sleep(600)"

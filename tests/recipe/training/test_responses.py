@@ -50,7 +50,7 @@ def test_tokens_that_rejection_took_out_of_the_mask_still_count_as_tokens(monkey
     masks[2][1:] = 0
     data["response_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
     monkeypatch.setattr("recipe.training.responses.tq.kv_batch_get", lambda *_, **__: data)
-    rows = read_responses(driver.meta(), composed())
+    rows = read_responses(driver.meta(), composed(), ranks=1)
     assert rows.length_N.tolist() == [3, 4, 1, 12, 6, 8, 0]
     assert rows.num_tokens_N.tolist() == driver.ROWS.lengths
     assert rows.scored().num_tokens_N.tolist() == driver.ROWS.lengths[:6]

@@ -13,7 +13,7 @@ from recipe.base.errors import UserError
 from recipe.base.typed import parse
 from recipe.maths.advantages.base import Scored
 from recipe.maths.advantages.ha_dw import Anchor, HaDw, HaDwSettings, difficulty_factors
-from recipe.maths.rules import mean_within
+from recipe.maths.within import mean_within
 
 ADAPTIVE = HaDwSettings(anchor="adaptive", scale=1.3, window=4, rate=10.0, reward="correct")
 WINDOW = replace(ADAPTIVE, anchor="window")

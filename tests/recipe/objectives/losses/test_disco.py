@@ -10,7 +10,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 from recipe.maths.disco import DiscoSettings
-from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN, ON_POLICY
+from recipe.objectives.base import ON_POLICY
+from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN
 from recipe.objectives.losses import disco as disco_loss
 from recipe.objectives.losses.disco import DiscoLoss
 

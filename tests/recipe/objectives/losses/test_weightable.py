@@ -11,6 +11,7 @@ from recipe.base.errors import UserError
 from recipe.objectives.losses.weightable import default_config, failures, losses, refusal
 
 ACCEPTED = {"vanilla", "dppo_tv", "dppo_kl", "gspo", "gpg", "cispo", "bypass_mode"}
+ACCEPTED |= {"sapo_exact", "gmpo_exact"}
 
 
 def test_the_losses_of_verl_that_take_every_rule():

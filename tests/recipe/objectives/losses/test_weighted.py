@@ -12,6 +12,8 @@ from verl.workers.utils.losses import ppo_loss
 
 from recipe.maths.rules import RULES, value_and_slope
 from recipe.objectives.losses.weighted import (
+    MICRO_COLUMN,
+    MICRO_SIZE_COLUMN,
     SLOPE_COLUMN,
     SLOPE_METRIC,
     WEIGHT_COLUMN,
@@ -205,4 +207,17 @@ def test_padded_advantages_are_refused():
     data, output, _ = micro_batch(batch, RULES["token"](*batch), slice(None))
     data["advantages"] = data["advantages"].to_padded_tensor(0.0)
     with pytest.raises(TypeError, match="advantages is padded"):
+        weighted_ppo_loss(actor_config(), output, data)
+
+
+@pytest.mark.parametrize(
+    ("micro", "sizes"), [([0, 0, 1], [3, 3, 3]), ([1, 1, 1], [4, 4, 4]), ([0, 1, 1], [1, 2, 2])]
+)
+def test_a_micro_batch_that_was_not_weighted_as_one_is_refused(micro, sizes):
+    batch = fixed_batch()
+    data, output, _ = micro_batch(batch, RULES["token_micro"](*batch), slice(0, 3))
+    data[MICRO_COLUMN], data[MICRO_SIZE_COLUMN] = torch.tensor([[2, 2, 2], [3, 3, 3]])
+    weighted_ppo_loss(actor_config(), output, data)
+    data[MICRO_COLUMN], data[MICRO_SIZE_COLUMN] = torch.tensor([micro, sizes])
+    with pytest.raises(RuntimeError, match="a micro-batch of 3 responses, which were weighted"):
         weighted_ppo_loss(actor_config(), output, data)

@@ -1,14 +1,17 @@
 """Sample with one vLLM engine: many requests at once, each with its own seed."""
 
-import argparse
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+from recipe.base.errors import UserError
 from recipe.base.paths import cache
+from recipe.run.console import output_to
+from recipe.run.processes import Watch, temporary_folder
 
 # Requests that the engine knows of at a time; it decides itself how many of them run together.
 REQUESTS_AHEAD = 2048
@@ -103,6 +106,25 @@ async def respond(engine: Any, request: Request) -> SampledResponse:
     return SampledResponse(list(completion.token_ids), completion.finish_reason == "length")
 
 
+@contextmanager
+def vllm_may_run(log: Path) -> Iterator[TextIO]:
+    """Give vLLM a folder for its files, and its output the log; yield the terminal.
+
+    Raises:
+        UserError: the engine failed.
+    """
+    with temporary_folder() as temporary, Watch(temporary), output_to(log) as terminal:
+        os.environ |= environment(temporary)
+        try:
+            yield terminal
+        except* Exception as group:
+            reason = str(group.exceptions[0]).strip().splitlines() or [repr(group)]
+            raise UserError(
+                f"sampling failed: {reason[-1]}. The full log is {log}. All samples so "
+                f"far are kept; run the same command again to continue."
+            ) from group
+
+
 def environment(temporary: Path) -> dict[str, str]:
     """Return the environment of vLLM; variables that are set already stay."""
     # Settles where this process keeps such files: it outlives the folder that vLLM's processes get.
@@ -120,19 +142,33 @@ def environment(temporary: Path) -> dict[str, str]:
     return {**unset, "TMPDIR": str(temporary), "VLLM_RPC_BASE_PATH": str(temporary)}
 
 
-def engine_arguments(folder: Path, longest: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of vLLM's engine for a model and its longest sequence."""
+def engine_arguments(
+    folder: Path,
+    longest: int,
+    gpu_memory: float = 0.9,
+    tensor_parallel: int = 1,
+    data_parallel: int = 1,
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine for a model and its longest sequence.
+
+    Args:
+        folder: the model.
+        longest: prompt and response, in tokens.
+        gpu_memory: part of a GPU's memory that it takes.
+        tensor_parallel: GPUs that share one copy of the model.
+        data_parallel: copies of the model.
+    """
     import torch
 
     arguments = {
         "model": str(folder),
         "max_model_len": longest,
-        "tensor_parallel_size": options.tensor_parallel,
-        "data_parallel_size": options.data_parallel,
+        "tensor_parallel_size": tensor_parallel,
+        "data_parallel_size": data_parallel,
         "seed": 0,
     }
     if torch.cuda.is_available():
-        return arguments | {"gpu_memory_utilization": options.gpu_memory}
+        return arguments | {"gpu_memory_utilization": gpu_memory}
     # A generator on a CPU has no offset, by which vLLM takes back what a part of a prompt drew.
     whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 8192)}
     return arguments | {"enforce_eager": True} | whole_prompts

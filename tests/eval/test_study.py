@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval import study
+from eval.stats import holm, paired_interval
+from recipe.base.errors import UserError
+
+SEEDS, STEPS, PROBLEMS = 4, 10, 30
+
+
+def made(arm, seed, better=0.0, *, cell="one", is_selection=False):
+    generator = np.random.default_rng([seed, 7])
+    correct = np.linspace(0.3, 0.6, STEPS) + better + 0.02 * generator.normal(size=STEPS)
+    looks = [
+        "".join(map(str, (generator.random(PROBLEMS) < 0.5 + better).astype(int))) for _ in range(2)
+    ]
+    return {
+        "cell": cell,
+        "arm": arm,
+        "learning_rate": 1e-4,
+        "seed": seed,
+        "is_selection": is_selection,
+        "correct": correct.tolist(),
+        "length": [40.0] * STEPS,
+        "length_gap": [0.5, None] * (STEPS // 2),
+        "entropy": [0.3] * STEPS,
+        "held_out": looks,
+        "held_out_samples": 1,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        made(arm, seed, better, cell=cell)
+        for cell in ("one", "two")
+        for arm, better in (("token", 0.0), ("balanced", 0.05), ("sequence", -0.02))
+        for seed in range(SEEDS)
+    ]
+    # A seed that chose the rate, at which balanced is bad.
+    rows.append(made("balanced", 100, -0.3, is_selection=True))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path, rows
+
+
+def test_differences_are_of_the_same_seeds_with_their_intervals(folder):
+    _, rows = folder
+    arms = {arm.name: arm for arm in study.arms_of(rows, "one", "token")}
+    assert arms["balanced"].seeds == SEEDS
+    assert arms["token"].area_difference is None
+    mine, other = (
+        [row for row in rows if (row["cell"], row["arm"]) == ("one", arm) and row["seed"] < 100]
+        for arm in ("balanced", "token")
+    )
+    changed = [
+        np.mean(a["correct"]) - np.mean(b["correct"]) for a, b in zip(mine, other, strict=True)
+    ]
+    test = stats.ttest_1samp(changed, 0.0)
+    found = arms["balanced"].area_difference
+    assert found.estimate == pytest.approx(0.05)
+    assert found.p_value == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    ends = [
+        np.array([[int(x) for x in row["held_out"][-1]] for row in part]) for part in (mine, other)
+    ]
+    assert arms["balanced"].end_difference == paired_interval(*ends)
+
+
+def test_stars_are_by_holm_over_all_cells(folder):
+    _, rows = folder
+    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    every = [arm for arms in cells.values() for arm in arms if arm.end_difference]
+    adjusted = holm([arm.end_difference.p_value for arm in every])
+    text = "\n".join(study.arms_table(cells))
+    ends = [line.split("|")[8] for line in text.splitlines() if "`token`" not in line][2:]
+    assert len(ends) == 4
+    assert sum("*" in end for end in ends) == sum(p < 0.05 for p in adjusted)
+
+
+def test_steps_to_a_level_are_of_the_smoothed_accuracy():
+    assert study.steps_to([0.1] * 5 + [0.9] * 5, 0.5) == 8
+    assert study.steps_to([0.1] * 10, 0.5) is None
+
+
+def test_the_best_prediction_has_the_highest_correlation(folder):
+    path, rows = folder
+    (path / "predictions").mkdir()
+    better = {"token": 0.5, "balanced": 0.6, "sequence": 0.45}
+    for cell in ("one", "two"):
+        rules = {
+            name: {
+                measure: {"value": value if measure == "snr/sgd" else -value}
+                for measure in study.MEASURES
+            }
+            for name, value in better.items()
+        }
+        (path / "predictions" / f"{cell}.json").write_text(json.dumps({"rules": rules}))
+    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    lines = study.predictions_table(path, cells, "token")
+    by_measure = {line.split("|")[1].strip(): line.split("|")[2:] for line in lines[2:]}
+    right, wrong = by_measure["`snr/sgd`"], by_measure["`cosine/sgd`"]
+    assert (right[0].strip(), right[1].strip(), right[3].strip()) == ("4", "+1.00", "100%")
+    assert (wrong[1].strip(), wrong[3].strip()) == ("-1.00", "0%")
+
+
+def test_a_picture_is_drawn(folder):
+    path, rows = folder
+    study.draw(path / "study.png", {"one": study.arms_of(rows, "one", "token")})
+    assert (path / "study.png").stat().st_size > 1000
+
+
+def test_a_cell_without_the_baseline_or_a_prediction_is_refused(folder):
+    path, rows = folder
+    with pytest.raises(UserError, match="no finished run of the baseline constant; it has token"):
+        study.arms_of(rows, "one", "constant")
+    with pytest.raises(UserError, match="one has no prediction"):
+        study.predictions_table(path, {"one": study.arms_of(rows, "one", "token")}, "token")

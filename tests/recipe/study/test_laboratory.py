@@ -1,0 +1,50 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipe.base.errors import UserError
+from recipe.config.compose import composed, resolve
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("actor_rollout_ref.rollout.temperature=0.8", "sampling that is not at temperature 1"),
+        ("aggregation=lambda", "a learned scalar"),
+        ("actor_rollout_ref.actor.use_kl_loss=true", "a KL term"),
+        ("actor_rollout_ref.actor.entropy_coeff=0.01", "an entropy term"),
+        ("actor_rollout_ref.actor.optim.lr_warmup_steps=3", "a learning rate that changes"),
+        ("algorithm.filter_groups.enable=true", "filtered groups"),
+        ("objective=disco_logl", "an objective that looks at a whole mini-batch"),
+    ],
+)
+def test_what_only_the_live_stack_does_is_refused(override, said):
+    from recipe.study.laboratory import check
+
+    config = composed(["+experiment=cpu_demo", override])
+    resolve(config)
+    with pytest.raises(UserError, match=f"the config has {said}.* run it on the live stack"):
+        check(config)
+
+
+@pytest.mark.slow
+def test_the_laboratorys_gradient_is_that_of_verls_engine_on_the_same_batch():
+    """At ratios away from 1, where the gradient is far from the on-policy one."""
+    command = [sys.executable, str(ROOT / "tests" / "study_gradient.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("log_probs") < 1e-5
+    differences = {name: value for name, value in found.items() if "on-policy" not in name}
+    assert len(differences) == 3
+    assert all(value < 1e-5 for value in differences.values()), differences
+    assert all(found[f"{name} on-policy"] > 0.01 for name in differences)
