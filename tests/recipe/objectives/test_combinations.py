@@ -18,8 +18,12 @@ def options(group):
 
 
 def chosen(composed, group, option):
-    """Compose the demo with one option of a group."""
-    config = composed(f"{group}={option}")
+    """Compose the demo with one option of a group, and the rows as one mini-batch."""
+    config = composed(
+        f"{group}={option}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=1",
+        f"actor_rollout_ref.rollout.n={len(ROWS.uids)}",
+    )
     resolve(config)
     return config
 
@@ -50,8 +54,9 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
         same_at_first = {one[1], other[1]} == {"ha_dw", "ha_dw_window"}
         if sum(x != y for x, y in zip(one, other, strict=True)) == 1 and not same_at_first:
             apart = (gradients[one] - gradients[other]).norm() / gradients[one].norm()
-            # `constant` and `token_batch` differ in scale, and `lambda` starts as `token`.
-            is_token = {one[0], other[0]} == {"lambda", "token"}
-            assert (apart > 1e-4) is not is_token, (one, other)
+            # `constant` and `token_batch` differ in scale. `lambda` starts as `token`, and the
+            # rows are one micro-batch.
+            same = {one[0], other[0]} in ({"lambda", "token"}, {"token_micro", "token_batch"})
+            assert (apart > 1e-4) is not same, (one, other)
     methods = [method_of(config) for config in configs.values()]
     assert len(set(methods)) == len(methods)
