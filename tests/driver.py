@@ -53,6 +53,9 @@ def batch(rows=ROWS):
             [[float(u != "pad")] * n for u, n in zip(rows.uids, rows.lengths, strict=True)]
         ),
         "responses": nested([list(range(n)) for n in rows.lengths]),
+        "old_log_probs": nested([[-0.1 * (i + 1)] * n for i, n in enumerate(rows.lengths)]),
+        # verl's actor returns it over prompt and response.
+        "sum_pi_squared": nested([[0.9**i] * (n + 2) for i, n in enumerate(rows.lengths)]),
         "rm_scores": nested([[0.0] * (n - 1) + [score] for n, score in numbers]),
         "extra_fields": np.array(
             [

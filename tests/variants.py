@@ -97,6 +97,7 @@ METHODS = {
     "batch_std": {"advantage": "batch_std", "aggregation.positive_factor": 0.1},
     "maxrl": {"advantage": "maxrl", "aggregation.rule": "token"},
     "opo": {"advantage": "opo", "aggregation.rule": "token"},
+    "oblr": {"advantage": "oblr", "aggregation.rule": "token"},
     "shrinkage": {"advantage": "shrinkage"},
     "reinforce": {"advantage": "reinforce", "aggregation.rule": "token_batch"},
     "bapo": {"objective": "bapo"},

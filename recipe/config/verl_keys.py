@@ -177,6 +177,11 @@ ALWAYS = (
     ),
 )
 
+NO_PENALTY = Refusal(
+    "reward.reward_kwargs.overlong_buffer_cfg.enable",
+    overlong,
+    "it reads only the verdict, so the length penalty would be lost (rewards=dapo sets it)",
+)
 # By the kind of the objective.
 OBJECTIVES: dict[str, tuple[Refusal, ...]] = {
     "bapo": (
@@ -237,11 +242,7 @@ OBJECTIVES: dict[str, tuple[Refusal, ...]] = {
             lambda c: c.actor_rollout_ref.actor.shuffle,
             "shuffled mini-batches would separate the groups that it compares within",
         ),
-        Refusal(
-            "reward.reward_kwargs.overlong_buffer_cfg.enable",
-            overlong,
-            "it reads only the verdict, so the length penalty would be lost (rewards=dapo sets it)",
-        ),
+        NO_PENALTY,
     ),
 }
 
@@ -249,7 +250,7 @@ OVERLONG = "overlong_reward"
 NO_KL = Refusal(
     "algorithm.use_kl_in_reward",
     lambda c: c.algorithm.use_kl_in_reward,
-    "the advantage is made of the reward's score, which holds no KL term",
+    "the advantage is made of what the reward returned, which holds no KL term",
     f"Use {ACTOR}.use_kl_loss=true.",
 )
 # By the kind of the advantage.
@@ -257,19 +258,23 @@ ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
     **dict.fromkeys(("batch_std", "opo", "shrinkage", "reinforce"), (NO_KL,)),
     "maxrl": (
         NO_KL,
+        NO_PENALTY,
+    ),
+    "oblr": (
+        NO_KL,
         Refusal(
-            "reward.reward_kwargs.overlong_buffer_cfg.enable",
-            overlong,
-            "it reads only the verdict, so the length penalty would be lost (rewards=dapo sets it)",
+            f"{CORRECTION}.bypass_mode",
+            lambda c: c.algorithm.rollout_correction.bypass_mode,
+            "it needs all probabilities of a token, which only a forward pass of the actor gives",
+        ),
+        Refusal(
+            "actor_rollout_ref.model.use_fused_kernels",
+            lambda c: c.actor_rollout_ref.model.use_fused_kernels,
+            "it needs all probabilities of a token, which the fused kernels do not return",
         ),
     ),
     "gdpo": (
-        Refusal(
-            "algorithm.use_kl_in_reward",
-            lambda c: c.algorithm.use_kl_in_reward,
-            "the advantage is made of the reward's components, which hold no KL term",
-            f"Use {ACTOR}.use_kl_loss=true.",
-        ),
+        NO_KL,
         Refusal(
             "reward.reward_kwargs.overlong_buffer_cfg.enable",
             lambda c: (

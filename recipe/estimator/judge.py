@@ -47,7 +47,8 @@ def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict
         UserError: noise hides the gradient.
     """
     responses, rules = kept.responses, with_rules(options, kept.limit)
-    rows = Rows(responses.length_N, responses.score_N, responses.group_N)
+    square_N = kept.model.logit_squares(responses) if options.advantage == "oblr" else None
+    rows = Rows(responses.length_N, responses.score_N, responses.group_N, square_N)
     generator = torch.Generator().manual_seed(options.seed)
     drawn = [
         batches_of(options.prompts, options.batch_groups, generator) for _ in range(PARTITIONS)
@@ -74,6 +75,7 @@ def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict
             kept.model,
             kept.scale,
             responses,
+            rows,
             kept.fresh,
             rules,
             options.advantage,
@@ -97,7 +99,7 @@ def judge(kept: Collected, options: Options, say: Callable[[str], None]) -> dict
             for metric, gram_NN in kept.grams.items()
         },
         "rules": {
-            name: of_rule(place, rule, responses, options, found, changes)
+            name: of_rule(place, rule, rows, options, found, changes)
             for place, (name, rule) in enumerate(rules.items())
         },
     }
@@ -116,7 +118,7 @@ def lengths(responses: SampledGroups) -> dict[str, float | None]:
 def of_rule(
     place: int,
     rule: Rule,
-    responses: SampledGroups,
+    rows: Rows,
     options: Options,
     found: dict[str, dict[str, Estimate]],
     changes: dict[str, Change],
@@ -126,13 +128,12 @@ def of_rule(
     Half widths are of 95 % intervals. Those of a difference are also given for all differences
     together (Bonferroni).
     """
-    rows = Rows(responses.length_N, responses.score_N, responses.group_N)
     advantage_N = ADVANTAGES[options.advantage](rows)
-    weight_N = rule(responses.length_N, advantage_N, responses.group_N)
+    weight_N = rule(rows.length_N, advantage_N, rows.group_N)
     baseline = list(options.rules).index(options.baseline)
     num_batches = options.prompts // options.batch_groups
     numbers: dict[str, Any] = {
-        "share_negative": under_rule(responses.length_N, advantage_N, weight_N)[
+        "share_negative": under_rule(rows.length_N, advantage_N, weight_N)[
             "objective_share_negative"
         ]
     }

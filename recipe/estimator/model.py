@@ -4,7 +4,7 @@ With several ranks, all compute the same response, and each holds its shard of w
 Axes: `_N` responses, `_K` directions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,28 @@ class Model:
         logits = self.model(ids[None]).logits[0, -len(token) - 1 : -1]
         return logits.log_softmax(-1).gather(-1, token.to(self.device)[:, None]).sum()
 
-    @torch.no_grad()
     def log_probs(self, responses: SampledGroups) -> Tensor:
         """Return log pi(y | x) of each response under the current parameters, (N,) float64."""
+        return self._sums(responses, chosen)
+
+    def logit_squares(self, responses: SampledGroups) -> Tensor:
+        """Return the sum over a response's tokens of |d log pi / d logits|^2, (N,) float64."""
+
+        def square(log_prob: Tensor, token: Tensor) -> Tensor:
+            return 1 - 2 * chosen(log_prob, token).exp() + (2 * log_prob).exp().sum(-1)
+
+        return self._sums(responses, square)
+
+    @torch.no_grad()
+    def _sums(
+        self, responses: SampledGroups, of_token: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Add a number of each token up over each response, (N,) float64.
+
+        Args:
+            responses: the responses.
+            of_token: returns the number, of the log-probabilities of all next tokens and the token.
+        """
         rows = [torch.cat(pair) for pair in zip(responses.prompt_N, responses.token_N, strict=True)]
         end_N = torch.tensor([len(row) for row in rows]) - 1
         begin_N = end_N - responses.length_N
@@ -76,10 +95,10 @@ class Model:
             # Causal attention: what is padded on the right changes nothing before it.
             ids = pad_sequence([rows[i] for i in part], batch_first=True).to(self.device)
             log_prob = self.model(ids).logits[:, :-1].log_softmax(-1)
-            log_prob = log_prob.gather(-1, ids[:, 1:, None])[..., 0].double().cpu()
-            position = torch.arange(log_prob.shape[1])
+            number = of_token(log_prob, ids[:, 1:]).double().cpu()
+            position = torch.arange(number.shape[1])
             inside = (position >= begin_N[part, None]) & (position < end_N[part, None])
-            found_N[part] = (log_prob * inside).sum(1)
+            found_N[part] = (number * inside).sum(1)
         return found_N
 
     def combined(self, responses: SampledGroups, factor_KN: Tensor) -> list[Tensor]:
@@ -115,6 +134,11 @@ class Model:
         """Let FSDP2 gather the parameters anew: after a forward pass it keeps the last ones."""
         if isinstance(self.model, FSDPModule):
             self.model.reshard()
+
+
+def chosen(log_prob: Tensor, token: Tensor) -> Tensor:
+    """Return the log-probability of each token, of those of all tokens at its place."""
+    return log_prob.gather(-1, token[..., None])[..., 0]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ def measured_changes(
     model: Model,
     scale: Sequence[Tensor],
     responses: SampledGroups,
+    rows: Rows,
     fresh: SampledGroups,
     rules: Mapping[str, Rule],
     kind: str,
@@ -72,17 +73,17 @@ def measured_changes(
         model: the model; its parameters are as before at the end.
         scale: AdamW's P for each parameter.
         responses: responses that the batches are made of.
+        rows: the same responses' lengths, scores and groups.
         fresh: responses to other prompts.
         rules: the rules by name.
         kind: how advantages are normalised.
-        batch_P: the batch of each group of `responses`, or -1.
+        batch_P: the batch of each group of `rows`, or -1.
         true_norm: norm of the true gradient in each metric, which sets the length of the step.
         say: shows progress.
 
     Raises:
         UserError: no fresh group has correct and incorrect responses.
     """
-    rows = Rows(responses.length_N, responses.score_N, responses.group_N)
     factor_RTN = torch.stack(
         [coefficients(rows, batch_P[rows.group_N], weighted(rule, kind)) for rule in rules.values()]
     )

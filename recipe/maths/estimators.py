@@ -21,10 +21,9 @@ from torch import Tensor
 
 from recipe.maths.advantages.batch_std import batch_std_advantages
 from recipe.maths.advantages.maxrl import maxrl_advantages
-from recipe.maths.advantages.opo import opo_advantages
 from recipe.maths.advantages.shrinkage import shrinkage_advantages
 from recipe.maths.rules import Rule
-from recipe.maths.within import centred_within, normalised_within
+from recipe.maths.within import centred_by_weight, centred_within, normalised_within
 
 # How many batches are averaged in the gain under momentum.
 AVERAGED = (4, 16)
@@ -37,6 +36,23 @@ class Rows(NamedTuple):
     score_N: Tensor
     group_N: Tensor
     """Numbered from 0."""
+    square_N: Tensor | None = None
+    """|d log pi / d logits|^2, added up over the tokens of a response; only `oblr` reads it."""
+
+    def of(self, chosen: Tensor) -> "Rows":
+        """Return the responses at these positions, with their groups numbered from 0."""
+        return Rows(
+            self.length_N[chosen],
+            self.score_N[chosen],
+            self.group_N[chosen].unique(return_inverse=True)[1],
+            None if self.square_N is None else self.square_N[chosen],
+        )
+
+
+def gradient_weighted(rows: Rows) -> Tensor:
+    """Return the advantages of `recipe/maths/advantages/oblr.py`."""
+    assert rows.square_N is not None
+    return centred_by_weight(rows.score_N, rows.square_N, rows.group_N)
 
 
 ADVANTAGES: Mapping[str, Callable[[Rows], Tensor]] = {
@@ -45,7 +61,8 @@ ADVANTAGES: Mapping[str, Callable[[Rows], Tensor]] = {
     "none": lambda rows: centred_within(rows.score_N, rows.group_N),
     "batch_std": lambda rows: batch_std_advantages(rows.score_N, rows.group_N),
     "maxrl": lambda rows: maxrl_advantages(rows.score_N > 0, rows.group_N),
-    "opo": lambda rows: opo_advantages(rows.score_N, rows.length_N, rows.group_N),
+    "opo": lambda rows: centred_by_weight(rows.score_N, rows.length_N, rows.group_N),
+    "oblr": gradient_weighted,
     "shrinkage": lambda rows: shrinkage_advantages(rows.score_N, rows.group_N)[0],
     "reinforce": lambda rows: rows.score_N.double(),
 }
@@ -87,9 +104,7 @@ def coefficients(
     found_BN = torch.zeros(num_batches, len(batch_N), dtype=torch.double)
     for batch in range(num_batches):
         chosen = (batch_N == batch).nonzero()[:, 0]
-        part = Rows(*(column[chosen] for column in rows))
-        part = part._replace(group_N=part.group_N.unique(return_inverse=True)[1])
-        found_BN[batch, chosen] = of_batch(part) / len(chosen)
+        found_BN[batch, chosen] = of_batch(rows.of(chosen)) / len(chosen)
     return found_BN
 
 

@@ -43,6 +43,8 @@ class Responses(NamedTuple):
     """Nested, 1 on trained tokens."""
     tokens_NT: Tensor
     """Nested token ids."""
+    square_N: Tensor | None = None
+    """`Scored.square_N` of each row; None if the advantage does not need it."""
 
     def scored(self) -> Scored:
         """Return the input of an advantage: the last output of each sample, without padding."""
@@ -55,6 +57,7 @@ class Responses(NamedTuple):
             num_tokens_N=self._of_samples(self.num_tokens_N)[chosen],
             group_N=group_numbers(self.group_N[chosen].tolist()),
             info_N=[self.info_N[row] for row in chosen.tolist()],
+            square_N=None if self.square_N is None else self._of_samples(self.square_N)[chosen],
         )
 
     def with_advantages(self, advantage_S: Tensor) -> "Responses":
@@ -67,7 +70,7 @@ class Responses(NamedTuple):
         return self._replace(advantage_N=advantage_N[self.final_N].where(self.length_N > 0, 0.0))
 
     def _of_samples(self, count_N: Tensor) -> Tensor:
-        """Add counts up over the outputs of each sample, at the row of its last output."""
+        """Add numbers up over the outputs of each sample, at the row of its last output."""
         return torch.zeros_like(count_N).scatter_add(0, self.final_N, count_N)
 
     def samples(self) -> Tensor:

@@ -33,6 +33,16 @@ def centred_within(value_N: Tensor, bucket_N: Tensor) -> Tensor:
     return (value_N - mean_within(value_N, bucket_N)).where(varies_within(value_N, bucket_N), 0.0)
 
 
+def centred_by_weight(value_N: Tensor, weight_N: Tensor, bucket_N: Tensor) -> Tensor:
+    """Return value - weighted mean of its bucket; exactly 0 where all values are equal.
+
+    The mean of a bucket without weight is taken for 0.
+    """
+    value_N, mean_N = value_N.double(), mean_within(weight_N, bucket_N)
+    mean_N = mean_within(weight_N * value_N, bucket_N) / mean_N.where(mean_N > 0, 1.0)
+    return (value_N - mean_N).where(varies_within(value_N, bucket_N), 0.0)
+
+
 def normalised_within(value_N: Tensor, bucket_N: Tensor, epsilon: float) -> Tensor:
     """Return (value - mean) / (std + epsilon) of each bucket; 0 where all values are equal.
 

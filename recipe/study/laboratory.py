@@ -146,6 +146,7 @@ def check(config: DictConfig) -> None:
     """
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     optim, settings = actor.optim, Settings.of(config)
+    objective = settings.begin(config)
     refused = {
         "sampling that is not at temperature 1 from all tokens": (rollout.temperature != 1)
         or (rollout.top_p != 1)
@@ -157,8 +158,9 @@ def check(config: DictConfig) -> None:
         or max(optim.lr_warmup_steps, optim.lr_warmup_steps_ratio) > 0,
         "filtered groups": config.algorithm.filter_groups.enable,
         "rollout correction": config.algorithm.rollout_correction.rollout_is is not None,
-        "an objective that looks at a whole mini-batch": type(settings.begin(config).loss()).prepare
+        "an objective that looks at a whole mini-batch": type(objective.loss()).prepare
         is not Loss.prepare,
+        "an advantage that reads all probabilities": objective.needs_squares,
     }
     for name, is_asked in refused.items():
         if is_asked:

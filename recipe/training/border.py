@@ -137,6 +137,11 @@ BORDER: dict[str, tuple[Expected, ...]] = {
             mentions=("_dispatch_info",),
         ),
         Expected(
+            "PPOTrainer._compute_old_log_prob",
+            "it asks the actor for log-probabilities, which then returns sum_pi_squared, too",
+            sha256="b2630e6178ed",
+        ),
+        Expected(
             "PPOTrainer._compute_advantage",
             "weights and other advantages are computed from the columns it writes",
             sha256="2a4a2aa4a475",
@@ -264,6 +269,11 @@ BORDER: dict[str, tuple[Expected, ...]] = {
             "no_padding_2_padding",
             "it takes the response tokens from a model output, shifted by one",
             sha256="0868d5c4731b",
+        ),
+        Expected(
+            "response_from_nested",
+            "it does the same with nested columns",
+            sha256="41a4bf54aa98",
         ),
     ),
     "verl.trainer.ppo.core_algos": (

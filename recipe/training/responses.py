@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig
+from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.workers.utils.padding import response_from_nested
 
 from recipe.maths.columns import (
     final_rows,
@@ -22,20 +24,26 @@ from recipe.training.packing import micro_batches
 from recipe.training.rewards import correct, refuse_broken
 
 FIELDS = ["advantages", "response_mask", "rm_scores", "responses", "extra_fields"]
+# Sum of the squared probabilities of all next tokens, by the name that verl gives it.
+SUM_SQUARES = "sum_pi_squared"
 
 
-def read_responses(batch: KVBatchMeta, config: DictConfig, ranks: int) -> Responses:
+def read_responses(
+    batch: KVBatchMeta, config: DictConfig, ranks: int, squares: bool = False
+) -> Responses:
     """Read a batch whose advantages verl has computed.
 
     Args:
         batch: in the order in which it is sent to the actor.
         config: a resolved config of the recipe.
         ranks: data-parallel ranks of the actor.
+        squares: whether the advantage needs `square_N`, and verl computed what it is made of.
 
     Raises:
         RewardError: a response has no reward.
     """
-    data: Any = tq.kv_batch_get(batch.keys, str(batch.partition_id), select_fields=FIELDS)
+    fields = [*FIELDS, "old_log_probs", SUM_SQUARES] if squares else FIELDS
+    data: Any = tq.kv_batch_get(batch.keys, str(batch.partition_id), select_fields=fields)
     length_N, advantage_N = per_response(data["response_mask"], data["advantages"])
     score_N = row_sums(data["rm_scores"])
     info_N = [extra.get("reward_extra_info", {}) for extra in data["extra_fields"]]
@@ -63,4 +71,19 @@ def read_responses(batch: KVBatchMeta, config: DictConfig, ranks: int) -> Respon
         info_N=info_N,
         mask_NT=data["response_mask"],
         tokens_NT=data["responses"],
+        square_N=logit_squares(data) if squares else None,
     )
+
+
+def logit_squares(data: Any) -> Tensor:
+    """Return |d log pi / d logits|^2 = 1 - 2 pi + sum_v pi_v^2, added up over trained tokens, (N,).
+
+    Args:
+        data: columns of verl: `old_log_probs` and `response_mask`, nested over the response, and
+            `sum_pi_squared`, nested over prompt and response and shifted left by one token.
+    """
+    mask_NT = data["response_mask"]
+    sum_NT = response_from_nested(data[SUM_SQUARES], mask_NT)
+    square = 1 - 2 * data["old_log_probs"].values().exp() + sum_NT.values()
+    trained = square.double() * mask_NT.values()
+    return row_sums(torch.nested.nested_tensor_from_jagged(trained, offsets(mask_NT)))

@@ -28,7 +28,7 @@ from recipe.maths.advantages.base import Memory
 from recipe.maths.diagnostics import by_verdict
 from recipe.training import border
 from recipe.training.resampling import PassRates, count_correct, without_solved
-from recipe.training.responses import read_responses
+from recipe.training.responses import SUM_SQUARES, read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics
 from recipe.training.validation import TaskLoader, validation_metrics
 from recipe.training.worker import measured
@@ -111,6 +111,16 @@ class AggregationMixin(PPOTrainer):
             batch.reorder([row for part in parts for row in part])
         return batch
 
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if not self.objective.needs_squares:
+            return super()._compute_old_log_prob(batch, metrics)
+        told = f"calculate_{SUM_SQUARES}"
+        batch.extra_info = {**(batch.extra_info or {}), told: True}
+        batch = super()._compute_old_log_prob(batch, metrics)
+        # The update needs no more of them.
+        batch.extra_info = {**(batch.extra_info or {}), told: False}
+        return batch
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
         with marked_timer("aggregation", self.timing_raw):
@@ -118,7 +128,7 @@ class AggregationMixin(PPOTrainer):
 
     def _add_columns(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put what the loss reads into the batch, and what it means into the metrics."""
-        rows = read_responses(batch, self.config, self.ranks())
+        rows = read_responses(batch, self.config, self.ranks(), self.objective.needs_squares)
         if self.pass_rates:
             metrics["data/solved_prompts"] = count_correct(batch, rows, self.pass_rates)
         step = self.objective.step(rows)

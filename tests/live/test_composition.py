@@ -223,6 +223,13 @@ def test_under_opo_a_token_mean_has_no_loss_at_ratio_1(steps):
     assert abs(steps["maxrl, again"]["actor/pg_loss"]) > 1e-4
 
 
+def test_the_gradient_weighted_baseline_is_not_the_length_weighted_one(steps):
+    """Tokens of this model are less than sure, and more than a coin's toss over the vocabulary."""
+    step = steps["oblr, again"]
+    assert 0 < step["advantage/square_per_token"] < 1
+    assert abs(step["actor/pg_loss"]) > 1e-4
+
+
 def test_a_baseline_mixes_prompts_and_a_factor_takes_from_the_correct(steps):
     assert 0 < steps["shrinkage, again"]["advantage/shrinkage"] < 1
     assert steps["batch_std, again"]["aggregation/objective_share_negative"] > 0.8

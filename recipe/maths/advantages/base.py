@@ -29,6 +29,9 @@ class Scored(NamedTuple):
     """Number of the prompt's group."""
     info_N: Sequence[Mapping[str, Any]]
     """Hold what the reward function returned for each response."""
+    square_N: Tensor | None = None
+    """Squared norm of the gradient of log pi by the logits, added up over the trained tokens;
+    None if the advantage does not need it."""
 
 
 class Memory(Protocol):
@@ -48,6 +51,9 @@ class Advantage(ABC):
 
     Settings: ClassVar[type | None] = None
     """Dataclass of the section `advantage.NAME`; None if it has no settings."""
+    needs_squares: ClassVar[bool] = False
+    """Whether it reads `Scored.square_N`, for which the old log-probabilities are computed with
+    one more number per token."""
     memory: Memory | None = None
 
     def __init__(self, settings: Any, divide_by_std: bool = True) -> None:

@@ -11,16 +11,7 @@ equal within a group: `token`, `token_batch` and `constant`.
 from torch import Tensor
 
 from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import mean_within, varies_within
-
-
-def opo_advantages(score_N: Tensor, length_N: Tensor, group_N: Tensor) -> Tensor:
-    """Return the advantages by the equation of this module, (N,) float64."""
-    score_N, length_N = score_N.double(), length_N.double()
-    # A group whose responses were all rejected has no tokens, and none of it is trained.
-    mean_N = mean_within(length_N, group_N)
-    baseline_N = mean_within(length_N * score_N, group_N) / mean_N.where(mean_N > 0, 1.0)
-    return (score_N - baseline_N).where(varies_within(score_N, group_N), 0.0)
+from recipe.maths.within import centred_by_weight
 
 
 class Opo(Advantage):
@@ -28,4 +19,4 @@ class Opo(Advantage):
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
         """Return the advantages of a batch."""
-        return opo_advantages(rows.score_N, rows.length_N, rows.group_N), {}
+        return centred_by_weight(rows.score_N, rows.length_N, rows.group_N), {}

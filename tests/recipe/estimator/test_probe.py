@@ -124,6 +124,31 @@ def test_sketched_and_exact_products_agree_within_the_stated_error(exact, config
             assert one == pytest.approx(other, abs=10 / math.sqrt(width))
 
 
+def test_logit_squares_are_those_of_the_gradient_by_the_logits(exact):
+    """Each response alone, without padding, and its gradient by all logits at once."""
+    model, responses = exact[0].model, exact[0].responses.of(range(2))
+    found = model.logit_squares(responses)
+    for i, (prompt, token) in enumerate(
+        zip(responses.prompt_N, responses.token_N, strict=True),
+    ):
+        with torch.no_grad():
+            logits = model.model(torch.cat([prompt, token])[None]).logits[0, -len(token) - 1 : -1]
+        logits.requires_grad_()
+        logits.log_softmax(-1).gather(-1, token[:, None]).sum().backward()
+        # A token's log-probability depends on the logits of its own place alone.
+        assert found[i].item() == pytest.approx(logits.grad.square().sum().item(), rel=1e-4)
+
+
+def test_the_gradient_weighted_baseline_is_measured_beside_the_others(exact):
+    """It is unbiased up to the group's own responses, as that of OPO, but another baseline."""
+    figures = {}
+    for advantage in ("none", "opo", "oblr"):
+        options = SMALL._replace(advantage=advantage, rules=("constant", "token"), step_batches=0)
+        figures[advantage] = judge(exact[0], options, silent)["rules"]["constant"]["snr/sgd"]
+    values = [figure["value"] for figure in figures.values()]
+    assert len(set(values)) == 3
+
+
 def test_constant_without_std_has_no_bias(exact):
     options = SMALL._replace(advantage="none", step_batches=0)
     found = judge(exact[0], options, silent)["rules"]["constant"]["cosine/sgd"]

@@ -47,8 +47,8 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
         gradients[name] = gradient(config, put, monkeypatch)
         assert gradients[name].isfinite().all(), name
         assert gradients[name].any(), name
-    # Every rule with 11 advantages, BAPO thrice, GTPO twice, and 4 objectives without either.
-    assert len(gradients) == len(RULES) * 11 + 3 + 2 + 4
+    # Every rule with 12 advantages, BAPO thrice, GTPO twice, and 4 objectives without either.
+    assert len(gradients) == len(RULES) * 12 + 3 + 2 + 4
     for one, other in combinations(gradients, 2):
         # The first batch is its own anchor, so these two agree at first.
         same_at_first = {one[1], other[1]} == {"ha_dw", "ha_dw_window"}

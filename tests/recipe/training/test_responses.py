@@ -5,7 +5,7 @@ import torch
 from driver import responses
 
 from recipe.maths.columns import final_rows, spread
-from recipe.training.responses import read_responses
+from recipe.training.responses import logit_squares, read_responses
 
 
 def test_every_output_of_a_sample_leads_to_its_last():
@@ -54,3 +54,25 @@ def test_tokens_that_rejection_took_out_of_the_mask_still_count_as_tokens(monkey
     assert rows.length_N.tolist() == [3, 4, 1, 12, 6, 8, 0]
     assert rows.num_tokens_N.tolist() == driver.ROWS.lengths
     assert rows.scored().num_tokens_N.tolist() == driver.ROWS.lengths[:6]
+
+
+def test_logit_squares_are_those_of_the_gradient_by_the_logits():
+    """Response tokens are scored by the logits before them; untrained tokens are left out."""
+    generator = torch.Generator().manual_seed(0)
+    masks = [[1.0, 1.0, 0.0], [1.0, 1.0]]
+    prompt, columns = 2, {"old_log_probs": [], "sum_pi_squared": []}
+    expected = []
+    for mask in masks:
+        logits = torch.randn(prompt + len(mask), 5, generator=generator, requires_grad=True)
+        token = torch.randint(5, (len(mask),), generator=generator)
+        log_prob = logits.log_softmax(-1)[prompt - 1 : -1].gather(-1, token[:, None])[:, 0]
+        total = 0.0
+        for one, trained in zip(log_prob, mask, strict=True):
+            [gradient] = torch.autograd.grad(one, logits, retain_graph=True)
+            total += trained * gradient.square().sum().item()
+        expected.append(total)
+        columns["old_log_probs"].append(log_prob.tolist())
+        columns["sum_pi_squared"].append(logits.softmax(-1).square().sum(-1).tolist())
+    data = {name: driver.nested(rows) for name, rows in columns.items()}
+    found = logit_squares(data | {"response_mask": driver.nested(masks)})
+    torch.testing.assert_close(found, torch.tensor(expected).double())

@@ -1,5 +1,6 @@
 """The advantages without settings, each beside its equation written out response by response."""
 
+from collections.abc import Sequence
 from statistics import fmean, stdev, variance
 
 import pytest
@@ -11,10 +12,12 @@ from verl.trainer.ppo.core_algos import compute_opo_outcome_advantage
 from recipe.maths.advantages.base import Scored
 from recipe.maths.advantages.batch_std import BatchStd, batch_std_advantages
 from recipe.maths.advantages.maxrl import MaxRl
-from recipe.maths.advantages.opo import Opo, opo_advantages
+from recipe.maths.advantages.oblr import Oblr
+from recipe.maths.advantages.opo import Opo
 from recipe.maths.advantages.reinforce import Reinforce
 from recipe.maths.advantages.shrinkage import Shrinkage, shrinkage_advantages
 from recipe.maths.rules import RULES, with_limit
+from recipe.maths.within import centred_by_weight
 
 Batch = tuple[list[float], list[int], list[int]]
 
@@ -30,6 +33,11 @@ def batches(draw) -> Batch:
     return scores, lengths, groups
 
 
+def squares(batch: Batch) -> list[float]:
+    """Return numbers that differ from the lengths, and from each other."""
+    return [length * (0.2 + 0.1 * i) for i, length in enumerate(batch[1])]
+
+
 def scored(batch: Batch) -> Scored:
     scores, lengths, groups = map(torch.tensor, batch)
     return Scored(
@@ -40,6 +48,7 @@ def scored(batch: Batch) -> Scored:
         num_tokens_N=lengths,
         group_N=groups,
         info_N=[{}] * len(scores),
+        square_N=torch.tensor(squares(batch)),
     )
 
 
@@ -61,12 +70,20 @@ def maxrl(batch: Batch) -> list[float]:
 
 
 def opo(batch: Batch) -> list[float]:
-    scores, lengths, groups = batch
+    return minus_weighted_mean(batch, batch[1])
+
+
+def oblr(batch: Batch) -> list[float]:
+    return minus_weighted_mean(batch, squares(batch))
+
+
+def minus_weighted_mean(batch: Batch, weights: Sequence[float]) -> list[float]:
+    scores, _, groups = batch
     found = []
     for score, group in zip(scores, groups, strict=True):
         own = members(batch, group)
-        total = sum(lengths[j] for j in own)
-        found.append(score - sum(lengths[j] * scores[j] for j in own) / total)
+        total = sum(weights[j] for j in own)
+        found.append(score - sum(weights[j] * scores[j] for j in own) / total)
     return found
 
 
@@ -93,6 +110,7 @@ KINDS = [
     (BatchStd, batch_std),
     (MaxRl, maxrl),
     (Opo, opo),
+    (Oblr, oblr),
     (Shrinkage, shrinkage),
     (Reinforce, reinforce),
 ]
@@ -106,10 +124,10 @@ def test_advantages_are_those_of_the_equation(kind, reference, batch):
 
 
 @given(batches())
-def test_equal_scores_have_advantages_of_exactly_0_but_without_a_group_baseline(batch):
+def test_where_the_group_is_the_baseline_equal_scores_have_advantages_of_exactly_0(batch):
     scores, lengths, groups = batch
     scores = [scores[groups.index(group)] for group in groups]
-    for kind in (BatchStd, MaxRl, Opo):
+    for kind in (BatchStd, MaxRl, Opo, Oblr):
         assert not kind(None)(scored((scores, lengths, groups)))[0].any()
 
 
@@ -120,7 +138,7 @@ def test_opo_is_that_of_verl(batch):
     reward = torch.zeros_like(mask)
     reward[range(len(scores)), [length - 1 for length in lengths]] = torch.tensor(scores).double()
     theirs, _ = compute_opo_outcome_advantage(reward, mask, groups)
-    ours = opo_advantages(*map(torch.tensor, batch))
+    ours, _ = Opo(None)(scored(batch))
     torch.testing.assert_close(ours, theirs[:, 0], rtol=1e-9, atol=1e-9)
 
 
@@ -128,7 +146,7 @@ def test_opo_is_that_of_verl(batch):
 def test_under_opo_every_group_is_balanced_by_rules_that_are_equal_within_it(batch):
     """At ratio 1 the loss of a group is - sum w A L: 0 under these rules, not under others."""
     score, length, group = map(torch.tensor, batch)
-    advantage = opo_advantages(score, length, group)
+    advantage = centred_by_weight(score, length, group)
     rules = with_limit(50.0)
 
     def losses(rule: str) -> torch.Tensor:
@@ -141,9 +159,25 @@ def test_under_opo_every_group_is_balanced_by_rules_that_are_equal_within_it(bat
 
 def test_under_opo_sequence_and_balanced_bring_the_coupling_back():
     length, group = torch.tensor([10, 10, 40, 40]), torch.zeros(4, dtype=torch.long)
-    advantage = opo_advantages(torch.tensor([1.0, 1.0, -1.0, -1.0]), length, group)
+    advantage = centred_by_weight(torch.tensor([1.0, 1.0, -1.0, -1.0]), length, group)
     for rule in ("sequence", "balanced"):
         assert (RULES[rule](length, advantage, group) * advantage * length).sum() > 1
+
+
+def test_the_gradient_weighted_baseline_has_the_least_variance():
+    """Two responses, drawn often: one of a large gradient, the other sure of its tokens.
+
+    The estimate (r - b) * g has the least mean square at b = E[g^2 r] / E[g^2].
+    """
+    score, square = torch.tensor([1.0, -1.0]), torch.tensor([0.1, 1.6])
+    group = torch.zeros(2, dtype=torch.long)
+    best = score - centred_by_weight(score, square, group)
+
+    def variance_at(baseline: torch.Tensor) -> float:
+        return (((score - baseline) ** 2) * square).mean().item()
+
+    for other in (0.0, score.mean().item(), 0.1, best[0].item() - 0.01, best[0].item() + 0.01):
+        assert variance_at(best) < variance_at(torch.tensor(other))
 
 
 def test_batch_std_gives_prompts_the_weight_of_their_spread():
