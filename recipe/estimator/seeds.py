@@ -40,6 +40,14 @@ def interval(values: Sequence[float], comparisons: int = 1) -> tuple[float, floa
     return fmean(values), half
 
 
+def defined_interval(
+    values: Sequence[float | None], comparisons: int = 1
+) -> tuple[float | None, float | None]:
+    """Return `interval`; None twice if one of the values is None."""
+    known = [value for value in values if value is not None]
+    return interval(known, comparisons) if len(known) == len(values) else (None, None)
+
+
 def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return one result of several seeds, in the form that `judge` gives one seed's.
 
@@ -52,17 +60,15 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found = [result["rules"][name][key] for result in results]
         if not isinstance(found[0], dict):
             return fmean(found)
-        if any(number is None for one in found for number in one.values()):
-            return dict.fromkeys(found[0])
-        value, half = interval([one["value"] for one in found])
+        value, half = defined_interval([one["value"] for one in found])
         differences = [one["difference"] for one in found]
-        difference, alone = interval(differences)
+        difference, alone = defined_interval(differences)
         return {
             "value": value,
             "half_width": half,
             "difference": difference,
             "difference_half_width": alone,
-            "difference_half_width_together": interval(differences, comparisons)[1],
+            "difference_half_width_together": defined_interval(differences, comparisons)[1],
         }
 
     def mean(name: str) -> float | None:

@@ -251,17 +251,20 @@ def test_bapo_clips_alike_under_any_split(measure, workers, batch):
     weight_N = weights("token", facts)
     bounds = {"lower_start": 0.8, "lower_end": 1.0 - 1e-9, "lower_step": 0.01}
     bounds |= {"upper_start": 1.01, "upper_end": 1.5, "upper_step": 0.01}
-    settings = BapoSettings(
-        **bounds, target=0.55, first="upper", measure=measure, scope="mini_batch"
-    )
-    found = []
-    for ranks, micro_batches in ((1, (False, ROWS)), (RANKS[-1], (True, 40))):
+
+    def update(ranks, micro_batches, target):
         workers[ranks].set_micro_batches(*micro_batches)
         order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(ranks))
+        settings = BapoSettings(
+            **bounds, target=target, first="upper", measure=measure, scope="mini_batch"
+        )
         loss_fn = BapoLoss(default_config("vanilla"), settings)
-        columns = {WEIGHT_COLUMN: weight_N}
-        metrics = update_with(workers[ranks], data, columns, order, loss_fn)
-        found.append((workers[ranks].take_gradient()[0], metrics))
+        metrics = update_with(workers[ranks], data, {WEIGHT_COLUMN: weight_N}, order, loss_fn)
+        return workers[ranks].take_gradient()[0], metrics
+
+    one, several = (1, (False, ROWS)), (RANKS[-1], (True, 40))
+    [start] = update(*one, target=0.0)[1]["bapo_share_start"]
+    found = [update(*split, target=start + 0.01) for split in (one, several)]
     (whole, first), (parts, second) = found
     assert relative(parts, whole) < 1e-5
     for key in ("bapo_lower", "bapo_upper", "bapo_share"):

@@ -19,7 +19,7 @@ from recipe.estimator.judge import judge
 from recipe.estimator.options import Options, check
 from recipe.estimator.seeds import check_seeds, pooled
 from recipe.estimator.steps import measured_changes
-from recipe.maths.estimators import batches_of, leave_one_out
+from recipe.maths.estimators import Rows, batches_of, leave_one_out
 from recipe.maths.rules import RULES
 from recipe.sampling.scored import Scorer
 from recipe.tasks import embedded
@@ -90,7 +90,9 @@ def test_a_tiny_step_changes_the_score_as_the_gradient_of_the_fresh_prompts_says
     batch_P = batch_P.where(batch_P < 2, -1)
     rules = {"constant": RULES["constant"]}
     norm = {"sgd": 1.0, "adamw": 1.0}
-    arguments = (kept.model, kept.scale, kept.responses, kept.fresh, rules, "none", batch_P, norm)
+    responses = kept.responses
+    rows = Rows(responses.length_N, responses.score_N, responses.group_N)
+    arguments = (kept.model, kept.scale, responses, rows, kept.fresh, rules, "none", batch_P, norm)
     found = measured_changes(*arguments, silent)
     # The same to first order, from the two gradients.
     rows = kept.responses
@@ -289,10 +291,13 @@ def test_what_a_seed_does_not_define_its_mean_does_not():
     facts |= {"length": 9.0, "length_gap": None, "length_variation": 0.1}
     results = [
         {"options": {"seed": seed}, **facts, "rules": {"token": {"cosine": found, "share": 0.5}}}
-        for seed, found in enumerate([known, known, known | {"value": None}])
+        for seed, found in enumerate([known, known, known | {"value": None, "half_width": None}])
     ]
     result = pooled(results)
-    assert set(result["rules"]["token"]["cosine"].values()) == {None}
+    found = result["rules"]["token"]["cosine"]
+    assert found["value"] is None and found["half_width"] is None
+    # An interval over seeds needs no interval of each.
+    assert found["difference"] == 0.5 and found["difference_half_width"] == 0
     assert result["length_gap"] is None and result["num_mixed"] == 9
 
 

