@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from recipe.tasks import embedded
 RESULT = Path(__file__).parent / "results" / "advantages" / "results.jsonl"
 WORK = ROOT / "outputs" / "advantages"
 TASKS, SEEDS, RULES = ("length_gap", "length_spread"), range(5), ("constant", "balanced")
-KEY, BASELINE = "snr/sgd", "none"
+SNR, COSINE, BASELINE = "snr/sgd", "cosine/sgd", "none"
 OPTIONS = Options(
     prompts=128,
     group=16,
@@ -50,7 +51,7 @@ OPTIONS = Options(
 
 
 def measure_one(task: str, seed: int) -> dict[str, Any]:
-    """Return the signal-to-noise ratio of each advantage under each rule."""
+    """Return signal-to-noise ratio and cosine of each advantage under each rule."""
     torch.set_num_threads(1)
     config = composed(["+experiment=cpu_demo", f"data=arithmetic_{task}", f"seed={seed}"])
     resolve(config)
@@ -68,9 +69,13 @@ def measure_one(task: str, seed: int) -> dict[str, Any]:
         }
     shutil.rmtree(folder)
     figures = {
-        name: {rule: rules[rule][KEY]["value"] for rule in RULES} for name, rules in found.items()
+        key: {
+            name: {rule: rules[rule][key]["value"] for rule in RULES}
+            for name, rules in found.items()
+        }
+        for key in (SNR, COSINE)
     }
-    return {"task": task, "seed": seed, "snr": figures}
+    return {"task": task, "seed": seed, **figures}
 
 
 def measured() -> list[dict[str, Any]]:
@@ -108,24 +113,30 @@ def table() -> list[str]:
             f"{len(results)} of {len(TASKS) * len(SEEDS)} results are there. Run "
             f"python -m benchmarks.advantages measure."
         )
-    columns = list(product(TASKS, RULES))
     rows = []
     for name in ADVANTAGES:
         row = [f"`{name}`"]
-        for task, rule in columns:
-            of_task = [result["snr"] for result in results if result["task"] == task]
-            mean, _ = interval([snr[name][rule] for snr in of_task])
-            gain, half = interval([snr[name][rule] - snr[BASELINE][rule] for snr in of_task])
-            shown = "" if name == BASELINE else f" ({gain:+.3f} ± {half:.3f})"
-            row.append(f"{mean:.3f}{shown}")
+        for task in TASKS:
+            of_task = [result for result in results if result["task"] == task]
+            for rule in RULES:
+                snr = [result[SNR][name][rule] for result in of_task]
+                plain = [result[SNR][BASELINE][rule] for result in of_task]
+                gain, half = interval([one - other for one, other in zip(snr, plain, strict=True)])
+                shown = "" if name == BASELINE else f" ({gain:+.3f} ± {half:.3f})"
+                row.append(f"{fmean(snr):.3f}{shown}")
+            row.append(f"{fmean(result[COSINE][name]['constant'] for result in of_task):.3f}")
         rows.append(row)
-    header = ("advantage", *(f"`{task}`, `{rule}`" for task, rule in columns))
+    header = ["advantage"]
+    for task in TASKS:
+        header += [*(f"`{task}`, `{rule}`" for rule in RULES), "cosine"]
     return [
         *markdown_table(header, rows),
         "",
         f"Signal-to-noise ratio of the gradient of one batch of {OPTIONS.batch_groups} groups of "
         f"{OPTIONS.group}, mean over {len(SEEDS)} seeds of {OPTIONS.prompts} prompts. In brackets "
-        f"the difference to `{BASELINE}`, with its 95 % interval over the seeds.",
+        f"the difference to `{BASELINE}`, with its 95 % interval over the seeds. The cosine is that "
+        f"of the mean gradient under `constant` with the gradient of the expected score; 1 is no "
+        f"bias in direction.",
     ]
 
 
