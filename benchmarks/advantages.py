@@ -134,9 +134,9 @@ def table() -> list[str]:
         "",
         f"Signal-to-noise ratio of the gradient of one batch of {OPTIONS.batch_groups} groups of "
         f"{OPTIONS.group}, mean over {len(SEEDS)} seeds of {OPTIONS.prompts} prompts. In brackets "
-        f"the difference to `{BASELINE}`, with its 95 % interval over the seeds. The cosine is that "
-        f"of the mean gradient under `constant` with the gradient of the expected score; 1 is no "
-        f"bias in direction.",
+        f"the difference to `{BASELINE}`, with its 95 % interval over the seeds. The cosine is "
+        f"that of the mean gradient under `constant` with the gradient of the expected score; 1 is "
+        f"no bias in direction.",
     ]
 
 
