@@ -123,14 +123,15 @@ def batch(config):
     return data, (length_N * counted_N, advantage_N, group_N, counted_N), rows, model
 
 
-def update(group, data, weight_N, order, lr=0.0, slope_N=None, loss=None):
-    """One update with the weighted policy loss."""
+def update(group, data, weight_N, order, lr=0.0, slope_N=None, loss=None, **told):
+    """One update with the weighted policy loss. The workers are told more than the rows."""
     columns = {WEIGHT_COLUMN: weight_N} | ({} if slope_N is None else {SLOPE_COLUMN: slope_N})
     actor = loss or default_config("vanilla")
-    return update_with(group, data, columns, order, partial(weighted_ppo_loss, config=actor), lr)
+    loss_fn = partial(weighted_ppo_loss, config=actor)
+    return update_with(group, data, columns, order, loss_fn, lr, **told)
 
 
-def update_with(group, data, columns, order, loss_fn, lr=0.0, mini_batch=None):
+def update_with(group, data, columns, order, loss_fn, lr=0.0, mini_batch=None, **told):
     """One `update_actor`, as the trainer calls it, on the rows in this order."""
     group.set_lr(lr)
     group.set_loss_fn(loss_fn)
@@ -147,6 +148,7 @@ def update_with(group, data, columns, order, loss_fn, lr=0.0, mini_batch=None):
         dataloader_kwargs={"shuffle": False},
         temperature=1.0,
         calculate_entropy=False,
+        **told,
     )
     return tu.get(group.update_actor(shuffled), "metrics")
 

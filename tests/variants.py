@@ -100,6 +100,7 @@ METHODS = {
     "oblr": {"advantage": "oblr", "aggregation.rule": "token"},
     "shrinkage": {"advantage": "shrinkage"},
     "reinforce": {"advantage": "reinforce", "aggregation.rule": "token_batch"},
+    "follow_snr": {"follow_snr": 0.5, "aggregation.rule": "token"},
     "bapo": {"objective": "bapo"},
     "gtpo": {"objective": "gtpo", "aggregation.rule": "sequence"},
     "gtpo_code": {"objective": "gtpo_code", "aggregation.rule": "sequence"},

@@ -9,11 +9,17 @@ from omegaconf import DictConfig
 from recipe import objectives
 from recipe.base import plugins
 from recipe.base.errors import UserError
-from recipe.config.batches import check_batches, check_micro_batches, check_separate
+from recipe.config.batches import (
+    check_batches,
+    check_micro_batches,
+    check_separate,
+    sequence_parallel,
+)
 from recipe.config.machine import check_cpu_machine, check_packages
-from recipe.config.settings import Settings
-from recipe.config.verl_keys import check_verl_keys
+from recipe.config.settings import THIS_REWARD, Settings
+from recipe.config.verl_keys import OVERLONG, check_verl_keys, overlong
 from recipe.estimate.shapes import check_positions
+from recipe.maths.advantages.gdpo import GdpoSettings
 from recipe.objectives.base import Objective
 
 
@@ -42,7 +48,10 @@ def check_config(config: DictConfig) -> Settings:
     settings = Settings.of(config)
     check_choices(settings)
     check_verl_keys(config, settings)
+    if isinstance(settings.advantage.settings, GdpoSettings):
+        check_components(config, settings.advantage.settings)
     check_resampling(config, settings)
+    check_halves(config, settings)
     check_exponent(config, settings)
     objective = settings.begin(config)
     if config.trainer.resume_mode == "resume_path":
@@ -90,6 +99,57 @@ def check_resampling(config: DictConfig, settings: Settings) -> None:
             "leave_out_solved is set, but algorithm.filter_groups.enable drops groups of only "
             "correct responses before they are counted. Use aggregation.drop_zero_groups=true "
             "instead of filter_groups, or leave_out_solved=null."
+        )
+
+
+def check_halves(config: DictConfig, settings: Settings) -> None:
+    """Refuse `follow_snr` where the halves of a mini-batch cannot be made, or say nothing.
+
+    Raises:
+        UserError: the memory is out of range, a half is not whole, or the loss is no sum of halves.
+    """
+    memory, actor = settings.follow_snr, config.actor_rollout_ref.actor
+    if memory is None:
+        return
+    if not 0 <= memory < 1:
+        raise UserError(
+            f"follow_snr is {memory:g}, but it is the memory of an average. Give a number from 0 "
+            f"to below 1, e.g. 0.9, or null."
+        )
+    mini, n = actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    ranks = gpus // sequence_parallel(config)
+    if mini % 2 or mini // 2 * n % ranks:
+        raise UserError(
+            f"follow_snr needs two halves of a mini-batch, each of whole groups and divided over "
+            f"{ranks} ranks, but actor_rollout_ref.actor.ppo_mini_batch_size is {mini} with {n} "
+            f"responses a group. Use an even number whose half times {n} is a multiple of {ranks}."
+        )
+    size, rows = actor.ppo_micro_batch_size_per_gpu, mini // 2 * n // ranks
+    if not actor.use_dynamic_bsz and size and rows % size:
+        raise UserError(
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu is {size}, which does not "
+            f"divide the {rows} rows of a rank in half a mini-batch, as follow_snr needs. Use a "
+            f"divisor of {rows}."
+        )
+
+
+def check_components(config: DictConfig, settings: GdpoSettings) -> None:
+    """Refuse components of the reward that nothing returns.
+
+    Raises:
+        UserError: there is one.
+    """
+    reward = config.reward.custom_reward_function
+    sources = reward.reward_kwargs.get("sources") or {}
+    if reward.path != THIS_REWARD or any(":" in str(source) for source in sources.values()):
+        return
+    known = ["correctness", "format", "length", *([OVERLONG] if overlong(config) else [])]
+    if unknown := [name for name in settings.rewards if name not in known]:
+        raise UserError(
+            f"advantage.gdpo.rewards names {', '.join(unknown)}, but the reward has the components "
+            f"{', '.join(known)}. Remove it with ~advantage.gdpo.rewards.NAME, or give a scorer of "
+            f"your own that returns it."
         )
 
 

@@ -45,6 +45,9 @@ class Settings:
     """Seconds between two looks of verl's replay buffer for finished responses."""
     leave_out_solved: float | None
     """Share of correct responses from which a prompt is left out of later epochs; None: never."""
+    follow_snr: float | None
+    """Memory of the averages by which the learning rate follows the gradient's signal-to-noise
+    ratio; None: it does not."""
     val_tasks: tuple[str, ...]
     """Tasks that are validated on; empty for files without a task."""
     made_task: str | None
@@ -64,7 +67,8 @@ class Settings:
         """
         data = config.data
         given = {name: config[name] for name in ("experiment_name", "seed", "output_root")}
-        given |= {name: config[name] for name in ("data_root", "poll_interval", "leave_out_solved")}
+        given |= {name: config[name] for name in ("data_root", "poll_interval")}
+        given |= {name: config[name] for name in ("leave_out_solved", "follow_snr")}
         return cls(
             **given,
             val_tasks=tuple(data.get("val_tasks") or ()),

@@ -3,28 +3,16 @@
 verl would run with each of these, but would silently do something else than the config says.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.base.errors import UserError
-from recipe.config.settings import THIS_REWARD, Settings
-from recipe.maths.advantages.gdpo import GdpoSettings
+from recipe.config.refusal import Refusal, refuse
+from recipe.config.settings import Settings
+from recipe.maths.rules import MICRO
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 CORRECTION = "algorithm.rollout_correction"
-
-
-class Refusal(NamedTuple):
-    """Hold one reason to refuse a config."""
-
-    key: str
-    """The key, as a person sets it. The message shows the key's value if there is one."""
-    when: Callable[[DictConfig], Any]
-    """Return whether a config is refused."""
-    reason: str
-    fix: str = "Remove that override."
 
 
 def corrects(config: DictConfig) -> bool:
@@ -293,6 +281,41 @@ ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
     ),
 }
 
+# Beside `follow_snr`, which compares the gradients of two halves of a mini-batch.
+FOLLOW_SNR = (
+    Refusal(
+        f"{ACTOR}.shuffle",
+        lambda c: c.actor_rollout_ref.actor.shuffle,
+        "shuffled rows would spread a group over both halves, which then are not independent",
+    ),
+    *(
+        Refusal(
+            key,
+            lambda c, key=key: OmegaConf.select(c, key),
+            "verl divides this term by the tokens of each half instead of the mini-batch's",
+        )
+        for key in (f"{ACTOR}.use_kl_loss", f"{ACTOR}.entropy_coeff")
+    ),
+    Refusal(
+        "aggregation.rule",
+        lambda c: c.aggregation.rule == MICRO,
+        "verl packs the halves otherwise than the mini-batch",
+        "Use aggregation=token_batch.",
+    ),
+    Refusal(
+        "objective.name",
+        lambda c: c.aggregation.rule is None,
+        "its penalty is of the whole mini-batch, and no mean of two halves",
+        "Use objective=policy_gradient.",
+    ),
+    Refusal(
+        f"{ACTOR}.fsdp_config.dtype",
+        lambda c: c.actor_rollout_ref.actor.fsdp_config.dtype in ("float16", "fp16"),
+        "verl scales gradients in float16, by a scale that changes",
+        "Use bfloat16.",
+    ),
+)
+
 
 def check_verl_keys(config: DictConfig, settings: Settings) -> None:
     """Refuse values of verl's keys that would silently mean something else.
@@ -304,47 +327,5 @@ def check_verl_keys(config: DictConfig, settings: Settings) -> None:
     objective, advantage = settings.objective, settings.advantage
     refuse(config, OBJECTIVES.get(objective.kind or "", ()), f"objective={objective.name}")
     refuse(config, ADVANTAGES.get(advantage.kind or "", ()), f"advantage={advantage.name}")
-    if isinstance(advantage.settings, GdpoSettings):
-        check_components(config, advantage.settings)
-
-
-def refuse(config: DictConfig, refusals: Iterable[Refusal], beside: str = "") -> None:
-    """Raise UserError for the first refusal that holds.
-
-    Args:
-        config: the resolved config.
-        refusals: what is refused.
-        beside: the option beside which it is refused; empty if it always is.
-    """
-    for key, when, reason, fix in refusals:
-        if when(config):
-            value = OmegaConf.select(config, key)
-            shown = "is set" if isinstance(value, DictConfig) else f"is {in_yaml(value)}"
-            other = f" and does not go with {beside}" if beside else ""
-            raise UserError(f"{key} {shown}{other}: {reason}. {fix}")
-
-
-def in_yaml(value: object) -> object:
-    """Return a value as a person writes it in a config."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def check_components(config: DictConfig, settings: GdpoSettings) -> None:
-    """Refuse components of the reward that nothing returns.
-
-    Raises:
-        UserError: there is one.
-    """
-    reward = config.reward.custom_reward_function
-    sources = reward.reward_kwargs.get("sources") or {}
-    if reward.path != THIS_REWARD or any(":" in str(source) for source in sources.values()):
-        return
-    known = ["correctness", "format", "length", *([OVERLONG] if overlong(config) else [])]
-    if unknown := [name for name in settings.rewards if name not in known]:
-        raise UserError(
-            f"advantage.gdpo.rewards names {', '.join(unknown)}, but the reward has the components "
-            f"{', '.join(known)}. Remove it with ~advantage.gdpo.rewards.NAME, or give a scorer of "
-            f"your own that returns it."
-        )
+    if settings.follow_snr is not None:
+        refuse(config, FOLLOW_SNR, "follow_snr")

@@ -97,16 +97,8 @@ class Objective(ABC):
     def loss(self) -> Loss:
         """Return the loss that the actor workers run."""
 
-    def order(
-        self, keys: Sequence[str], tags: Sequence[dict[str, Any]], ranks: int
-    ) -> list[list[int]] | None:
-        """Return the rows of each rank; None to keep verl's balanced order.
-
-        Args:
-            keys: the key of each response in verl's queue.
-            tags: what verl notes of each response, such as `seq_len`.
-            ranks: data-parallel ranks of the actor.
-        """
+    def rows_of_whole_groups(self) -> int | None:
+        """Return of how many rows at a time all groups must be complete; None if any order does."""
         return None
 
     @abstractmethod

@@ -26,7 +26,10 @@ from recipe.config.settings import Settings
 from recipe.estimate.gpus import num_gpus
 from recipe.maths.advantages.base import Memory
 from recipe.maths.diagnostics import by_verdict
+from recipe.maths.signal import SignalToNoise
 from recipe.training import border
+from recipe.training.halves import LR_FACTOR, SIGNAL, SQUARE
+from recipe.training.order import complete_groups
 from recipe.training.resampling import PassRates, count_correct, without_solved
 from recipe.training.responses import SUM_SQUARES, read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics
@@ -51,6 +54,8 @@ class AggregationMixin(PPOTrainer):
         """Parse the settings and begin the objective that they choose."""
         self.settings = Settings.of(config)
         self.objective = self.settings.begin(config)
+        memory = self.settings.follow_snr
+        self.signal = None if memory is None else SignalToNoise(memory)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -85,8 +90,8 @@ class AggregationMixin(PPOTrainer):
         super()._save_checkpoint()
 
     def _memories(self) -> list[Memory]:
-        rates = [self.pass_rates] if self.pass_rates else []
-        return [*self.objective.memories(), *rates]
+        own = [memory for memory in (self.pass_rates, self.signal) if memory is not None]
+        return [*self.objective.memories(), *own]
 
     def on_init_end(self) -> None:
         """Give the loss to the actor workers. verl calls this between set-up and training."""
@@ -103,8 +108,12 @@ class AggregationMixin(PPOTrainer):
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict, **kwargs: Any) -> KVBatchMeta:
         batch = super()._balance_batch(batch, metrics, **kwargs)
-        parts = self.objective.order(batch.keys, batch.tags, self.ranks())
-        if parts is not None:
+        size, asked_by = self.objective.rows_of_whole_groups(), self.settings.objective.name
+        if self.signal:
+            # The halves of a mini-batch share no group.
+            size, asked_by = self.objective.mini_batch_rows() // 2, "follow_snr"
+        if size is not None:
+            parts = complete_groups(batch.keys, batch.tags, self.ranks(), size, asked_by)
             tokens = [sum(batch.tags[row]["seq_len"] for row in part) for part in parts]
             metrics["global_seqlen/balanced_min"] = min(tokens)
             metrics["global_seqlen/balanced_max"] = max(tokens)
@@ -141,9 +150,13 @@ class AggregationMixin(PPOTrainer):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         told = self.objective.before_update(len(batch))
+        if self.signal:
+            told = {**told, LR_FACTOR: self.signal.factor}
         batch.extra_info = {**(batch.extra_info or {}), **told}
         batch = super()._update_actor(batch, metrics)
         self.objective.after_update(metrics)
+        if self.signal:
+            self.signal.add(metrics[f"actor/{SIGNAL}"], metrics[f"actor/{SQUARE}"])
         return batch
 
     def _val_metrics_update(

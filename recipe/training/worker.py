@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from recipe.objectives.base import Loss
+from recipe.training.halves import LR_FACTOR, at_part_of_lr, in_halves, local, over_shards
 
 # Below so many times eps, sqrt(v_hat) leaves AdamW's step to depend on the gradient's scale.
 EPS_FELT = 10
@@ -42,14 +42,21 @@ class MeasuredTrainingWorker(TrainingWorker):
         # Read now: verl steps the learning-rate schedule before it returns.
         lrs = [group["lr"] for group in optimizer.param_groups]
         steps_before = num_steps(optimizer)
-        output = super().train_batch(data)
-        found = {}
+        found: dict[str, float] = {}
+        factor = tu.get(data, LR_FACTOR, default=None)
+        if factor is None:
+            output = super().train_batch(data)
+        else:
+            lrs = [factor * lr for lr in lrs]
+            with in_halves(engine) as measured_halves, at_part_of_lr(engine, factor):
+                output = super().train_batch(data)
+            found = {LR_FACTOR: factor, **measured_halves}
         # By every rank: those without outputs, as under sequence parallelism, hold shards, too.
         if isinstance(optimizer, torch.optim.AdamW):
             started = time.perf_counter()
             # verl skips the step of a gradient that is not finite.
             stepped = num_steps(optimizer) > steps_before
-            found = self._measure(adamw_changes(optimizer, lrs) if stepped else ())
+            found |= self._measure(adamw_changes(optimizer, lrs) if stepped else ())
             found["update_norm_seconds"] = time.perf_counter() - started
         if output is None:
             return output
@@ -61,15 +68,11 @@ class MeasuredTrainingWorker(TrainingWorker):
     @torch.no_grad()
     def _measure(self, changes: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
         """Return the two measures over all ranks, of which one may have changed nothing."""
-        engine: Any = self.engine
-        mesh = engine.device_mesh
-        whole = torch.zeros(3, dtype=torch.double, device=mesh.device_type)
+        whole = torch.zeros(3, dtype=torch.double)
         for change, small in changes:
             part = change.square().sum(), small.sum(), change.new_full((), small.numel())
             whole += torch.stack(part).to(whole)
-        # The shards of one copy of the model lie along "fsdp"; along "ddp" there are whole copies.
-        torch.distributed.all_reduce(whole, group=mesh.get_group("fsdp"))
-        square, num_small, num_changed = whole.tolist()
+        square, num_small, num_changed = over_shards(self.engine, whole)
         return {
             "update_norm": square**0.5,
             "adamw_scale_sensitive_share": num_small / max(num_changed, 1),
@@ -117,8 +120,3 @@ def adamw_changes(
             adam = m_hat / (scale + eps)
             before = (theta + lr * adam) / (1 - lr * decay)
             yield -lr * (adam + decay * before), scale < EPS_FELT * eps
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return this rank's shard, in float32."""
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().float()

@@ -230,6 +230,14 @@ def test_the_gradient_weighted_baseline_is_not_the_length_weighted_one(steps):
     assert abs(step["actor/pg_loss"]) > 1e-4
 
 
+def test_the_learning_rate_follows_what_halves_of_earlier_batches_had_in_common(steps):
+    saved, again = steps["follow_snr, saved"], steps["follow_snr, again"]
+    assert saved["actor/lr_factor"] == 1
+    ratio = saved["actor/gradient_signal"] / saved["actor/gradient_square"]
+    assert again["actor/lr_factor"] == pytest.approx(min(max(ratio, 0), 1))
+    assert saved["actor/gradient_square"] == pytest.approx(saved["actor/grad_norm"] ** 2, rel=1e-3)
+
+
 def test_a_baseline_mixes_prompts_and_a_factor_takes_from_the_correct(steps):
     assert 0 < steps["shrinkage, again"]["advantage/shrinkage"] < 1
     assert steps["batch_std, again"]["aggregation/objective_share_negative"] > 0.8

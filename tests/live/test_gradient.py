@@ -30,12 +30,9 @@ from recipe.objectives.losses.bapo import BapoLoss
 from recipe.objectives.losses.disco import CORRECT_COLUMN, GROUP_COLUMN, DiscoLoss
 from recipe.objectives.losses.weightable import default_config, losses, refusal
 from recipe.objectives.losses.weighted import SLOPE_METRIC, weighted_ppo_loss
-from recipe.objectives.policy_gradient import (
-    FACTOR_COLUMN,
-    WEIGHT_COLUMN,
-    micro_columns,
-)
+from recipe.objectives.policy_gradient import FACTOR_COLUMN, WEIGHT_COLUMN, micro_columns
 from recipe.training import packing
+from recipe.training.halves import LR_FACTOR, SIGNAL, SQUARE
 
 pytest_plugins = ["gradient_stage"]
 # Also part of `make gpu-smoke`, where there is one GPU or more.
@@ -278,6 +275,20 @@ def test_bapo_clips_alike_under_any_split(measure, workers, batch):
         (weight * (token_loss * row["response_mask"]).sum() / ROWS).backward()
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert relative(whole, expected) < 1e-5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_two_halves_of_a_mini_batch_are_compared_and_add_up(ranks, workers, batch):
+    data, facts, rows, model = batch
+    weight_N, half = weights("token", facts), ROWS // 2
+    order = torch.arange(ROWS).view(2, ranks, -1).transpose(0, 1).flatten()
+    workers[ranks].set_micro_batches(True, 40)
+    metrics = update(workers[ranks], data, weight_N, order, **{LR_FACTOR: 0.5})
+    parts = (slice(half), slice(half, None))
+    one, two = (reference_gradient(model, rows[part], weight_N[part]).double() for part in parts)
+    assert relative(workers[ranks].take_gradient()[0], (one + two).float()) < 1e-5
+    assert metrics[SQUARE][0] == pytest.approx((one + two).square().sum().item(), rel=1e-4)
+    assert metrics[SIGNAL][0] == pytest.approx(4 * (one @ two).item(), rel=1e-3)
 
 
 @pytest.mark.skipif(not FSDP1, reason="FSDP1 takes no parameters on a CPU; here a second GPU")

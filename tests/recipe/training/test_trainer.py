@@ -19,6 +19,7 @@ from recipe.objectives.base import ON_POLICY
 from recipe.objectives.disco import CORRECT_COLUMN, GROUP_COLUMN
 from recipe.objectives.policy_gradient import SLOPE_COLUMN, WEIGHT_COLUMN
 from recipe.training import trainer
+from recipe.training.halves import LR_FACTOR
 
 METHODS = {
     "ha_dw": {
@@ -69,6 +70,7 @@ def add_columns(monkeypatch):
             "data_root": "data",
             "poll_interval": 2.0,
             "leave_out_solved": None,
+            "follow_snr": None,
             "reward": {"custom_reward_function": {"path": "another"}},
             "algorithm": {"use_kl_in_reward": False},
             "data": {"max_response_length": LIMIT},
@@ -195,18 +197,19 @@ class Base:
 
     def _update_actor(self, batch, metrics):
         self.sent = dict(batch.extra_info)
+        metrics |= {"actor/gradient_signal": 1.0, "actor/gradient_square": 4.0}
         return batch
 
 
 @pytest.fixture
-def disco_trainer(monkeypatch, composed):
-    """The mixin over `Base`, on two ranks, with two mini-batches of two prompts."""
+def two_ranks(monkeypatch, composed):
+    """The mixin over `Base`, on two ranks, with mini-batches of two prompts."""
     for name in ("_balance_batch", "_update_actor"):
         monkeypatch.setattr(trainer.PPOTrainer, name, getattr(Base, name))
 
     def run(*overrides):
         sizes = ("actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.rollout.n=2")
-        mixin = driver.Bare(composed("objective=disco_logl", *sizes, *overrides))
+        mixin = driver.Bare(composed(*sizes, *overrides))
         ranks = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
         mixin.actor_rollout_wg = ranks
         return mixin
@@ -214,11 +217,14 @@ def disco_trainer(monkeypatch, composed):
     return run
 
 
-def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(disco_trainer):
+DISCO = "objective=disco_logl"
+
+
+def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(two_ranks):
     """Four GPUs, in pairs that share a sequence, are two ranks."""
     rows = driver.Rows(list("aabcbdcd"), [9, 1, 5, 3, 2, 7, 1, 4], [0.0] * 8, [0.0] * 8)
     metrics = {}
-    batch = disco_trainer()._balance_batch(driver.meta(rows), metrics)
+    batch = two_ranks(DISCO)._balance_batch(driver.meta(rows), metrics)
     groups = [key[0] for key in batch.keys]
     for mini_batch in (0, 1):
         held = [groups[rank * 4 + mini_batch * 2 + i] for rank in (0, 1) for i in (0, 1)]
@@ -230,12 +236,29 @@ def test_under_disco_every_mini_batch_of_both_ranks_holds_whole_groups(disco_tra
     }
 
 
-def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(disco_trainer):
+def test_under_disco_the_actor_is_told_whether_a_batch_is_on_policy(two_ranks):
     rows = driver.Rows(list("aabb"), [1] * 4, [0.0] * 4, [0.0] * 4)
     for overrides, expected in (((), True), (("actor_rollout_ref.actor.ppo_epochs=2",), False)):
-        mixin = disco_trainer(*overrides)
+        mixin = two_ranks(DISCO, *overrides)
         mixin._update_actor(driver.meta(rows), {})
         assert mixin.sent == {ON_POLICY: expected}
+
+
+def test_under_follow_snr_every_half_of_a_mini_batch_holds_whole_groups(two_ranks):
+    """One mini-batch of two groups on two ranks: each rank's first rows are of one group."""
+    rows = driver.Rows(list("abab"), [1] * 4, [0.0] * 4, [0.0] * 4)
+    batch = two_ranks("follow_snr=0.5")._balance_batch(driver.meta(rows), {})
+    groups = [key[0] for key in batch.keys]
+    assert groups[0] == groups[2] != groups[1] == groups[3]
+
+
+def test_under_follow_snr_the_actor_is_told_the_factor_of_earlier_batches(two_ranks, tmp_path):
+    mixin, sent = two_ranks("follow_snr=0.5"), []
+    for _ in range(2):
+        mixin._update_actor(driver.meta(driver.ROWS), {})
+        sent.append(mixin.sent[LR_FACTOR])
+    assert sent == [1.0, 0.25]
+    assert mixin.signal in mixin._memories()
 
 
 def test_disco_gets_groups_and_verdicts_and_no_weights(add_columns):
