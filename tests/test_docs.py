@@ -30,6 +30,7 @@ GENERATED = [
     ("probes", "docs/probes.md", "benchmarks.probes"),
     *((table, "docs/finding.md", "benchmarks.finding_tables") for table in TABLES),
     ("token_micro", "docs/methods.md", "benchmarks.token_micro"),
+    ("advantages", "docs/methods.md", "benchmarks.advantages"),
     ("laboratory", "docs/study.md", "benchmarks.laboratory"),
     ("study_arms", "docs/finding.md", "eval.study"),
     ("study_predictions", "docs/finding.md", "eval.study"),

@@ -93,6 +93,7 @@ PRESETS = {
     "lite_ppo": ("token_batch", "batch_std", {LOSS: "vanilla"}),
     "sapo": ("sequence", "grpo", {LOSS: "sapo_exact", f"{ACTOR}.tau_neg": 1.05}),
     "gmpo": ("sequence", "grpo", {LOSS: "gmpo_exact", LOW: 0.4, HIGH: 0.4}),
+    "oblr_po": ("token_batch", "oblr", {"follow_snr": 0.9}),
     "w_reinforce": ("token_batch", "reinforce", {"aggregation.positive_factor": 0.1}),
 }
 
