@@ -31,13 +31,14 @@ ROWS = Rows(
     [1.0, 1.0, -1.0, -1.0, 0.3, 0.3, 0.0],
     [1.0, 1.0, -1.0, -1.0, 0.03, 0.03, 0.0],
 )
-# With a group of several wrong responses beside.
+# With a group of several wrong responses beside, and one of wrong responses alone.
 WIDE = Rows(
-    [*ROWS.uids, "d", "d", "d"],
-    [*ROWS.lengths, 2, 3, 7],
-    [*ROWS.scores, 1.0, -1.0, -1.0],
-    [*ROWS.advantages, 1.2, -0.6, -0.6],
+    [*ROWS.uids, "d", "d", "d", "e", "e"],
+    [*ROWS.lengths, 2, 3, 7, 4, 9],
+    [*ROWS.scores, 1.0, -1.0, -1.0, -1.0, -1.0],
+    [*ROWS.advantages, 1.2, -0.6, -0.6, 0.0, 0.0],
 )
+PROBLEM = "Calculate.\n\n3 + 8 - 2"
 
 
 def nested(rows):
@@ -57,6 +58,8 @@ def batch(rows=ROWS):
         # verl's actor returns it over prompt and response.
         "sum_pi_squared": nested([[0.9**i] * (n + 2) for i, n in enumerate(rows.lengths)]),
         "rm_scores": nested([[0.0] * (n - 1) + [score] for n, score in numbers]),
+        "raw_prompt": np.array([[{"role": "user", "content": PROBLEM}] for _ in rows.uids]),
+        "reward_model": np.array([{"ground_truth": "9"} for _ in rows.uids]),
         "extra_fields": np.array(
             [
                 {"reward_extra_info": {"acc": float(s > 0), "timeout": 1.0, "format": 1.0}}
@@ -66,11 +69,18 @@ def batch(rows=ROWS):
     }
 
 
+def decode(tokens, skip_special_tokens):
+    """Return a wrong solution. Its first step is right if the response has an odd length."""
+    first = 11 if len(tokens) % 2 else 12
+    return f"3 + 8 = {first}\n{first} - 2 = {first - 3}\nAnswer: {first - 3}"
+
+
 class Bare(trainer.AggregationMixin):
     """The mixin without verl's set-up."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.config = config
+        self.config, self.timing_raw = config, {}
+        self.tokenizer = SimpleNamespace(decode=decode)
         self.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0]})
         self.begin(config)
 
@@ -111,9 +121,17 @@ def responses(**columns):
 
 def add_columns(monkeypatch, config: DictConfig, rows=ROWS) -> tuple[dict, dict]:
     """Run the mixin on the batch; returns what it put into it, and the metrics."""
-    put, metrics = {}, {}
-    monkeypatch.setattr(training_responses.tq, "kv_batch_get", lambda *_, **__: batch(rows))
+    put, metrics, columns, sent = {}, {}, batch(rows), meta(rows)
+
+    def get(keys, partition_id, select_fields):
+        places = [sent.keys.index(key) for key in keys]
+        whole = {name: columns[name] for name in select_fields}
+        if len(places) == len(sent.keys):
+            return whole
+        return {name: column[places] for name, column in whole.items()}
+
+    monkeypatch.setattr(training_responses.tq, "kv_batch_get", get)
     monkeypatch.setattr(trainer.tq, "kv_batch_put", lambda *_, fields: put.update(fields))
     mixin = Bare(config)
-    mixin._add_columns(meta(rows), metrics)
+    mixin._add_columns(sent, metrics)
     return put, metrics

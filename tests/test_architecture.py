@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "reward/errors.py": "",
     "reward/math": "recipe/base reward/errors.py",
     "reward/code": "recipe/base reward/errors.py",
-    "reward": "recipe/base reward/errors.py reward/math reward/code",
+    "reward/steps": "",
+    "reward": "recipe/base reward/errors.py reward/math reward/code reward/steps",
     "recipe/tasks": "recipe/base reward",
     "verl_patches": "verl",
     "recipe/objectives": "recipe/base recipe/maths verl",
     "recipe/config": "recipe/base recipe/maths recipe/estimate recipe/tasks recipe/objectives "
-    "reward",
+    "reward reward/steps",
     "recipe/training": "recipe/base recipe/maths recipe/estimate recipe/tasks recipe/objectives "
-    "recipe/config reward reward/errors.py verl verl_patches",
+    "recipe/config reward reward/errors.py reward/steps verl verl_patches",
     "recipe/sampling": "recipe/base recipe/maths recipe/run reward",
     "recipe/probes": "recipe/base recipe/maths recipe/objectives recipe/training recipe/sampling "
     "verl",

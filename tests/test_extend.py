@@ -77,7 +77,7 @@ def test_the_advantage_trains_and_its_settings_are_checked(config, monkeypatch, 
         ]
     )
     # One of nine responses is beyond the limit.
-    assert metrics["advantage/clipped"] == pytest.approx(1 / 9)
+    assert metrics["advantage/clipped"] == pytest.approx(1 / 11)
     config.advantage.clipped.limit = 0
     with pytest.raises(
         UserError, match=r"advantage\.clipped\.limit is 0, but must be greater than 0"

@@ -98,6 +98,7 @@ METHODS = {
     "maxrl": {"advantage": "maxrl", "aggregation.rule": "token"},
     "opo": {"advantage": "opo", "aggregation.rule": "token"},
     "oblr": {"advantage": "oblr", "aggregation.rule": "token"},
+    "sgpo": {"advantage": "sgpo", "step_judge.kind": "arithmetic"},
     "shrinkage": {"advantage": "shrinkage"},
     "reinforce": {"advantage": "reinforce", "aggregation.rule": "token_batch"},
     "follow_snr": {"follow_snr": 0.5, "aggregation.rule": "token"},

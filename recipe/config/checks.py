@@ -19,6 +19,8 @@ from recipe.config.machine import check_cpu_machine, check_packages
 from recipe.config.settings import THIS_REWARD, Settings
 from recipe.config.verl_keys import OVERLONG, check_verl_keys, overlong
 from recipe.estimate.shapes import check_positions
+from recipe.maths import advantages
+from recipe.maths.advantages.base import Advantage
 from recipe.maths.advantages.gdpo import GdpoSettings
 from recipe.objectives.base import Objective
 
@@ -52,6 +54,7 @@ def check_config(config: DictConfig) -> Settings:
         check_components(config, settings.advantage.settings)
     check_resampling(config, settings)
     check_halves(config, settings)
+    check_judge(settings)
     check_exponent(config, settings)
     objective = settings.begin(config)
     if config.trainer.resume_mode == "resume_path":
@@ -99,6 +102,27 @@ def check_resampling(config: DictConfig, settings: Settings) -> None:
             "leave_out_solved is set, but algorithm.filter_groups.enable drops groups of only "
             "correct responses before they are counted. Use aggregation.drop_zero_groups=true "
             "instead of filter_groups, or leave_out_solved=null."
+        )
+
+
+def check_judge(settings: Settings) -> None:
+    """Refuse an advantage without the judge that it needs, and a judge that nothing asks.
+
+    Raises:
+        UserError: one of them is the case.
+    """
+    name, kind = settings.advantage.name, settings.step_judge.kind
+    chosen = settings.advantage.kind
+    asks = chosen is not None and "progress_N" in plugins.find(advantages, chosen, Advantage).needs
+    if asks and kind is None:
+        raise UserError(
+            f"advantage={name} needs a judge of steps, but step_judge.kind is null. Set it to "
+            f"arithmetic for the demo's tasks, or to server, with step_judge.url."
+        )
+    if kind is not None and not asks:
+        raise UserError(
+            f"step_judge.kind is {kind}, but advantage={name} asks no judge. Leave it out, or use "
+            f"advantage=sgpo."
         )
 
 

@@ -18,6 +18,7 @@ from recipe.maths.advantages.base import Advantage
 from recipe.maths.aggregation import AggregationSettings
 from recipe.objectives.base import Chosen, Objective
 from reward.sources import RewardSettings
+from reward.steps import JudgeSettings
 
 THIS_REWARD = "pkg://reward.score"
 
@@ -54,6 +55,7 @@ class Settings:
     """The demo's task whose model and data are made on this machine."""
     aggregation: AggregationSettings
     advantage: Choice
+    step_judge: JudgeSettings
     objective: Choice
     reward: RewardSettings | None
     """Settings of this project's reward; None if the config names another reward function."""
@@ -75,6 +77,7 @@ class Settings:
             made_task=data.get("task"),
             aggregation=parse(AggregationSettings, _plain(config, "aggregation"), "aggregation"),
             advantage=_choice(config, "advantage", advantages, Advantage),
+            step_judge=parse(JudgeSettings, _plain(config, "step_judge"), "step_judge"),
             objective=_choice(config, "objective", objectives, Objective),
             reward=reward_settings(config),
         )

@@ -248,6 +248,7 @@ ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
         NO_KL,
         NO_PENALTY,
     ),
+    "sgpo": (NO_KL, NO_PENALTY),
     "oblr": (
         NO_KL,
         Refusal(

@@ -45,6 +45,8 @@ class Responses(NamedTuple):
     """Nested token ids."""
     square_N: Tensor | None = None
     """`Scored.square_N` of each row; None if the advantage does not need it."""
+    progress_N: Tensor | None = None
+    """`Scored.progress_N`, in the same way."""
 
     def scored(self) -> Scored:
         """Return the input of an advantage: the last output of each sample, without padding."""
@@ -58,6 +60,7 @@ class Responses(NamedTuple):
             group_N=group_numbers(self.group_N[chosen].tolist()),
             info_N=[self.info_N[row] for row in chosen.tolist()],
             square_N=None if self.square_N is None else self._of_samples(self.square_N)[chosen],
+            progress_N=None if self.progress_N is None else self.progress_N[chosen],
         )
 
     def with_advantages(self, advantage_S: Tensor) -> "Responses":

@@ -77,10 +77,9 @@ class Objective(ABC):
         """Begin a run."""
         self.chosen = chosen
 
-    @property
-    def needs_squares(self) -> bool:
-        """Return whether the advantage reads the squared gradients by the logits."""
-        return self.chosen.advantage is not None and self.chosen.advantage.needs_squares
+    def needs(self, name: str) -> bool:
+        """Return whether the advantage reads a field of `Scored` that is otherwise None."""
+        return self.chosen.advantage is not None and name in self.chosen.advantage.needs
 
     def check(self) -> None:
         """Refuse settings of verl under which this objective would mean something else.

@@ -160,7 +160,8 @@ def check(config: DictConfig) -> None:
         "rollout correction": config.algorithm.rollout_correction.rollout_is is not None,
         "an objective that looks at a whole mini-batch": type(objective.loss()).prepare
         is not Loss.prepare,
-        "an advantage that reads all probabilities": objective.needs_squares,
+        "an advantage that reads all probabilities": objective.needs("square_N"),
+        "an advantage that needs a judge": objective.needs("progress_N"),
     }
     for name, is_asked in refused.items():
         if is_asked:

@@ -30,11 +30,13 @@ from recipe.maths.signal import SignalToNoise
 from recipe.training import border
 from recipe.training.halves import LR_FACTOR, SIGNAL, SQUARE
 from recipe.training.order import complete_groups
+from recipe.training.progress import judged
 from recipe.training.resampling import PassRates, count_correct, without_solved
 from recipe.training.responses import SUM_SQUARES, read_responses
 from recipe.training.rewards import refuse_broken, reward_metrics
 from recipe.training.validation import TaskLoader, validation_metrics
 from recipe.training.worker import measured
+from reward import steps
 
 WAIT_SECONDS = 10.0
 
@@ -56,6 +58,7 @@ class AggregationMixin(PPOTrainer):
         self.objective = self.settings.begin(config)
         memory = self.settings.follow_snr
         self.signal = None if memory is None else SignalToNoise(memory)
+        self.judge = steps.begin(self.settings.step_judge)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -121,7 +124,7 @@ class AggregationMixin(PPOTrainer):
         return batch
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        if not self.objective.needs_squares:
+        if not self.objective.needs("square_N"):
             return super()._compute_old_log_prob(batch, metrics)
         told = f"calculate_{SUM_SQUARES}"
         batch.extra_info = {**(batch.extra_info or {}), told: True}
@@ -137,9 +140,15 @@ class AggregationMixin(PPOTrainer):
 
     def _add_columns(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Put what the loss reads into the batch, and what it means into the metrics."""
-        rows = read_responses(batch, self.config, self.ranks(), self.objective.needs_squares)
+        rows = read_responses(batch, self.config, self.ranks(), self.objective.needs("square_N"))
         if self.pass_rates:
             metrics["data/solved_prompts"] = count_correct(batch, rows, self.pass_rates)
+        if self.objective.needs("progress_N"):
+            with marked_timer("judge", self.timing_raw):
+                assert self.judge
+                progress_N, found = judged(batch, rows, self.tokenizer, self.judge)
+            rows = rows._replace(progress_N=progress_N)
+            metrics |= found
         step = self.objective.step(rows)
         rows = step.rows
         metrics |= step.metrics

@@ -230,6 +230,14 @@ def test_the_gradient_weighted_baseline_is_not_the_length_weighted_one(steps):
     assert abs(step["actor/pg_loss"]) > 1e-4
 
 
+def test_groups_without_a_correct_response_are_graded_by_their_steps(steps):
+    """A third of the responses is correct, so of four often none is."""
+    judged = [steps[phase.format("sgpo")] for phase in (SAVED, AGAIN)]
+    assert sum(step["judge/responses"] for step in judged) > 0
+    assert sum(step["advantage/graded"] for step in judged) > 0
+    assert all(step.get("judge/failures", 0) == 0 for step in judged)
+
+
 def test_the_learning_rate_follows_what_halves_of_earlier_batches_had_in_common(steps):
     saved, again = steps["follow_snr, saved"], steps["follow_snr, again"]
     assert saved["actor/lr_factor"] == 1

@@ -30,8 +30,10 @@ class Scored(NamedTuple):
     info_N: Sequence[Mapping[str, Any]]
     """Hold what the reward function returned for each response."""
     square_N: Tensor | None = None
-    """Squared norm of the gradient of log pi by the logits, added up over the trained tokens;
-    None if the advantage does not need it."""
+    """Squared norm of the gradient of log pi by the logits, added up over the trained tokens."""
+    progress_N: Tensor | None = None
+    """Share of the response before its first wrong step, by a judge; NaN without a verdict. It is
+    asked for in groups without a correct response."""
 
 
 class Memory(Protocol):
@@ -51,9 +53,8 @@ class Advantage(ABC):
 
     Settings: ClassVar[type | None] = None
     """Dataclass of the section `advantage.NAME`; None if it has no settings."""
-    needs_squares: ClassVar[bool] = False
-    """Whether it reads `Scored.square_N`, for which the old log-probabilities are computed with
-    one more number per token."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Scored` that it reads and that are otherwise None: `square_N`, `progress_N`."""
     memory: Memory | None = None
 
     def __init__(self, settings: Any, divide_by_std: bool = True) -> None:

@@ -18,7 +18,7 @@ from recipe.maths.within import centred_by_weight
 class Oblr(Advantage):
     """Subtract the mean of the group's scores weighted by gradient, and divide by nothing."""
 
-    needs_squares = True
+    needs = ("square_N",)
 
     def __call__(self, rows: Scored) -> tuple[Tensor, dict[str, float]]:
         """Return the advantages of a batch, and the mean square of a trained token."""

@@ -19,8 +19,10 @@ def options(group):
 
 def chosen(composed, group, option):
     """Compose the demo with one option of a group, and the rows as one mini-batch."""
+    judge = ["step_judge.kind=arithmetic"] if option == "sgpo" else []
     config = composed(
         f"{group}={option}",
+        *judge,
         "actor_rollout_ref.actor.ppo_mini_batch_size=1",
         f"actor_rollout_ref.rollout.n={len(ROWS.uids)}",
     )
@@ -36,6 +38,7 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
     for rule, advantage in product(rules, advantages):
         config = deepcopy(rules[rule])
         config.advantage = deepcopy(advantages[advantage].advantage)
+        config.step_judge = deepcopy(advantages[advantage].step_judge)
         configs[rule, advantage, "policy_gradient"] = config
     for objective in set(options("objective")) - {"policy_gradient"}:
         config = chosen(composed, "objective", objective)
@@ -47,8 +50,8 @@ def test_every_rule_goes_with_every_advantage_and_each_makes_another_step(monkey
         gradients[name] = gradient(config, put, monkeypatch)
         assert gradients[name].isfinite().all(), name
         assert gradients[name].any(), name
-    # Every rule with 12 advantages, BAPO thrice, GTPO twice, and 4 objectives without either.
-    assert len(gradients) == len(RULES) * 12 + 3 + 2 + 4
+    # Every rule with 13 advantages, BAPO thrice, GTPO twice, and 4 objectives without either.
+    assert len(gradients) == len(RULES) * 13 + 3 + 2 + 4
     for one, other in combinations(gradients, 2):
         # The first batch is its own anchor, so these two agree at first.
         same_at_first = {one[1], other[1]} == {"ha_dw", "ha_dw_window"}

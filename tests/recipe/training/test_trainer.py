@@ -57,6 +57,10 @@ METHODS = {
 }
 
 
+JUDGE = {"kind": None, "url": "", "model": None}
+JUDGE |= {"timeout": 1.0, "retries": 0, "at_once": 1, "max_tokens": 1}
+
+
 @pytest.fixture
 def add_columns(monkeypatch):
     """Run the driver's part of a step under some settings."""
@@ -71,6 +75,7 @@ def add_columns(monkeypatch):
             "poll_interval": 2.0,
             "leave_out_solved": None,
             "follow_snr": None,
+            "step_judge": JUDGE,
             "reward": {"custom_reward_function": {"path": "another"}},
             "algorithm": {"use_kl_in_reward": False},
             "data": {"max_response_length": LIMIT},
