@@ -31,8 +31,12 @@ LOSS = f"{ACTOR}.policy_loss.loss_mode"
 SCALAR = {"start": 0.0, "spread": 1 / 9, "optimizer": "sgd", "lr": 0.1}
 LAMBDA = {"aggregation.rule": "lambda", "aggregation.scalar": SCALAR}
 
+SAVED, AGAIN, RESUMED = "{}, saved", "{}, again", "{}, resumed"
+# As long as the model is bad: later hardly a group is without a correct response.
+SGPO = {"advantage": "sgpo", "step_judge.kind": "arithmetic"}
 # Name of each step, and what its config changes. Every loss that takes weights, every rule.
 VARIANTS = {
+    **{phase.format("sgpo"): SGPO for phase in (SAVED, AGAIN, RESUMED)},
     "vanilla": {},
     "dppo_tv": {LOSS: "dppo_tv", "aggregation.rule": "sequence"},
     "dppo_kl": {LOSS: "dppo_kl", "aggregation.rule": "token"},
@@ -98,7 +102,7 @@ METHODS = {
     "maxrl": {"advantage": "maxrl", "aggregation.rule": "token"},
     "opo": {"advantage": "opo", "aggregation.rule": "token"},
     "oblr": {"advantage": "oblr", "aggregation.rule": "token"},
-    "sgpo": {"advantage": "sgpo", "step_judge.kind": "arithmetic"},
+    "sgpo": SGPO,
     "shrinkage": {"advantage": "shrinkage"},
     "reinforce": {"advantage": "reinforce", "aggregation.rule": "token_batch"},
     "follow_snr": {"follow_snr": 0.5, "aggregation.rule": "token"},
@@ -111,7 +115,6 @@ METHODS = {
     "discob_lratio": {"objective": "discob_lratio"},
 }
 # Each makes a step and is saved, makes another, and makes that again from what was saved.
-SAVED, AGAIN, RESUMED = "{}, saved", "{}, again", "{}, resumed"
 for name, changes in METHODS.items():
     VARIANTS |= {phase.format(name): changes for phase in (SAVED, AGAIN, RESUMED)}
 
