@@ -9,6 +9,7 @@ analysis.md, two pictures and analysis.json to --out.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -26,7 +27,7 @@ from recipe.analysis.token_counts import choose_lengths
 from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
-from recipe.maths.rules import MICRO, RULES, Rule
+from recipe.maths.rules import MICRO, RULES, Rule, with_positive_factor
 
 LEARNED = "lambda"
 
@@ -56,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
         + " (default: grpo)",
     )
     add("--exponent", type=float, metavar="X", help=f"also show the rule {LEARNED}, at this one")
+    add(
+        "--positive-factor",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="factor of the weights of positive advantages, under every rule (default: 1)",
+    )
     of_length = command.add_mutually_exclusive_group()
     of_length.add_argument("--length-column", metavar="NAME", help="column with token counts")
     of_length.add_argument(
@@ -89,7 +97,13 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: the dump or an argument cannot be used.
     """
-    rules = chosen_rules(arguments.rule, arguments.exponent)
+    if not 0 <= arguments.positive_factor < math.inf:
+        raise UserError(
+            f"--positive-factor is {arguments.positive_factor:g}, but must be a number from 0 on."
+        )
+    rules = with_positive_factor(
+        chosen_rules(arguments.rule, arguments.exponent), arguments.positive_factor
+    )
     files = find_files(arguments.dumps)
     row = first_row(files)
     lengths = choose_lengths(row, arguments.length_column, arguments.tokenizer)
@@ -116,7 +130,10 @@ def run(arguments: argparse.Namespace) -> None:
     origin["versions"]["numpy"] = np.__version__
     folder = arguments.out or default_folder(arguments.dumps[0])
     said, written = write_analysis(
-        folder, analysis, premises(rollouts, lengths, arguments.rule, arguments.advantage), origin
+        folder,
+        analysis,
+        premises(rollouts, lengths, arguments.rule, arguments.advantage, arguments.positive_factor),
+        origin,
     )
     print(said)
     for path in written:
@@ -166,7 +183,9 @@ def check_groups(rollouts: Rollouts) -> None:
         )
 
 
-def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) -> list[str]:
+def premises(
+    rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str, factor: float
+) -> list[str]:
     """Describe what was read and what was assumed."""
     num_empty = int((rollouts.length_N == 0).sum())
     steps = rollouts.step_N
@@ -180,6 +199,10 @@ def premises(rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str) ->
         f"(--advantage): {ESTIMATORS[advantage]}, all responses of a step in one train batch."
     )
     found = [read, assumed, f"Lengths are {lengths.unit}."]
+    if factor != 1:
+        found.append(
+            f"Under every rule positive advantages have a factor of {factor:g} (--positive-factor)."
+        )
     found.append(
         "All responses count: what settings may have left out of the objective (truncated "
         "responses, groups without variance, rejected tokens) is not in a dump. The rule "

@@ -67,6 +67,7 @@ def test_the_command_answers_in_words_a_table_pictures_and_numbers(dump, tmp_pat
         ([row(0, response_length=0)], [], "every response has length 0"),
         ([row(0)], ["--length-column", "tokens"], "no column 'tokens'"),
         ([row(0)], ["--rule", "lambda"], "--exponent"),
+        ([row(0)], ["--positive-factor", "-1"], "--positive-factor is -1"),
         (
             [
                 row(0, uid=f"p_{number}_0", response_length=10 - 9 * (number == 0))
@@ -127,6 +128,18 @@ def test_the_estimator_and_the_rule_are_stated(dump, analyzed):
     )
     assert "the rule `balanced` (--rule) and the advantage `dr_grpo`" in printed
     assert found["run"]["objective_share_negative/lambda"]["value"] < 2 / 3
+
+
+def test_a_factor_of_positive_advantages_goes_with_every_rule(dump, analyzed):
+    """It takes nine tenths of one sign: s becomes s / (s + 0.1 * (1 - s))."""
+    _, _, plain = analyzed(dump)
+    printed, _, found = analyzed(dump, "--positive-factor", "0.1")
+    assert "positive advantages have a factor of 0.1 (--positive-factor)" in printed
+    for rule in ("token", "balanced", "sequence"):
+        key = f"objective_share_negative/{rule}"
+        share = plain["run"][key]["value"]
+        expected = share / (share + 0.1 * (1 - share))
+        assert found["run"][key]["value"] == pytest.approx(expected)
 
 
 def test_the_learned_rule_needs_its_exponent():
