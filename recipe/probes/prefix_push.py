@@ -11,15 +11,20 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from tensordict import TensorDict
 from torch import Tensor
 
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
+from recipe.maths.conflict import GtpoSettings, conflict_runs, token_factors
 from recipe.maths.diagnostics import common_prefix, prefix_push
+from recipe.objectives.policy_gradient import FACTOR_COLUMN
 from recipe.probes.stage import EXPONENT, NO_CLIP, Engine, Stage, columns, weights
 from recipe.sampling.groups import SampledGroups
 
 NUM_SAMPLED, NUM_GROUPS = 24, 12
+# The rule `token` with the factors of GTPO (arXiv:2508.03772) on the tokens in conflict.
+GTPO, FACTORS = "token, GTPO", GtpoSettings(positive=2.0, negative=0.0, as_code=False)
 
 
 def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
@@ -30,6 +35,7 @@ def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
         balanced   (k A+ / G) * (1 / mean length+ - 1 / mean length-)
         sequence   (k A+ / G) * (1 / H+ - 1 / H-)           H the harmonic mean of the lengths
         lambda     (1/G) * sum_i f_i A_i / mean length       f_i as in arXiv:2510.06870
+        GTPO       2 k A+ / (G * mean length)                it trains no common token where A < 0
         the rest   0, as their weights are constant within a group
     """
     length_N, positive_N = length_N.double(), advantage_N > 0
@@ -42,6 +48,7 @@ def closed_forms(length_N: Tensor, advantage_N: Tensor) -> dict[str, float]:
         "sequence": push * ((1 / positive).mean() - (1 / negative).mean()),
         "balanced": push * (1 / positive.mean() - 1 / negative.mean()),
         "lambda": (factor_N * advantage_N).mean() / length_N.mean(),
+        GTPO: FACTORS.positive * push / length_N.mean(),
     }
     nothing = dict.fromkeys(("token", "token_batch", "constant"), 0.0)
     return nothing | {name: value.item() for name, value in found.items()}
@@ -62,6 +69,7 @@ def measure(stage: Stage) -> dict[str, Any]:
         )
     responses = sampled.of(felt[:NUM_GROUPS])
     prefix_P, weight = prefixes(responses), weights(responses, stage.limit)
+    weight[GTPO] = weight["token"]
     engine = stage.engine(optim={"lr": 0.0, "clip_grad": NO_CLIP})
     old_N = engine.log_probs(responses)
     groups = []
@@ -76,11 +84,10 @@ def measure(stage: Stage) -> dict[str, Any]:
         )
         groups.append(found)
         stage.say(f"measured group {group + 1} of {NUM_GROUPS}")
-    advantage_N = responses.advantage_N
     shares = {}
     for name, weight_N in weight.items():
         part, whole = (
-            engine.gradient(columns(responses, advantage_N, old_N, trained_N), weight_N).norm()
+            engine.gradient(batch_of(name, responses, old_N, trained_N), weight_N).norm()
             for trained_N in (prefix_P[responses.group_N], None)
         )
         shares[name] = (part / whole).item()
@@ -99,6 +106,23 @@ def prefixes(responses: SampledGroups) -> Tensor:
     length_N = responses.length_N
     begin_N = length_N.cumsum(0) - length_N
     return common_prefix(torch.cat(responses.token_N), begin_N, length_N, responses.group_N)
+
+
+def batch_of(
+    name: str, responses: SampledGroups, old_N: list[Tensor], trained_N: Tensor | None
+) -> TensorDict:
+    """Return responses as a mini-batch, under GTPO with its factors."""
+    advantage_N = responses.advantage_N
+    data = columns(responses, advantage_N, old_N, trained_N)
+    if name == GTPO:
+        first_N, last_N = conflict_runs(responses.token_N, advantage_N, responses.group_N)
+        facts = (x.tolist() for x in (responses.length_N, first_N, last_N, advantage_N > 0))
+        factors = [
+            token_factors(length, first, last, is_positive, FACTORS)
+            for length, first, last, is_positive in zip(*facts, strict=True)
+        ]
+        data[FACTOR_COLUMN] = torch.nested.as_nested_tensor(factors, layout=torch.jagged)
+    return data
 
 
 def of_group(
@@ -121,17 +145,18 @@ def of_group(
     )
     alone = columns(one, torch.ones(1), old_N[:1], trained_N[:1])
     of_prefix = engine.gradient(alone, torch.ones(1))
-    batch = columns(responses, advantage_N, old_N, trained_N)
     predicted = closed_forms(length_N, advantage_N)
     found = {}
     for name, weight_N in weight.items():
-        gradient = engine.gradient(batch, weight_N)
+        gradient = engine.gradient(batch_of(name, responses, old_N, trained_N), weight_N)
         measured = (gradient @ of_prefix / of_prefix.square().sum()).item()
         gross = (weight_N * advantage_N.abs()).mean().item()
         residual = (gradient - measured * of_prefix).norm() / of_prefix.norm()
+        # The metric is of a rule's weights, and factors by token come after them.
+        of_weights = prefix_push(advantage_N, responses.group_N, weight_N).item()
         found[name] = {
             "predicted": predicted[name],
-            "metric": prefix_push(advantage_N, responses.group_N, weight_N).item(),
+            "metric": None if name == GTPO else of_weights,
             "measured": measured,
             "deviation": abs(measured - predicted[name]) / gross,
             "residual": residual.item() / gross,
@@ -158,7 +183,7 @@ def report(result: dict[str, Any]) -> list[str]:
             (
                 f"{name} (exponent {EXPONENT:g})" if name == "lambda" else name,
                 mean("predicted"),
-                mean("metric"),
+                "-" if name == GTPO else mean("metric"),
                 mean("measured"),
                 *(
                     f"{max(found[key] for found in of_rule):.1e}"
@@ -202,7 +227,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         left.plot(
             [1e3 * point["predicted"] for point in points],
             [1e3 * point["measured"] for point in points],
-            "osD^v*"[number],
+            "osD^v*P"[number],
             # Rules that agree lie on each other: smaller and smaller, all stay visible.
             markersize=12 - 1.5 * number,
             alpha=0.8,

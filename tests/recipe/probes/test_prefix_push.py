@@ -4,7 +4,7 @@ from batches import Batch, batches
 from hypothesis import given
 
 from recipe.maths.diagnostics import prefix_push
-from recipe.probes.prefix_push import closed_forms
+from recipe.probes.prefix_push import GTPO, closed_forms
 from recipe.probes.stage import rules
 
 
@@ -22,6 +22,9 @@ def test_closed_forms_are_the_mean_of_weight_times_advantage(batch):
             assert closed[name] == pytest.approx(brute, rel=1e-9, abs=1e-12)
             metric = prefix_push(advantage_N, alone.group_N, rule(*alone)).item()
             assert closed[name] == pytest.approx(metric, rel=1e-9, abs=1e-12)
+        # GTPO takes a common token twice where A > 0, and not at all where A < 0.
+        push = sum(2 * a for a in advantage_N.tolist() if a > 0) / length_N.sum().item()
+        assert closed[GTPO] == pytest.approx(push)
 
 
 @pytest.mark.slow
@@ -34,6 +37,7 @@ def test_the_engines_gradient_of_shared_tokens_is_the_closed_form(probe):
         ("balanced", False),
         ("sequence", False),
         ("lambda", False),
+        ("token, GTPO", False),
         ("token", True),
         ("token_batch", True),
         ("constant", True),
