@@ -11,6 +11,7 @@ predicted training. Seeds are paired. The end is judged over seeds and problems
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -122,6 +123,18 @@ def arm_of(
         fmean(fmean(row["length"][-SMOOTH:]) for row in mine.values()),
         fmean(gaps) if gaps else None,
     )
+
+
+def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Return the complete cells and those in progress.
+
+    A cell is complete if every arm has as many seeds as the fullest one of the study has.
+    """
+    names = dict.fromkeys(row["cell"] for row in rows if not row["is_selection"])
+    seeds = {name: [len(runs) for runs in compared(rows, name).values()] for name in names}
+    arms, most = (max(map(how, seeds.values()), default=0) for how in (len, max))
+    complete = [name for name in names if seeds[name] == [most] * arms]
+    return complete, [name for name in names if name not in complete]
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -266,10 +279,12 @@ def main() -> None:
     given = parser().parse_args()
     with errors_reported():
         rows = read_results(given.folder)
-        names = dict.fromkeys(row["cell"] for row in rows if not row["is_selection"])
-        cells = {cell: arms_of(rows, cell, given.baseline) for cell in names}
+        complete, begun = cells_of(rows)
+        cells = {cell: arms_of(rows, cell, given.baseline) for cell in complete}
         if not cells:
-            raise UserError(f"{given.folder} has no finished run that compares arms yet.")
+            raise UserError(f"{given.folder} has no cell in which every arm has its seeds yet.")
+        if begun:
+            print(f"in progress, left out: {', '.join(begun)}", file=sys.stderr)
         if given.draw:
             draw(given.draw, cells)
             print(f"wrote {given.draw}")

@@ -107,6 +107,15 @@ def test_the_best_prediction_has_the_highest_correlation(folder):
     assert (wrong[1].strip(), wrong[3].strip()) == ("-1.00", "0%")
 
 
+def test_a_cell_in_progress_is_left_out(folder):
+    """Of the cell `three` one arm has fewer seeds, and of `four` one arm has not begun."""
+    rows = folder[1]
+    rows += [made(arm, 0, cell="three") for arm in ("token", "balanced", "sequence")]
+    rows += [made("token", seed, cell="three") for seed in range(1, SEEDS)]
+    rows += [made("token", seed, cell="four") for seed in range(SEEDS)]
+    assert study.cells_of(rows) == (["one", "two"], ["three", "four"])
+
+
 def test_a_picture_is_drawn(folder):
     path, rows = folder
     study.draw(path / "study.png", {"one": study.arms_of(rows, "one", "token")})
