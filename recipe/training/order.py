@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -41,14 +42,28 @@ def complete_groups(
         key if tag.get("is_padding", False) else prompt_of(key)
         for key, tag in zip(keys, tags, strict=True)
     ]
-    work_N = calculate_workload(torch.tensor([tag["seq_len"] for tag in tags]))
+    tokens_N = torch.tensor([tag["seq_len"] for tag in tags])
+    work_N = calculate_workload(tokens_N)
     order: list[list[int]] = [[] for _ in range(ranks)]
-    for rows in packed(group_numbers(names), size, asked_by):
+    for rows in packed(by_lengths(group_numbers(names), tokens_N), size, asked_by):
         work: Any = work_N[rows]
         parts: Any = get_seqlen_balanced_partitions(work, ranks, equal_size=True)
         for rank, part in enumerate(parts):
             order[rank] += [rows[place] for place in part]
     return order
+
+
+def by_lengths(group_N: Tensor, tokens_N: Tensor) -> Tensor:
+    """Number groups anew, by a checksum of their rows' lengths.
+
+    verl's order is that of arrival, and its names are random. By this number the same responses are
+    together again in a run that goes on, and a part is no choice by length.
+    """
+    lengths = [sorted(tokens_N[group_N == g].tolist()) for g in range(int(group_N.max()) + 1)]
+    sums = [crc32(repr(of_group).encode()) for of_group in lengths]
+    number = torch.empty(len(sums), dtype=torch.long)
+    number[sorted(range(len(sums)), key=sums.__getitem__)] = torch.arange(len(sums))
+    return number[group_N]
 
 
 def packed(group_N: Tensor, size: int, asked_by: str) -> list[list[int]]:

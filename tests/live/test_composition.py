@@ -149,7 +149,8 @@ COMPARED = (
     "advantage/",
     "aggregation/",
     "actor/disco",
-    "actor/grad",
+    "actor/grad_norm",
+    "actor/lr_factor",
 )
 
 

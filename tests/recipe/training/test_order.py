@@ -40,6 +40,24 @@ def test_every_part_of_all_ranks_together_holds_whole_groups(batch):
     assert all(len(numbers) == 1 for numbers in where.values())
 
 
+@given(batches(), st.randoms())
+def test_the_same_groups_are_together_in_whatever_order_they_arrive(batch, random):
+    """Groups of the same lengths may stand for each other."""
+    meta, ranks, size = batch
+    order = list(range(len(meta.keys)))
+    random.shuffle(order)
+    other = [meta.keys[row] for row in order], [meta.tags[row] for row in order]
+    found = []
+    for keys, tags in ((meta.keys, meta.tags), other):
+        order_of_ranks = complete_groups(keys, tags, ranks, size, "x")
+        parts = [
+            [row for rank in order_of_ranks for row in rank[begin : begin + size // ranks]]
+            for begin in range(0, len(keys) // ranks, size // ranks)
+        ]
+        found.append([sorted(tags[row]["seq_len"] for row in part) for part in parts])
+    assert found[0] == found[1]
+
+
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(RuntimeError, match=r"groups of 3 responses do not fit .* follow_snr needs"):
         packed(torch.tensor([0, 0, 0, 1, 1, 1]), 2, "follow_snr")
