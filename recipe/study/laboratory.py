@@ -31,6 +31,7 @@ from recipe.maths.within import varies_within
 from recipe.objectives.base import Loss
 from recipe.sampling.in_process import Sampler
 from recipe.sampling.scored import Scored
+from recipe.training.responses import SUM_SQUARES, logit_squares
 
 Row = Mapping[str, Any]
 
@@ -96,6 +97,8 @@ class Laboratory:
             torch.manual_seed(request_seed(config.seed, step))
             sampled = self.sampler.sample(chosen, config.actor_rollout_ref.rollout.n)
             data, rows = as_batch(sampled, config)
+            if objective.needs("square_N"):
+                rows = rows._replace(square_N=squares(self.model, data))
             made = objective.step(rows)
             for name, column in made.columns.items():
                 data[name] = column
@@ -160,8 +163,9 @@ def check(config: DictConfig) -> None:
         "rollout correction": config.algorithm.rollout_correction.rollout_is is not None,
         "an objective that looks at a whole mini-batch": type(objective.loss()).prepare
         is not Loss.prepare,
-        "an advantage that reads all probabilities": objective.needs("square_N"),
         "an advantage that needs a judge": objective.needs("progress_N"),
+        "follow_snr": settings.follow_snr is not None,
+        "leave_out_solved": settings.leave_out_solved is not None,
     }
     for name, is_asked in refused.items():
         if is_asked:
@@ -237,19 +241,40 @@ def log_probs(model: Any, data: TensorDict) -> tuple[Tensor, Tensor]:
         model: a causal language model.
         data: rows with `input_ids`.
     """
+    every_NTV, padded_NT = every_log_prob(model, data)
+    log_prob_NT = every_NTV.gather(-1, padded_NT.roll(-1, 1)[..., None])[..., 0]
+    with torch.no_grad():
+        entropy_NT = -(every_NTV.exp() * every_NTV).sum(-1)
+    return as_nested(log_prob_NT, data), as_nested(entropy_NT, data)
+
+
+@torch.no_grad()
+def squares(model: Any, data: TensorDict) -> Tensor:
+    """Return `Responses.square_N` under the model, as the live stack makes it of verl's columns."""
+    every_NTV, padded_NT = every_log_prob(model, data)
+    log_prob_NT = every_NTV.gather(-1, padded_NT.roll(-1, 1)[..., None])[..., 0]
+    return logit_squares(
+        {
+            "response_mask": data["response_mask"],
+            "old_log_probs": of_responses(as_nested(log_prob_NT, data), data),
+            SUM_SQUARES: as_nested((2 * every_NTV).exp().sum(-1), data),
+        }
+    )
+
+
+def every_log_prob(model: Any, data: TensorDict) -> tuple[Tensor, Tensor]:
+    """Return log pi of every next token at each token, and the padded token ids."""
     ids: Any = data["input_ids"]
     # Causal attention: what is padded on the right changes nothing before it.
     padded_NT = ids.to_padded_tensor(0)
-    logits = model(padded_NT).logits.log_softmax(-1)
-    log_prob_NT = logits.gather(-1, padded_NT.roll(-1, 1)[..., None])[..., 0]
-    with torch.no_grad():
-        entropy_NT = -(logits.exp() * logits).sum(-1)
-    inside_NT = torch.arange(padded_NT.shape[1]) < ids.offsets().diff()[:, None]
-    found = [
-        torch.nested.nested_tensor_from_jagged(value[inside_NT], ids.offsets())
-        for value in (log_prob_NT, entropy_NT)
-    ]
-    return found[0], found[1]
+    return model(padded_NT).logits.log_softmax(-1), padded_NT
+
+
+def as_nested(value_NT: Tensor, data: TensorDict) -> Tensor:
+    """Return a padded column over prompt and response as a nested one."""
+    ids: Any = data["input_ids"]
+    inside_NT = torch.arange(value_NT.shape[1]) < ids.offsets().diff()[:, None]
+    return torch.nested.nested_tensor_from_jagged(value_NT[inside_NT], ids.offsets())
 
 
 def of_responses(values_NT: Tensor, data: TensorDict) -> Tensor:

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipe.base.errors import UserError
 from recipe.config.compose import composed, resolve
+from recipe.sampling.groups import SampledGroups
+from recipe.tasks import embedded
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,6 +25,9 @@ ROOT = Path(__file__).parents[3]
         ("actor_rollout_ref.actor.optim.lr_warmup_steps=3", "a learning rate that changes"),
         ("algorithm.filter_groups.enable=true", "filtered groups"),
         ("objective=disco_logl", "an objective that looks at a whole mini-batch"),
+        ("advantage=sgpo", "an advantage that needs a judge"),
+        ("follow_snr=0.9", "follow_snr"),
+        ("leave_out_solved=0.9", "leave_out_solved"),
     ],
 )
 def test_what_only_the_live_stack_does_is_refused(override, said):
@@ -31,6 +37,32 @@ def test_what_only_the_live_stack_does_is_refused(override, said):
     resolve(config)
     with pytest.raises(UserError, match=f"the config has {said}.* run it on the live stack"):
         check(config)
+
+
+@pytest.mark.slow
+def test_the_laboratory_gives_an_advantage_the_squares_that_the_estimator_computes():
+    """By another function, response by response; and they are what `oblr` trains with."""
+    from recipe.estimator.model import Model
+    from recipe.study.laboratory import Laboratory, as_batch, squares
+
+    config = composed(["+experiment=cpu_demo", "advantage=oblr", "aggregation=token"])
+    config.trainer.total_training_steps = 1
+    resolve(config)
+    embedded.make(config.data.task)
+    laboratory = Laboratory(config)
+    torch.manual_seed(0)
+    sampled = laboratory.sampler.sample(laboratory.rows[:2], config.actor_rollout_ref.rollout.n)
+    data, _ = as_batch(sampled, config)
+    groups = SampledGroups(
+        [one.prompt for one in sampled],
+        [one.token for one in sampled],
+        torch.tensor([one.score for one in sampled]),
+        torch.arange(2).repeat_interleave(config.actor_rollout_ref.rollout.n),
+    )
+    expected = Model(laboratory.model).logit_squares(groups)
+    torch.testing.assert_close(squares(laboratory.model, data), expected, rtol=1e-4, atol=1e-4)
+    [step] = laboratory.train(config)
+    assert step.gradient_norm > 0
 
 
 @pytest.mark.slow
