@@ -132,7 +132,7 @@ BORDER: dict[str, tuple[Expected, ...]] = {
         ),
         Expected(
             "PPOTrainer._balance_batch",
-            "DisCO orders the rows after it, by the ranks it notes in _dispatch_info",
+            "rows are ordered by groups after it, by the ranks it notes in _dispatch_info",
             sha256="f9b6e887d750",
             mentions=("_dispatch_info",),
         ),
