@@ -2,7 +2,7 @@
 
     python -m eval.study benchmarks/results/study                      # all tables
     python -m eval.study benchmarks/results/study arms --into docs/finding.md
-    python -m eval.study benchmarks/results/study --draw docs/pictures/study.png
+    python -m eval.study benchmarks/results/study --draw docs/figures/study.png
 
 Tables: `arms` has every arm of every cell, `predictions` how well each measure of the estimator
 predicted training. Seeds are paired. The end is judged over seeds and problems
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -240,22 +240,29 @@ def draw(path: Path, cells: dict[str, list[Arm]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    # Cells may hold their arms in different orders, and share one axis of names.
+    names = sorted({arm.name for arms in cells.values() for arm in arms if arm.area_difference})
     figure, axes = plt.subplots(
-        1, len(cells), figsize=(2.6 * len(cells), 3.2), sharey=True, layout="constrained"
+        1,
+        len(cells),
+        figsize=(2.6 * len(cells), 3.2),
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     for ax, (cell, arms) in zip(np.atleast_1d(axes), cells.items(), strict=True):
-        shown = [arm for arm in arms if arm.area_difference]
-        for place, arm in enumerate(shown):
-            found: Any = arm.area_difference
-            ax.errorbar(
-                100 * found.estimate,
-                place,
-                xerr=100 * (found.high - found.low) / 2,
-                fmt="o",
-                color="C0",
-            )
+        for arm in arms:
+            found = arm.area_difference
+            if found:
+                ax.errorbar(
+                    100 * found.estimate,
+                    names[::-1].index(arm.name),
+                    xerr=100 * (found.high - found.low) / 2,
+                    fmt="o",
+                    color="C0",
+                )
         ax.axvline(0, color="0.6", linewidth=1)
-        ax.set_yticks(range(len(shown)), [arm.name for arm in shown])
+        ax.set_yticks(range(len(names)), names[::-1])
         ax.set_title(cell.replace("_", " "), fontsize=9)
         ax.set_xlabel("area, points")
     figure.savefig(path, dpi=120)

@@ -1,5 +1,6 @@
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -116,10 +117,24 @@ def test_a_cell_in_progress_is_left_out(folder):
     assert study.cells_of(rows) == (["one", "two"], ["three", "four"])
 
 
-def test_a_picture_is_drawn(folder):
+def test_a_picture_shows_every_difference_beside_its_name(folder, monkeypatch):
+    """Also where a cell holds its arms in another order."""
     path, rows = folder
-    study.draw(path / "study.png", {"one": study.arms_of(rows, "one", "token")})
+    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    cells["two"].reverse()
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    study.draw(path / "study.png", cells)
     assert (path / "study.png").stat().st_size > 1000
+    for ax, arms in zip(plt.gcf().axes, cells.values(), strict=True):
+        labels = [label.get_text() for label in plt.gcf().axes[0].get_yticklabels()]
+        points = [bar.lines[0].get_xydata()[0] for bar in ax.containers]
+        found = {labels[round(y)]: x for x, y in points}
+        expected = {
+            arm.name: 100 * arm.area_difference.estimate for arm in arms if arm.area_difference
+        }
+        assert found == pytest.approx(expected)
+    monkeypatch.undo()
+    plt.close("all")
 
 
 def test_a_cell_without_the_baseline_or_a_prediction_is_refused(folder):
