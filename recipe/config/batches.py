@@ -30,7 +30,7 @@ def check_batches(config: DictConfig) -> None:
             f"actor.fsdp_config.ulysses_sequence_parallel_size is {along}, which does not divide "
             f"the {gpus} GPUs (trainer.n_gpus_per_node x trainer.nnodes). Use a divisor of {gpus}."
         )
-    ranks = gpus // along
+    ranks = num_ranks(config)
     if (mini * n) % ranks:
         raise UserError(
             f"a mini-batch of {mini} prompts x {n} responses does not divide over {ranks} ranks "
@@ -46,6 +46,11 @@ def sequence_parallel(config: DictConfig) -> int:
     return old if old > 1 else new
 
 
+def num_ranks(config: DictConfig) -> int:
+    """Return the data-parallel ranks of the actor."""
+    return config.trainer.n_gpus_per_node * config.trainer.nnodes // sequence_parallel(config)
+
+
 def check_micro_batches(config: DictConfig) -> None:
     """Refuse micro-batches without room for the longest row, or that do not divide a rank's rows.
 
@@ -54,7 +59,7 @@ def check_micro_batches(config: DictConfig) -> None:
     data, actor = config.data, config.actor_rollout_ref.actor
     rollout, along = config.actor_rollout_ref.rollout, sequence_parallel(config)
     longest = data.max_prompt_length + data.max_response_length
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // along
+    ranks = num_ranks(config)
     for name, section, prompts in (
         ("actor.ppo", actor, actor.ppo_mini_batch_size),
         ("rollout.log_prob", rollout, data.train_batch_size),
@@ -73,6 +78,41 @@ def check_micro_batches(config: DictConfig) -> None:
                 f"actor_rollout_ref.{name}_micro_batch_size_per_gpu is {size}, which does not "
                 f"divide the {rows} rows of a rank. Use a divisor of {rows}."
             )
+
+
+def check_halves(config: DictConfig, memory: float | None) -> None:
+    """Refuse `follow_snr` where the halves of a mini-batch cannot be made.
+
+    Args:
+        config: a resolved config of the recipe.
+        memory: its `follow_snr`.
+
+    Raises:
+        UserError: the memory is out of range, or a half is not whole.
+    """
+    if memory is None:
+        return
+    actor = config.actor_rollout_ref.actor
+    if not 0 <= memory < 1:
+        raise UserError(
+            f"follow_snr is {memory:g}, but it is the memory of an average. Give a number from 0 "
+            f"to below 1, e.g. 0.9, or null."
+        )
+    mini, n = actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
+    ranks = num_ranks(config)
+    if mini % 2 or mini // 2 * n % ranks:
+        raise UserError(
+            f"follow_snr needs two halves of a mini-batch, each of whole groups and divided over "
+            f"{ranks} ranks, but actor_rollout_ref.actor.ppo_mini_batch_size is {mini} with {n} "
+            f"responses a group. Use an even number whose half times {n} is a multiple of {ranks}."
+        )
+    size, rows = actor.ppo_micro_batch_size_per_gpu, mini // 2 * n // ranks
+    if not actor.use_dynamic_bsz and size and rows % size:
+        raise UserError(
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu is {size}, which does not "
+            f"divide the {rows} rows of a rank in half a mini-batch, as follow_snr needs. Use a "
+            f"divisor of {rows}."
+        )
 
 
 def check_separate(config: DictConfig) -> None:

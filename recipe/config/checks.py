@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,17 +12,18 @@ from recipe.base import plugins
 from recipe.base.errors import UserError
 from recipe.config.batches import (
     check_batches,
+    check_halves,
     check_micro_batches,
     check_separate,
-    sequence_parallel,
 )
 from recipe.config.machine import check_cpu_machine, check_packages
 from recipe.config.settings import THIS_REWARD, Settings
 from recipe.config.verl_keys import OVERLONG, check_verl_keys, overlong
 from recipe.estimate.shapes import check_positions
 from recipe.maths import advantages
-from recipe.maths.advantages.base import Advantage
+from recipe.maths.advantages.base import Advantage, Memory
 from recipe.maths.advantages.gdpo import GdpoSettings
+from recipe.maths.signal import SignalToNoise
 from recipe.objectives.base import Objective
 
 
@@ -53,12 +55,15 @@ def check_config(config: DictConfig) -> Settings:
     if isinstance(settings.advantage.settings, GdpoSettings):
         check_components(config, settings.advantage.settings)
     check_resampling(config, settings)
-    check_halves(config, settings)
+    check_halves(config, settings.follow_snr)
     check_judge(settings)
     check_exponent(config, settings)
     objective = settings.begin(config)
     if config.trainer.resume_mode == "resume_path":
-        check_checkpoint(str(config.trainer.resume_from_path), objective)
+        memories = [*objective.memories()]
+        if settings.follow_snr is not None:
+            memories.append(SignalToNoise(settings.follow_snr))
+        check_checkpoint(str(config.trainer.resume_from_path), memories)
     if config.trainer.v1.trainer_mode == "separate_async":
         check_separate(config)
     return settings
@@ -126,38 +131,6 @@ def check_judge(settings: Settings) -> None:
         )
 
 
-def check_halves(config: DictConfig, settings: Settings) -> None:
-    """Refuse `follow_snr` where the halves of a mini-batch cannot be made, or say nothing.
-
-    Raises:
-        UserError: the memory is out of range, a half is not whole, or the loss is no sum of halves.
-    """
-    memory, actor = settings.follow_snr, config.actor_rollout_ref.actor
-    if memory is None:
-        return
-    if not 0 <= memory < 1:
-        raise UserError(
-            f"follow_snr is {memory:g}, but it is the memory of an average. Give a number from 0 "
-            f"to below 1, e.g. 0.9, or null."
-        )
-    mini, n = actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
-    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    ranks = gpus // sequence_parallel(config)
-    if mini % 2 or mini // 2 * n % ranks:
-        raise UserError(
-            f"follow_snr needs two halves of a mini-batch, each of whole groups and divided over "
-            f"{ranks} ranks, but actor_rollout_ref.actor.ppo_mini_batch_size is {mini} with {n} "
-            f"responses a group. Use an even number whose half times {n} is a multiple of {ranks}."
-        )
-    size, rows = actor.ppo_micro_batch_size_per_gpu, mini // 2 * n // ranks
-    if not actor.use_dynamic_bsz and size and rows % size:
-        raise UserError(
-            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu is {size}, which does not "
-            f"divide the {rows} rows of a rank in half a mini-batch, as follow_snr needs. Use a "
-            f"divisor of {rows}."
-        )
-
-
 def check_components(config: DictConfig, settings: GdpoSettings) -> None:
     """Refuse components of the reward that nothing returns.
 
@@ -192,11 +165,11 @@ def check_exponent(config: DictConfig, settings: Settings) -> None:
         )
 
 
-def check_checkpoint(path: str, objective: Objective) -> None:
+def check_checkpoint(path: str, memories: Sequence[Memory]) -> None:
     """Refuse to start from a folder that is no checkpoint, or one of another kind of run.
 
     Raises:
-        UserError: it is not a checkpoint of this objective and advantage.
+        UserError: it is not a checkpoint, or not one of a run that remembers the same.
     """
     # verl reads the step's number off the end of the text.
     named = re.search(r"(^|/)global_step_\d+$", path)
@@ -207,7 +180,7 @@ def check_checkpoint(path: str, objective: Objective) -> None:
             f"under checkpoints/ every trainer.save_freq steps."
         )
     try:
-        for memory in objective.memories():
+        for memory in memories:
             memory.load(Path(path))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None

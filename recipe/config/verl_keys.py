@@ -248,7 +248,15 @@ ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
         NO_KL,
         NO_PENALTY,
     ),
-    "sgpo": (NO_KL, NO_PENALTY),
+    "sgpo": (
+        NO_KL,
+        NO_PENALTY,
+        Refusal(
+            "algorithm.filter_groups.enable",
+            lambda c: c.algorithm.filter_groups.enable,
+            "it drops the groups of only incorrect responses before they are judged",
+        ),
+    ),
     "oblr": (
         NO_KL,
         Refusal(
@@ -281,6 +289,14 @@ ADVANTAGES: dict[str, tuple[Refusal, ...]] = {
         ),
     ),
 }
+
+TOKEN_MICRO = (
+    Refusal(
+        f"{ACTOR}.shuffle",
+        lambda c: c.actor_rollout_ref.actor.shuffle,
+        "then the driver cannot tell the micro-batches",
+    ),
+)
 
 # Beside `follow_snr`, which compares the gradients of two halves of a mini-batch.
 FOLLOW_SNR = (
@@ -328,5 +344,7 @@ def check_verl_keys(config: DictConfig, settings: Settings) -> None:
     objective, advantage = settings.objective, settings.advantage
     refuse(config, OBJECTIVES.get(objective.kind or "", ()), f"objective={objective.name}")
     refuse(config, ADVANTAGES.get(advantage.kind or "", ()), f"advantage={advantage.name}")
+    if settings.aggregation.rule == MICRO:
+        refuse(config, TOKEN_MICRO, f"aggregation={MICRO}")
     if settings.follow_snr is not None:
         refuse(config, FOLLOW_SNR, "follow_snr")

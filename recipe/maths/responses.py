@@ -24,21 +24,21 @@ class Responses(NamedTuple):
     """One group-relative advantage per response."""
     score_N: Tensor
     correct_N: Tensor
-    """Whether the response is correct, bool."""
+    """Say whether the response is correct, bool."""
     truncated_N: Tensor
-    """Whether it reached the length limit."""
+    """Say whether it reached the length limit."""
     group_N: Tensor
     """Number of its prompt."""
     num_tokens_N: Tensor
     """Tokens, trained or not."""
     real_N: Tensor
-    """Whether it is a response, not a row of padding."""
+    """Say whether it is a response, not a row of padding."""
     micro_N: Tensor | None
     """Number of the micro-batch that trains it; None if no rule asks, or nobody can tell."""
     final_N: Tensor
     """The row of its sample's last output."""
     info_N: Sequence[Mapping[str, Any]]
-    """What the reward returned."""
+    """Hold what the reward returned."""
     mask_NT: Tensor
     """Nested, 1 on trained tokens."""
     tokens_NT: Tensor

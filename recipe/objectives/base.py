@@ -71,7 +71,7 @@ class Objective(ABC):
     Settings: ClassVar[type | None] = None
     """Dataclass of the section `objective.NAME`; None if it has no settings."""
     has_aggregation: ClassVar[bool] = True
-    """Whether an aggregation rule and an advantage belong to it."""
+    """Say whether an aggregation rule and an advantage belong to it."""
 
     def __init__(self, chosen: Chosen) -> None:
         """Begin a run."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from recipe.base.errors import UserError
 from recipe.maths.advantages.base import Memory
 from recipe.maths.columns import spread
 from recipe.maths.learned import LearnedScalar
@@ -35,16 +34,10 @@ class PolicyGradient(Objective):
         self.scalar = LearnedScalar(scalar) if scalar else None
 
     def check(self) -> None:
-        """Refuse a loss that cannot be weighted per response, and micro-batches nobody knows."""
+        """Refuse a loss that cannot be weighted per response."""
         from recipe.objectives.losses.weightable import check_loss
 
-        actor = self._actor()
-        check_loss(actor)
-        if self.chosen.aggregation.rule == MICRO and actor.shuffle:
-            raise UserError(
-                f"actor_rollout_ref.actor.shuffle is true, so the driver cannot tell the "
-                f"micro-batches that aggregation={MICRO} needs. Set it to false."
-            )
+        check_loss(self._actor())
 
     def memories(self) -> Sequence[Memory]:
         """Return the learned scalar, and what the advantage remembers."""

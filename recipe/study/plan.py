@@ -33,16 +33,16 @@ class Study:
     """Hold the contents of a study's file."""
 
     overrides: Sequence[str]
-    """Of the config of every run."""
+    """Hold overrides of the config of every run."""
     cells: Mapping[str, Sequence[str]]
     """Further overrides by the name of the cell: its task, its updates a step."""
     arms: Mapping[str, Sequence[str]]
-    """What is compared, by name: overrides of the method."""
+    """Name what is compared: overrides of the method."""
     learning_rates: Sequence[float]
     selection_seeds: Sequence[int]
     """Seeds on which an arm's learning rate is chosen; none of them is among the seeds."""
     seeds: int
-    """How many paired seeds every arm has, from 0 on."""
+    """Count the paired seeds of every arm, from 0 on."""
     held_out_every: int
     """Steps between two looks at the held-out problems."""
     held_out_samples: int

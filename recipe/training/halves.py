@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.py_functional import append_to_dict
 
 # What the driver tells the workers, and the metrics that they return: <G1, G2> and |g|^2.
 LR_FACTOR, SIGNAL, SQUARE = "lr_factor", "gradient_signal", "gradient_square"
@@ -43,8 +44,7 @@ def in_halves(engine: Any) -> Iterator[dict[str, float]]:
         other = whole(second, loss_function, forward_only)
         found.update(compared(engine, before))
         output["loss"] += other["loss"]
-        for name, values in other["metrics"].items():
-            output["metrics"].setdefault(name, []).extend(values)
+        append_to_dict(output["metrics"], other["metrics"])
         return output
 
     engine.forward_backward_batch = by_halves

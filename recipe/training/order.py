@@ -57,7 +57,7 @@ def by_lengths(group_N: Tensor, tokens_N: Tensor) -> Tensor:
     """Number groups anew, by a checksum of their rows' lengths.
 
     verl's order is that of arrival, and its names are random. By this number the same responses are
-    together again in a run that goes on, and a part is no choice by length.
+    together again in a run that goes on, and parts are not sorted by length.
     """
     lengths = [sorted(tokens_N[group_N == g].tolist()) for g in range(int(group_N.max()) + 1)]
     sums = [crc32(repr(of_group).encode()) for of_group in lengths]

@@ -39,21 +39,20 @@ def judged(
         select_fields=["raw_prompt", "reward_model"],
     )
     begins, tokens = offsets(rows.tokens_NT).tolist(), rows.tokens_NT.values()
-    attempts = [
-        Attempt(
-            problem=str(prompt[-1]["content"]),
-            response=tokenizer.decode(
-                tokens[begins[row] : begins[row + 1]], skip_special_tokens=True
-            ),
-            answer=str(asked["ground_truth"]),
-        )
-        for row, prompt, asked in zip(chosen, data["raw_prompt"], data["reward_model"], strict=True)
-    ]
-    shares = judge(attempts)
-    for row, share in zip(chosen, shares, strict=True):
+    asked = {}
+    for row, prompt, truth in zip(chosen, data["raw_prompt"], data["reward_model"], strict=True):
+        own = tokens[begins[row] : begins[row + 1]]
+        text = tokenizer.decode(own, skip_special_tokens=True)
+        if text.strip():
+            asked[row] = Attempt(str(prompt[-1]["content"]), text, str(truth["ground_truth"]))
+        else:
+            # Nothing of an empty response is right, and there is nothing to ask.
+            progress_N[row] = 0.0
+    shares = judge(list(asked.values()))
+    for row, share in zip(asked, shares, strict=True):
         if share is not None:
             progress_N[row] = share
     return progress_N, {
         "judge/responses": float(len(shares)),
-        "judge/failures": sum(share is None for share in shares) / len(shares),
+        "judge/failures": sum(share is None for share in shares) / max(len(shares), 1),
     }

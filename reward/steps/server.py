@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 
 from openai import AsyncOpenAI, OpenAIError
 
@@ -36,7 +37,8 @@ class ServerJudge:
     def __init__(self, settings: JudgeSettings) -> None:
         """Take the settings. The server is called only when there is something to judge."""
         self.settings = settings
-        self.kept: dict[Attempt, float] = {}
+        # By a hash: a run has millions of responses, and they are long.
+        self.kept: dict[bytes, float] = {}
         self.error: OpenAIError | None = None
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[float | None]:
@@ -45,7 +47,7 @@ class ServerJudge:
         Raises:
             RuntimeError: the server answers none of the requests.
         """
-        new = [attempt for attempt in dict.fromkeys(attempts) if attempt not in self.kept]
+        new = [one for one in dict.fromkeys(attempts) if hashed(one) not in self.kept]
         replies = asyncio.run(self._ask(new)) if new else []
         if new and all(reply is None for reply in replies):
             raise RuntimeError(
@@ -56,8 +58,8 @@ class ServerJudge:
         for attempt, reply in zip(new, replies, strict=True):
             found = None if reply is None else share_of(attempt.response, reply)
             if found is not None:
-                self.kept[attempt] = found
-        return [self.kept.get(attempt) for attempt in attempts]
+                self.kept[hashed(attempt)] = found
+        return [self.kept.get(hashed(attempt)) for attempt in attempts]
 
     async def _ask(self, attempts: Sequence[Attempt]) -> list[str | None]:
         """Return the reply to each; None where the server gave none."""
@@ -90,6 +92,11 @@ class ServerJudge:
                 self.error = error
                 return [None for _ in attempts]
             return await asyncio.gather(*(ask(attempt, model) for attempt in attempts))
+
+
+def hashed(attempt: Attempt) -> bytes:
+    """Return what an attempt is kept by."""
+    return sha256(repr(attempt).encode()).digest()
 
 
 def question(attempt: Attempt) -> str:

@@ -7,7 +7,7 @@ from recipe.config.checks import check_config
 from recipe.config.compose import resolve
 
 ACTOR = "actor_rollout_ref.actor"
-SNR = "follow_snr=0.9"
+SNR, SGPO = "follow_snr=0.9", ["advantage=sgpo", "step_judge.kind=arithmetic"]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,18 @@ SNR = "follow_snr=0.9"
             "a divisor of 32",
         ),
         (
+            ["aggregation=token_micro", f"{ACTOR}.shuffle=true"],
+            "shuffle is true and does not go with aggregation=token_micro",
+            "cannot tell the micro-batches",
+        ),
+        (
+            [*SGPO, "algorithm.filter_groups.enable=true"],
+            "filter_groups.enable is true and does not go with advantage=sgpo",
+            "before they are judged",
+        ),
+        (["advantage=sgpo"], "needs a judge of steps, but step_judge.kind is null", "arithmetic"),
+        (["step_judge.kind=server"], "is server, but advantage=grpo asks no", "advantage=sgpo"),
+        (
             ["advantage=oblr", "algorithm.rollout_correction.bypass_mode=true"],
             "bypass_mode is true and does not go with advantage=oblr",
             "forward pass of the actor",
@@ -51,6 +63,15 @@ def test_what_does_not_go_with_an_option_is_refused(overrides, found, allowed, c
         check_config(config)
     assert found in str(error.value)
     assert allowed in str(error.value)
+
+
+def test_a_checkpoint_without_the_averages_is_refused(composed, tmp_path):
+    (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
+    start = f"trainer.resume_from_path={tmp_path}/global_step_3"
+    config = composed(SNR, "trainer.resume_mode=resume_path", start)
+    resolve(config)
+    with pytest.raises(UserError, match=r"has no signal.json: .* set follow_snr=null"):
+        check_config(config)
 
 
 def test_the_learning_rate_may_follow_with_every_advantage(composed):

@@ -9,8 +9,6 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.utils.seqlen_balancing import rearrange_micro_batches
 
-from recipe.base.errors import UserError
-from recipe.config.settings import Settings
 from recipe.objectives.policy_gradient import MICRO_COLUMN, MICRO_SIZE_COLUMN, WEIGHT_COLUMN
 from recipe.training.packing import micro_batches
 
@@ -102,8 +100,5 @@ def test_each_response_is_weighted_by_its_micro_batch(monkeypatch, composed):
 
 
 def test_unknown_micro_batches_are_refused(monkeypatch, composed):
-    config = composed("aggregation=token_micro", f"{ACTOR}.shuffle=true")
-    with pytest.raises(UserError, match="shuffle is true"):
-        Settings.of(config).begin(config).check()
     with pytest.raises(RuntimeError, match="do not fill mini-batches"):
         driver.add_columns(monkeypatch, composed("aggregation=token_micro"))

@@ -43,6 +43,20 @@ def test_a_judge_reads_problem_response_and_answer_of_those_alone(sgpo, monkeypa
     assert metrics["judge/failures"] == 0.5
 
 
+def test_an_empty_response_is_not_asked_about_and_has_nothing_right(sgpo, monkeypatch):
+    """Of group e the first response is empty, and the first step of the other is right."""
+    whole = driver.decode
+
+    def decode(tokens, skip_special_tokens):
+        return " " if len(tokens) == 4 else whole(tokens, skip_special_tokens)
+
+    monkeypatch.setattr(driver, "decode", decode)
+    put, metrics = driver.add_columns(monkeypatch, sgpo, driver.WIDE)
+    advantages = [row[0].item() for row in put["advantages"].unbind()[10:]]
+    assert advantages == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)], rel=1e-3)
+    assert metrics["judge/responses"] == 1 and metrics["judge/failures"] == 0
+
+
 def test_nothing_is_asked_where_every_group_has_a_correct_response(sgpo, monkeypatch):
     _, metrics = driver.add_columns(monkeypatch, sgpo, driver.ROWS)
     assert metrics["judge/responses"] == 0
