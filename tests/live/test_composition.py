@@ -222,15 +222,16 @@ def test_under_opo_a_token_mean_has_no_loss_at_ratio_1(steps):
     """Positive and negative tokens cancel in every group, and so does nothing else here."""
     assert steps["opo, again"]["actor/pg_loss"] == pytest.approx(0, abs=1e-5)
     assert steps["opo, again"]["actor/grad_norm"] > 1e-3
-    # Under `token` other advantages leave the coupling of sign and length in the loss.
-    assert abs(steps["maxrl, again"]["actor/pg_loss"]) > 1e-4
+    # Under `token` other advantages leave the coupling of sign and length in the loss, unless the
+    # responses of each group happen to be of one length.
+    others = (phase.format(name) for name in ("maxrl", "oblr") for phase in (SAVED, AGAIN))
+    assert max(abs(steps[name]["actor/pg_loss"]) for name in others) > 1e-4
 
 
-def test_the_gradient_weighted_baseline_is_not_the_length_weighted_one(steps):
-    """Tokens of this model are less than sure, and more than a coin's toss over the vocabulary."""
-    step = steps["oblr, again"]
-    assert 0 < step["advantage/square_per_token"] < 1
-    assert abs(step["actor/pg_loss"]) > 1e-4
+def test_a_token_of_a_model_that_is_nearly_sure_has_a_small_square(steps):
+    """It would be 1 of a token that is drawn from many alike, and 2 at most."""
+    for phase in (SAVED, AGAIN):
+        assert 0 < steps[phase.format("oblr")]["advantage/square_per_token"] < 0.5
 
 
 def test_groups_without_a_correct_response_are_graded_by_their_steps(steps):
