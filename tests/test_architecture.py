@@ -54,7 +54,7 @@ MAY_IMPORT = {
 }
 # The mathematics can be lifted out of the project: it needs torch and these.
 MATHS_NEEDS = {"torch", "numpy", "annotated_types"}
-OURS = ("recipe", "eval", "reward", "scripts", "verl_patches", "tests", "benchmarks")
+OURS = ("recipe", "eval", "reward", "scripts", "verl_patches", "tests", "benchmarks", "examples")
 
 
 @cache
@@ -76,8 +76,10 @@ def imported(name: str) -> set[str]:
     for node in ast.walk(ast.parse((ROOT / name).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split("/")[: -node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
     paths = set()
     for module in found:
         parts = module.split(".")
@@ -111,6 +113,8 @@ def test_every_file_has_a_room():
 def test_the_mathematics_needs_no_other_package(name):
     outside = {path.partition("/")[0] for path in imported(name)} - {"recipe"}
     assert outside <= MATHS_NEEDS | set(sys.stdlib_module_names)
+    # The library has another name, so within the room imports are relative.
+    assert "recipe.maths" not in (ROOT / name).read_text()
 
 
 def test_no_file_is_longer_than_350_lines():

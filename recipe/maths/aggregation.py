@@ -8,8 +8,8 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from recipe.maths.learned import ScalarSettings
-from recipe.maths.rules import MICRO, RULES, Rule, with_limit, with_positive_factor
+from .learned import ScalarSettings
+from .rules import MICRO, RULES, Rule, with_limit, with_positive_factor
 
 
 @dataclass(frozen=True)

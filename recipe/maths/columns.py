@@ -1,6 +1,7 @@
 """Turn verl's columns, which are nested over tokens, into one number per response."""
 
 from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from itertools import count
 
 import numpy as np
@@ -59,7 +60,7 @@ def prompt_of(key: str) -> str:
     return key.rsplit("_", 2)[0]
 
 
-def group_numbers(uids: list[str]) -> Tensor:
+def group_numbers(uids: Sequence[Hashable]) -> Tensor:
     """Number the distinct uids from 0 in order of appearance."""
-    number: dict[str, int] = defaultdict(count().__next__)
+    number: dict[Hashable, int] = defaultdict(count().__next__)
     return torch.from_numpy(np.fromiter(map(number.__getitem__, uids), np.int64, len(uids)))

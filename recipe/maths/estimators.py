@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recipe.maths.advantages.batch_std import batch_std_advantages
-from recipe.maths.advantages.maxrl import maxrl_advantages
-from recipe.maths.advantages.shrinkage import shrinkage_advantages
-from recipe.maths.rules import Rule
-from recipe.maths.within import centred_by_weight, centred_within, normalised_within
+from .advantages.batch_std import batch_std_advantages
+from .advantages.maxrl import maxrl_advantages
+from .advantages.shrinkage import shrinkage_advantages
+from .rules import Rule
+from .within import centred_by_weight, centred_within, normalised_within
 
 # How many batches are averaged in the gain under momentum.
 AVERAGED = (4, 16)

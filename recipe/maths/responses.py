@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from recipe.maths.advantages.base import Scored
-from recipe.maths.columns import group_numbers, offsets
-from recipe.maths.diagnostics import common_prefix, diagnose
-from recipe.maths.rules import Rule
+from .advantages.base import Scored
+from .columns import group_numbers, offsets
+from .diagnostics import common_prefix, diagnose
+from .rules import Rule
 
 
 class Responses(NamedTuple):

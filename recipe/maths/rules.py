@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.maths.within import mean_within
+from .within import mean_within
 
 Rule = Callable[..., Tensor]
 RULES: dict[str, Rule] = {}

@@ -10,8 +10,8 @@ of responses.
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_within
+from ..within import centred_within
+from .base import Advantage, Scored
 
 EPSILON = 1e-6
 

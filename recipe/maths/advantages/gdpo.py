@@ -22,8 +22,8 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_within, normalised_within, varies_within
+from ..within import centred_within, normalised_within, varies_within
+from .base import Advantage, Scored
 
 
 @dataclass(frozen=True)

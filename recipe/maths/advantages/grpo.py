@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
+from .base import Advantage, Scored
 
 
 class Grpo(Advantage):

@@ -21,9 +21,9 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.diagnostics import spread_over_groups
-from recipe.maths.within import mean_within
+from ..diagnostics import spread_over_groups
+from ..within import mean_within
+from .base import Advantage, Scored
 
 FILE = "ha_dw.json"
 

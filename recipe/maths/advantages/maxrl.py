@@ -8,8 +8,8 @@ solved count most. The number added to p is that of the authors' code.
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_within, mean_within
+from ..within import centred_within, mean_within
+from .base import Advantage, Scored
 
 EPSILON = 1e-6
 

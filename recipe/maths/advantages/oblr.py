@@ -11,8 +11,8 @@ gradient by the parameters. The paper's own formulas were not at hand, so this i
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_by_weight
+from ..within import centred_by_weight
+from .base import Advantage, Scored
 
 
 class Oblr(Advantage):

@@ -10,8 +10,8 @@ equal within a group: `token`, `token_batch` and `constant`.
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_by_weight
+from ..within import centred_by_weight
+from .base import Advantage, Scored
 
 
 class Opo(Advantage):

@@ -6,7 +6,7 @@ factor 0.1 is W-REINFORCE, 0 learns from incorrect responses only (NSR).
 
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
+from .base import Advantage, Scored
 
 
 class Reinforce(Advantage):

@@ -18,8 +18,8 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
-from recipe.maths.within import centred_within, normalised_within
+from ..within import centred_within, normalised_within
+from .base import Advantage, Scored
 
 # verl's, added to a group's standard deviation.
 EPSILON = 1e-6

@@ -14,7 +14,7 @@ with (a batch of one group, a group of one response) the other part is the basel
 import torch
 from torch import Tensor
 
-from recipe.maths.advantages.base import Advantage, Scored
+from .base import Advantage, Scored
 
 EPSILON = 1e-8
 
