@@ -1,10 +1,10 @@
 """Measure every rule as a gradient estimator on the demo's two tasks.
 
-    python -m benchmarks.finding [--jobs 2]       # about 30 minutes on two cores
+    python -m benchmarks.finding [--jobs 2]       # what is missing; all takes an hour of CPU
 
 A cell is a task, a policy (at the start, or after half of the demo's training) and a seed of the
 prompts. Each is written to benchmarks/results/finding; a cell that is there is not measured again.
-`python -m benchmarks.finding_tables` reads them.
+`python -m benchmarks.finding_tables` reads them, `python -m benchmarks.finding_again` repeats two.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from multiprocessing import get_context
@@ -35,6 +36,7 @@ from recipe.estimator.options import Options
 from recipe.maths.rules import MICRO, RULES
 from recipe.tasks import embedded
 
+Cell = tuple[str, str, int]
 RESULTS = Path(__file__).parent / "results" / "finding"
 WORK = ROOT / "outputs" / "finding"
 TASKS, POLICIES, SEEDS = ("length_gap", "length_spread"), ("start", "half"), range(5)
@@ -73,13 +75,15 @@ def half_trained(task: str) -> Path:
     return run.parent / "exported" / f"global_step_{HALF}"
 
 
-def cell_path(task: str, policy: str, seed: int) -> Path:
+def cell_path(task: str, policy: str, seed: int, folder: Path = RESULTS) -> Path:
     """Return the file of a cell."""
-    return RESULTS / f"{task}-{policy}-s{seed}.json"
+    return folder / f"{task}-{policy}-s{seed}.json"
 
 
-def measure_cell(task: str, policy: str, seed: int, model: str | None, made_by: Any) -> str:
-    """Measure one cell, and write its file."""
+def measure_cell(
+    task: str, policy: str, seed: int, model: str | None, made_by: Any, out: Path
+) -> str:
+    """Measure one cell, and write its file into a folder."""
     torch.set_num_threads(1)
     overrides = ["+experiment=cpu_demo", f"data=arithmetic_{task}", f"seed={seed}"]
     overrides += [f"actor_rollout_ref.model.path={model}"] if model else []
@@ -100,15 +104,15 @@ def measure_cell(task: str, policy: str, seed: int, model: str | None, made_by: 
             asked = options._replace(group=group, batch_groups=batch, step_batches=steps)
             found.append(judge(kept.first(group), asked, say))
     cell = {"task": task, "policy": policy, "seed": seed, "settings": found, **made_by}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_atomically(cell_path(task, policy, seed), json.dumps(cell, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(cell_path(task, policy, seed, out), json.dumps(cell, indent=1) + "\n")
     shutil.rmtree(folder)
     return f"{task}, {policy}, seed {seed}"
 
 
-def measure(jobs: int) -> None:
-    """Measure the cells that are missing."""
-    cells = [c for c in product(TASKS, POLICIES, SEEDS) if not cell_path(*c).exists()]
+def measure(cells: Sequence[Cell], jobs: int, out: Path) -> None:
+    """Measure cells that are missing in a folder."""
+    cells = [cell for cell in cells if not cell_path(*cell, out).exists()]
     models: dict[tuple[str, str], str | None] = {}
     for task in TASKS:
         embedded.make(task)
@@ -119,7 +123,9 @@ def measure(jobs: int) -> None:
     # Two cells at a time on two cores; each is one process with one thread.
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = [pool.submit(measure_cell, *cell, models[cell[:2]], made_by) for cell in cells]
+        running = [
+            pool.submit(measure_cell, *cell, models[cell[:2]], made_by, out) for cell in cells
+        ]
         for number, done in enumerate(as_completed(running), 1):
             print(f"{number} of {len(cells)}  {done.result()}", flush=True)
 
@@ -147,7 +153,7 @@ def main() -> None:
     command.add_argument("--jobs", type=int, default=jobs, help="cells at a time, one core each")
     given = command.parse_args()
     with errors_reported(stopped="stopped; finished cells are kept"):
-        measure(given.jobs)
+        measure(list(product(TASKS, POLICIES, SEEDS)), given.jobs, RESULTS)
 
 
 if __name__ == "__main__":

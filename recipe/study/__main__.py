@@ -2,10 +2,12 @@
 
     python -m recipe.study configs/study/finding.yaml            # all that is missing
     python -m recipe.study configs/study/finding.yaml --cells level_varied --jobs 2
+    python -m recipe.study configs/study/finding.yaml --cells level_varied --out outputs/again
 
 The first call measures what the estimator predicts for every cell, and asks you to commit it. The
 same command then runs the study. It may be stopped at any time, and repeats no finished run.
-`python -m eval.study FOLDER` makes tables and pictures of the results.
+`--out` repeats runs that the study already has. `python -m eval.study FOLDER` makes tables and
+pictures of the results.
 """
 
 import argparse
@@ -35,6 +37,12 @@ def parser() -> argparse.ArgumentParser:
     add("study", type=Path, metavar="FILE", help="a study, as configs/study has them")
     add("--cells", nargs="+", metavar="CELL", help="only these")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="workers (all CPUs)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write results here, instead of beside those that the study already has",
+    )
     return command
 
 
@@ -44,11 +52,17 @@ def main() -> None:
     # Steps are small: on a busy machine threads wait for each other longer than they compute.
     torch.set_num_threads(1)
     with errors_reported(stopped="stopped; the same command goes on"):
-        run(Study.read(given.study), given.cells, given.jobs)
+        run(Study.read(given.study), given.cells, given.jobs, given.out)
 
 
-def run(study: Study, cells: Sequence[str] | None, jobs: int) -> None:
+def run(study: Study, cells: Sequence[str] | None, jobs: int, out: Path | None = None) -> None:
     """Predict, or run what is missing.
+
+    Args:
+        study: the study.
+        cells: the cells to work on; None for all.
+        jobs: worker processes.
+        out: folder of the results; None for the study's own.
 
     Raises:
         UserError: a cell does not exist, or its prediction is not committed.
@@ -81,7 +95,7 @@ def run(study: Study, cells: Sequence[str] | None, jobs: int) -> None:
         return
     # Before the first result changes the folder.
     made_by = provenance("recipe.study")
-    results = Results(study.folder / "results.jsonl")
+    results = Results((out or study.folder) / "results.jsonl")
     for cell in cells:
         facts = made_by | {"prediction": committed(study, cell)}
 

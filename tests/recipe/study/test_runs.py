@@ -104,3 +104,12 @@ def test_a_killed_study_repeats_no_finished_run_and_seeds_are_paired(tmp_path):
     third = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert "all runs of gap, updates have results" in third.stdout
     assert read_lines(results) == rows
+    again = [*command, "--cells", "gap", "--out", str(tmp_path / "again")]
+    subprocess.run(again, cwd=ROOT, capture_output=True, timeout=300, check=True)
+    assert read_lines(results) == rows
+    measured = ("arm", "seed", "correct", "length", "entropy", "gradient_norm")
+    kept, repeated = (
+        sorted([line[key] for key in measured] for line in found if line["cell"] == "gap")
+        for found in (rows, read_lines(tmp_path / "again/results.jsonl"))
+    )
+    assert kept == repeated
