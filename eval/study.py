@@ -2,36 +2,31 @@
 
     python -m eval.study benchmarks/results/study                      # all tables
     python -m eval.study benchmarks/results/study arms --into docs/finding.md
+    python -m eval.study benchmarks/results/study means --cells level_steady level_varied
     python -m eval.study benchmarks/results/study --draw docs/figures/study.png
 
-Tables: `arms` has every arm of every cell, `predictions` how well each measure of the estimator
-predicted training. Seeds are paired. The end is judged over seeds and problems
-(`eval.stats.paired_interval`), the area by a t interval over seeds.
+Tables: `arms` has every arm of every cell, `means` the differences in area averaged over cells,
+`predictions` how well each measure of the estimator predicted training. Seeds are paired. The end
+is judged over seeds and problems (`eval.stats.paired_interval`), the area by a t interval over
+seeds.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from eval.stats import Interval, holm, paired_interval
-from eval.study_results import Row, accuracies, compared, read_results
+from eval.stats import holm
+from eval.study_arms import LEVEL, Arm, arms_of, cells_of, mean_differences
+from eval.study_results import read_results
 from recipe.base.command import command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 
-TABLES = ("arms", "predictions")
-LEVEL = 0.95
-# A level is reached when the mean of so many steps' training accuracy is there.
-SMOOTH = 5
-# The level: this part of the way from the first accuracy to the baseline's last one.
-WAY = 0.8
+TABLES = ("arms", "means", "predictions")
 # Measures of the estimator, and the column that each is compared with.
 MEASURES = (
     "cosine/sgd",
@@ -44,114 +39,6 @@ MEASURES = (
     "measured/sgd",
     "measured/adamw",
 )
-
-
-class Arm(NamedTuple):
-    """Hold the outcomes of an arm in a cell, and its differences to the baseline."""
-
-    cell: str
-    name: str
-    rate: float
-    seeds: int
-    area: float
-    """Mean share of correct training responses over all steps."""
-    end: float
-    """Held-out accuracy at the end."""
-    area_difference: Interval | None
-    """None for the baseline itself, and with fewer than two seeds."""
-    end_difference: Interval | None
-    worst_drop: float
-    """Best minus last held-out accuracy, mean over seeds."""
-    collapsed: float
-    """Share of runs that end below the accuracy of their first step."""
-    steps: float | None
-    """Mean steps to the level; None if a run does not reach it."""
-    entropy: float
-    """Hold the mean of the last steps, in nats per token."""
-    length: float
-    """Hold the mean of the last steps, in tokens."""
-    length_gap: float | None
-    """Mean over steps."""
-
-
-def arms_of(rows: Sequence[Row], cell: str, baseline: str) -> list[Arm]:
-    """Return every arm of a cell.
-
-    Raises:
-        UserError: the cell has no run of the baseline.
-    """
-    runs = compared(rows, cell)
-    if baseline not in runs:
-        raise UserError(
-            f"{cell} has no finished run of the baseline {baseline}; it has "
-            f"{', '.join(runs) or 'none'}. Name another with --baseline."
-        )
-    start = fmean(row["correct"][0] for arm in runs.values() for row in arm.values())
-    last = fmean(fmean(row["correct"][-SMOOTH:]) for row in runs[baseline].values())
-    level = start + WAY * (last - start)
-    return [arm_of(cell, name, runs, baseline, level) for name in runs]
-
-
-def arm_of(
-    cell: str, name: str, runs: dict[str, dict[int, Row]], baseline: str, level: float
-) -> Arm:
-    """Return the outcomes of one arm."""
-    mine, other = runs[name], runs[baseline]
-    looks = [accuracies(row).mean(1) for row in mine.values()]
-    steps = [steps_to(row["correct"], level) for row in mine.values()]
-    common = sorted(mine.keys() & other.keys()) if name != baseline else []
-    area_difference = end_difference = None
-    if len(common) > 1:
-        changed = [fmean(mine[s]["correct"]) - fmean(other[s]["correct"]) for s in common]
-        area_difference = t_interval(changed)
-        ends = [[accuracies(arm[s])[-1] for s in common] for arm in (mine, other)]
-        end_difference = paired_interval(np.array(ends[0]), np.array(ends[1]), level=LEVEL)
-    gaps = [gap for row in mine.values() for gap in row["length_gap"] if gap is not None]
-    return Arm(
-        cell,
-        name,
-        next(iter(mine.values()))["learning_rate"],
-        len(mine),
-        fmean(fmean(row["correct"]) for row in mine.values()),
-        fmean(look[-1] for look in looks),
-        area_difference,
-        end_difference,
-        fmean(look.max() - look[-1] for look in looks),
-        fmean(look[-1] < row["correct"][0] for look, row in zip(looks, mine.values(), strict=True)),
-        None if None in steps else fmean(step for step in steps if step is not None),
-        fmean(fmean(row["entropy"][-SMOOTH:]) for row in mine.values()),
-        fmean(fmean(row["length"][-SMOOTH:]) for row in mine.values()),
-        fmean(gaps) if gaps else None,
-    )
-
-
-def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Return the complete cells and those in progress.
-
-    A cell is complete if every arm has as many seeds as the fullest one of the study has.
-    """
-    names = dict.fromkeys(row["cell"] for row in rows if not row["is_selection"])
-    seeds = {name: [len(runs) for runs in compared(rows, name).values()] for name in names}
-    arms, most = (max(map(how, seeds.values()), default=0) for how in (len, max))
-    complete = [name for name in names if seeds[name] == [most] * arms]
-    return complete, [name for name in names if name not in complete]
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean with its t interval over seeds."""
-    mean, error = fmean(values), float(stats.sem(values))
-    if error == 0:
-        return Interval(mean, mean, mean, float(mean > 0), float(mean == 0), len(values))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
-    above = float(stats.t.cdf(mean / error, len(values) - 1))
-    return Interval(mean, mean - half, mean + half, above, 2 * min(above, 1 - above), len(values))
-
-
-def steps_to(correct: Sequence[float], level: float) -> int | None:
-    """Return after how many steps the smoothed accuracy reaches a level."""
-    smooth = np.convolve(correct, np.ones(SMOOTH) / SMOOTH, "valid")
-    reached = np.flatnonzero(smooth >= level)
-    return int(reached[0]) + SMOOTH if len(reached) else None
 
 
 def arms_table(cells: dict[str, list[Arm]]) -> list[str]:
@@ -194,6 +81,21 @@ def arms_table(cells: dict[str, list[Arm]]) -> list[str]:
     head = ("cell", "rule", "rate", "seeds", "area", "difference", "end", "difference")
     head += ("steps", "drop", "collapsed", "entropy", "length", "gap")
     return markdown_table(head, table)
+
+
+def means_table(cells: dict[str, list[Arm]]) -> list[str]:
+    """Return the table of differences averaged over cells, in points."""
+    found = sorted(mean_differences(cells).items(), key=lambda one: -one[1].estimate)
+    adjusted = holm([one.p_value for _, one in found])
+    table = [
+        (
+            f"`{name}`",
+            f"{100 * one.estimate:+.2f} +- {50 * (one.high - one.low):.2f}"
+            f"{' *' if p < 1 - LEVEL else ''}",
+        )
+        for (name, one), p in zip(found, adjusted, strict=True)
+    ]
+    return markdown_table(("rule", f"difference in area, mean of {len(cells)} cells"), table)
 
 
 def predictions_table(folder: Path, cells: dict[str, list[Arm]], baseline: str) -> list[str]:
@@ -242,28 +144,28 @@ def draw(path: Path, cells: dict[str, list[Arm]]) -> None:
 
     # Cells may hold their arms in different orders, and share one axis of names.
     names = sorted({arm.name for arms in cells.values() for arm in arms if arm.area_difference})
+    panels = {
+        cell: {arm.name: arm.area_difference for arm in arms if arm.area_difference}
+        for cell, arms in cells.items()
+    }
+    if len(cells) > 1:
+        panels[f"mean of {len(cells)}"] = mean_differences(cells)
     figure, axes = plt.subplots(
         1,
-        len(cells),
-        figsize=(2.6 * len(cells), 3.2),
+        len(panels),
+        figsize=(2.6 * len(panels), 3.2),
         sharex=True,
         sharey=True,
         layout="constrained",
     )
-    for ax, (cell, arms) in zip(np.atleast_1d(axes), cells.items(), strict=True):
-        for arm in arms:
-            found = arm.area_difference
-            if found:
-                ax.errorbar(
-                    100 * found.estimate,
-                    names[::-1].index(arm.name),
-                    xerr=100 * (found.high - found.low) / 2,
-                    fmt="o",
-                    color="C0",
-                )
+    for ax, (title, differences) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for name, found in differences.items():
+            half = 50 * (found.high - found.low)
+            height = names[::-1].index(name)
+            ax.errorbar(100 * found.estimate, height, xerr=half, fmt="o", color="C0")
         ax.axvline(0, color="0.6", linewidth=1)
         ax.set_yticks(range(len(names)), names[::-1])
-        ax.set_title(cell.replace("_", " "), fontsize=9)
+        ax.set_title(title.replace("_", " "), fontsize=9)
         ax.set_xlabel("area, points")
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -276,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
     add("folder", type=Path, help="of a study's results")
     add("table", nargs="?", choices=TABLES, help="only this table")
     add("--baseline", default="token", help="arm that the others are compared with (token)")
+    add("--cells", nargs="+", metavar="CELL", help="only these (all complete ones)")
     add("--into", type=Path, metavar="FILE", help="write the table between its marks there")
     add("--draw", type=Path, metavar="FILE", help="draw the differences instead")
     return command
@@ -287,7 +190,13 @@ def main() -> None:
     with errors_reported():
         rows = read_results(given.folder)
         complete, begun = cells_of(rows)
-        cells = {cell: arms_of(rows, cell, given.baseline) for cell in complete}
+        chosen = given.cells or complete
+        if unknown := set(chosen) - set(complete):
+            raise UserError(
+                f"{given.folder} has no complete cell {', '.join(sorted(unknown))}. It has "
+                f"{', '.join(complete) or 'none'}."
+            )
+        cells = {cell: arms_of(rows, cell, given.baseline) for cell in chosen}
         if not cells:
             raise UserError(f"{given.folder} has no cell in which every arm has its seeds yet.")
         if begun:
@@ -298,6 +207,7 @@ def main() -> None:
             return
         made = {
             "arms": lambda: arms_table(cells),
+            "means": lambda: means_table(cells),
             "predictions": lambda: predictions_table(given.folder, cells, given.baseline),
         }
         for name in [given.table] if given.table else TABLES:

@@ -33,6 +33,7 @@ GENERATED = [
     ("advantages", "docs/methods.md", "benchmarks.advantages"),
     ("laboratory", "docs/study.md", "benchmarks.laboratory"),
     ("study_arms", "docs/finding.md", "eval.study"),
+    ("study_means", "docs/finding.md", "eval.study"),
     ("study_predictions", "docs/finding.md", "eval.study"),
     ("coverage", "docs/statistics.md", "benchmarks.interval_coverage"),
     ("evaluation", "docs/evaluation.md", "eval.table"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval import study
+from eval import study, study_arms, study_results
 from eval.stats import holm, paired_interval
 from recipe.base.errors import UserError
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 def test_differences_are_of_the_same_seeds_with_their_intervals(folder):
     _, rows = folder
-    arms = {arm.name: arm for arm in study.arms_of(rows, "one", "token")}
+    arms = {arm.name: arm for arm in study_arms.arms_of(rows, "one", "token")}
     assert arms["balanced"].seeds == SEEDS
     assert arms["token"].area_difference is None
     mine, other = (
@@ -73,7 +73,7 @@ def test_differences_are_of_the_same_seeds_with_their_intervals(folder):
 
 def test_stars_are_by_holm_over_all_cells(folder):
     _, rows = folder
-    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    cells = {cell: study_arms.arms_of(rows, cell, "token") for cell in ("one", "two")}
     every = [arm for arms in cells.values() for arm in arms if arm.end_difference]
     adjusted = holm([arm.end_difference.p_value for arm in every])
     text = "\n".join(study.arms_table(cells))
@@ -83,8 +83,8 @@ def test_stars_are_by_holm_over_all_cells(folder):
 
 
 def test_steps_to_a_level_are_of_the_smoothed_accuracy():
-    assert study.steps_to([0.1] * 5 + [0.9] * 5, 0.5) == 8
-    assert study.steps_to([0.1] * 10, 0.5) is None
+    assert study_arms.steps_to([0.1] * 5 + [0.9] * 5, 0.5) == 8
+    assert study_arms.steps_to([0.1] * 10, 0.5) is None
 
 
 def test_the_best_prediction_has_the_highest_correlation(folder):
@@ -100,12 +100,31 @@ def test_the_best_prediction_has_the_highest_correlation(folder):
             for name, value in better.items()
         }
         (path / "predictions" / f"{cell}.json").write_text(json.dumps({"rules": rules}))
-    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    cells = {cell: study_arms.arms_of(rows, cell, "token") for cell in ("one", "two")}
     lines = study.predictions_table(path, cells, "token")
     by_measure = {line.split("|")[1].strip(): line.split("|")[2:] for line in lines[2:]}
     right, wrong = by_measure["`snr/sgd`"], by_measure["`cosine/sgd`"]
     assert (right[0].strip(), right[1].strip(), right[3].strip()) == ("4", "+1.00", "100%")
     assert (wrong[1].strip(), wrong[3].strip()) == ("-1.00", "0%")
+
+
+def test_means_average_a_seeds_differences_over_cells(folder):
+    cells = {cell: study_arms.arms_of(folder[1], cell, "token") for cell in ("one", "two")}
+    found = study_arms.mean_differences(cells)["balanced"]
+    runs = {cell: study_results.compared(folder[1], cell) for cell in cells}
+    changes = [
+        np.mean(
+            [
+                np.mean(of["balanced"][seed]["correct"]) - np.mean(of["token"][seed]["correct"])
+                for of in runs.values()
+            ]
+        )
+        for seed in range(SEEDS)
+    ]
+    expected = stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert found.estimate == pytest.approx(np.mean(changes))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert any("`balanced`" in line for line in study.means_table(cells))
 
 
 def test_a_cell_in_progress_is_left_out(folder):
@@ -114,18 +133,20 @@ def test_a_cell_in_progress_is_left_out(folder):
     rows += [made(arm, 0, cell="three") for arm in ("token", "balanced", "sequence")]
     rows += [made("token", seed, cell="three") for seed in range(1, SEEDS)]
     rows += [made("token", seed, cell="four") for seed in range(SEEDS)]
-    assert study.cells_of(rows) == (["one", "two"], ["three", "four"])
+    assert study_arms.cells_of(rows) == (["one", "two"], ["three", "four"])
 
 
 def test_a_picture_shows_every_difference_beside_its_name(folder, monkeypatch):
     """Also where a cell holds its arms in another order."""
     path, rows = folder
-    cells = {cell: study.arms_of(rows, cell, "token") for cell in ("one", "two")}
+    cells = {cell: study_arms.arms_of(rows, cell, "token") for cell in ("one", "two")}
     cells["two"].reverse()
     monkeypatch.setattr(plt, "close", lambda _: None)
     study.draw(path / "study.png", cells)
     assert (path / "study.png").stat().st_size > 1000
-    for ax, arms in zip(plt.gcf().axes, cells.values(), strict=True):
+    *panels, mean = plt.gcf().axes
+    assert mean.get_title() == "mean of 2"
+    for ax, arms in zip(panels, cells.values(), strict=True):
         labels = [label.get_text() for label in plt.gcf().axes[0].get_yticklabels()]
         points = [bar.lines[0].get_xydata()[0] for bar in ax.containers]
         found = {labels[round(y)]: x for x, y in points}
@@ -140,6 +161,6 @@ def test_a_picture_shows_every_difference_beside_its_name(folder, monkeypatch):
 def test_a_cell_without_the_baseline_or_a_prediction_is_refused(folder):
     path, rows = folder
     with pytest.raises(UserError, match="no finished run of the baseline constant; it has token"):
-        study.arms_of(rows, "one", "constant")
+        study_arms.arms_of(rows, "one", "constant")
     with pytest.raises(UserError, match="one has no prediction"):
-        study.predictions_table(path, {"one": study.arms_of(rows, "one", "token")}, "token")
+        study.predictions_table(path, {"one": study_arms.arms_of(rows, "one", "token")}, "token")
