@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # Two processes share the tests; those that start Ray and vLLM take turns in one of them.
 TEST := $(PY) -m pytest -q -n 2
 
-.PHONY: install demo lint check test test-all gpu-smoke docs finding results
+.PHONY: install demo lint check test test-all test-data gpu-smoke docs finding results
 
 install: .venv/.installed
 
@@ -29,6 +29,10 @@ test: install
 
 test-all: install
 	@$(TEST) -m "not gpu"
+
+# Published data files: make test-data DATA=FOLDER
+test-data: install
+	@DATA="$(DATA)" $(PY) -m pytest -q tests/real_data
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu

@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from reward.code.code_answer import CodeResult, grade_code, read_tests
 from reward.code.sandbox import Level, SandboxError
-from reward.math.equality import same
+from reward.math.equality import same, within
 from reward.math.extract import Stated, clean, extract, stated
 from reward.math.pool import Pool
 from reward.math.quantity import normalise
@@ -36,7 +37,8 @@ class Row(NamedTuple):
         response: the response, decoded.
         ground_truth: the correct answer; for code, the tests as JSON.
         source: how the response is graded.
-        extra: the row's other columns, for a scorer of your own.
+        extra: the row's other columns, for a scorer of your own; a published `tolerance` is read
+            too.
     """
 
     response: str
@@ -130,13 +132,29 @@ class Grader:
         found = stated(row.response, row.source.forms, self.settings.thinking)
         if found is None:
             return self._verdict(row.source, "no_answer", None, start)
+        tolerance = self._tolerance(row)
         try:
             decided = same(found.answer, truth)
+            if decided is False and tolerance is not None:
+                decided = within(found.answer, truth, tolerance)
         except (ArithmeticError, RecursionError, ValueError) as error:
             return self._verdict(row.source, "parse_error", found, start, f"answer: {error}")
         if decided is None:
             return found
         return self._verdict(row.source, "correct" if decided else "incorrect", found, start)
+
+    def _tolerance(self, row: Row) -> Fraction | None:
+        """Return how far a number may be from a row's ground truth, if the row says so."""
+        given = row.extra.get("tolerance") if self.settings.apply_tolerance else None
+        if given is None:
+            return None
+        try:
+            return Fraction(str(given))
+        except ValueError:
+            raise ValueError(
+                f"tolerance is {given!r}; it must be a number such as 1e-1. Repair the row, or "
+                f"grade with apply_tolerance=false"
+            ) from None
 
     def _at_length(self, row: Row, found: Stated | None) -> Verdict:
         """Return the verdict on a row that `_at_once` left open."""

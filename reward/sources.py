@@ -45,6 +45,10 @@ SOURCES = {
     "HuggingFaceH4/MATH-500": ANY,
     "olympiadbench": ANY,
     "minerva": ANY,
+    "amc23": ANY,
+    "gsm8k": ANY,
+    "openai/gsm8k": ANY,
+    "svamp": ANY,
     "livecodebench*": CODE,
 }
 
@@ -63,6 +67,8 @@ class RewardSettings:
     Attributes:
         thinking: which text counts: see `reward.math.extract.extract`.
         asked_form_only: count an answer only in the form that the prompt asks for.
+        apply_tolerance: accept a number within the row's published tolerance, as OlympiadBench has
+            one.
         workers: processes for symbolic mathematics, and programs that run at the same time.
         deadline: seconds for one symbolic comparison.
         memory_mib: address space of one process for symbolic mathematics, in MiB.
@@ -75,6 +81,7 @@ class RewardSettings:
 
     thinking: Thinking = "after"
     asked_form_only: bool = False
+    apply_tolerance: bool = True
     workers: Annotated[int, Field(gt=0)] = 4
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
     memory_mib: Annotated[int, Field(gt=0)] = 1024
@@ -126,6 +133,7 @@ class RewardSettings:
 ALLOWED = {
     "thinking": f"may be {', '.join(get_args(Thinking))}",
     "asked_form_only": "must be true or false",
+    "apply_tolerance": "must be true or false",
     "workers": "must be positive, a whole number",
     "deadline": "must be positive, a number of seconds",
     "memory_mib": "must be positive, a whole number of MiB",

@@ -243,8 +243,8 @@ def notes(job: Selection) -> list[str]:
     if not job.num_tolerances:
         return []
     return [
-        f"{job.num_tolerances} rows allow their answer a tolerance (extra_info.tolerance), which "
-        f"the grader does not apply: an answer must be exact."
+        f"{job.num_tolerances} rows allow their answer a tolerance (extra_info.tolerance). The "
+        f"grader applies it unless apply_tolerance=false."
     ]
 
 

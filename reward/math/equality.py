@@ -92,6 +92,18 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
     return _same(answer, truth, leaf)
 
 
+def within(answer: str, truth: str, tolerance: Fraction) -> bool:
+    """Return whether two numbers differ by at most a tolerance; their units must not differ.
+
+    Raises:
+        ArithmeticError, RecursionError, ValueError: the answer cannot be read.
+    """
+    found, wanted = (quantity(_last(tidy(text[:MAX_CHARS]))) for text in (answer, truth))
+    if not found or not wanted or (found.unit and wanted.unit and found.unit != wanted.unit):
+        return False
+    return abs(found.value - wanted.value) <= tolerance
+
+
 def _same(answer: str, truth: str, leaf: Leaf) -> bool | None:
     if squeeze(answer) == squeeze(truth):
         return True

@@ -18,6 +18,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from reward.math.equality import MAX_ITEMS, same
 from reward.math.notation import MAX_CHARS, squeeze, tidy
 
 Form = Literal["answer_line", "boxed", "sentence"]
@@ -167,11 +168,27 @@ def _to_end_of_sentence(text: str) -> str:
 
 
 def _agreed(pieces: list[str]) -> str:
-    """Return the answer that all pieces give, or the list of them if they differ."""
+    r"""Return the answer that all pieces give, or the list of them if they differ.
+
+    `15\frac{39}{40}` and `\frac{639}{40}` give one answer.
+    """
     if len(pieces) < 2:
         return "".join(pieces)
-    distinct = {squeeze(tidy(piece[:MAX_CHARS])) for piece in pieces}
-    return ", ".join(pieces) if len(distinct) > 1 else pieces[-1]
+    distinct = {squeeze(tidy(piece[:MAX_CHARS])): piece for piece in pieces}
+    # A longer list equals no ground truth, so its items need no comparison.
+    if len(distinct) > MAX_ITEMS or not all(
+        _are_equal(piece, pieces[-1]) for piece in distinct.values()
+    ):
+        return ", ".join(pieces)
+    return pieces[-1]
+
+
+def _are_equal(one: str, other: str) -> bool:
+    """Return whether two answers are the same at once, without symbolic mathematics."""
+    try:
+        return same(one, other) is True
+    except (ArithmeticError, RecursionError, ValueError):
+        return False
 
 
 def _joined(between: str) -> bool:

@@ -10,8 +10,10 @@ from scripts.data.layouts import (
     OLYMPIAD,
     VERL,
     Layout,
+    behind_mark,
     boxed_in,
     in_english,
+    in_two_parts,
     plain,
     with_pass_rate,
 )
@@ -54,6 +56,8 @@ _AIME = (
     plain("question", "answer", question_id="id"),
 )
 
+_GSM8K = (VERL, behind_mark("question", "answer"), behind_mark("problem", "answer"))
+
 DATA_SETS = {
     "dapo_17k": DataSet(
         "math_dapo",
@@ -84,6 +88,7 @@ DATA_SETS = {
             plain(
                 "problem", "answer", question_id="unique_id", subject="subject", difficulty="level"
             ),
+            VERL,
         ),
     ),
     "aime24": DataSet("aime24", "HuggingFaceH4/aime_2024", "data/*.parquet", "test", "dapo", _AIME),
@@ -94,7 +99,7 @@ DATA_SETS = {
         "*OE_TO_maths_en_COMP*.parquet",
         "test",
         "boxed",
-        (in_english(OLYMPIAD), in_english(plain("question", "answer", question_id="id"))),
+        (in_english(OLYMPIAD), in_english(plain("question", "answer", question_id="id")), VERL),
     ),
     "minerva": DataSet(
         "minerva",
@@ -106,7 +111,21 @@ DATA_SETS = {
             plain("question", "answer"),
             plain("problem", "answer", question_id="idx", subject="type"),
             boxed_in("problem", "solution", question_id="idx", subject="type"),
+            VERL,
         ),
+    ),
+    "amc23": DataSet("amc23", "math-ai/amc23", "*.jsonl", "test", "boxed", _AIME),
+    "gsm8k": DataSet("gsm8k", "openai/gsm8k", "main/test-*.parquet", "test", "boxed", _GSM8K),
+    "gsm8k_train": DataSet(
+        "gsm8k", "openai/gsm8k", "main/train-*.parquet", "train", "boxed", _GSM8K
+    ),
+    "svamp": DataSet(
+        "svamp",
+        "ChilleD/SVAMP",
+        "*.parquet",
+        "train",
+        "boxed",
+        (in_two_parts("Body", "Question", "Answer", question_id="ID", subject="Type"), VERL),
     ),
     "livecodebench": DataSet(
         "livecodebench",

@@ -62,7 +62,8 @@ def in_verl_schema(fields: Fields) -> Problem:
     reward, extra = fields["reward_model"], fields.get("extra_info")
     if not isinstance(reward, dict):
         raise ValueError(f"reward_model is {reward!r:.80}, expected an object with ground_truth")
-    number = extra.get("index") if isinstance(extra, dict) else None
+    extra = extra if isinstance(extra, dict) else {}
+    number = extra.get("index", extra.get("id"))
     return Problem(
         prompt_text(fields["prompt"]),
         answer_text(reward.get("ground_truth")),
@@ -113,6 +114,29 @@ def boxed_in(problem: str, solution: str, **info: str) -> Layout:
         return row.read({**fields, "answer": answer})
 
     return Layout((problem, solution), read)
+
+
+def behind_mark(problem: str, answer: str, **info: str) -> Layout:
+    """Read the answer behind GSM8K's mark `####`, or all of it if there is no mark."""
+    row = plain(problem, answer, **info)
+
+    def read(fields: Fields) -> Problem:
+        found = answer_text(fields[answer]).rpartition("####")[2].strip()
+        return row.read({**fields, answer: found})
+
+    return row._replace(read=read)
+
+
+def in_two_parts(body: str, question: str, answer: str, **info: str) -> Layout:
+    """Read a problem whose facts and question are columns of their own."""
+    row = plain(question, answer, **info)
+
+    def read(fields: Fields) -> Problem:
+        facts = prompt_text(fields[body]).strip()
+        end = "" if facts.endswith((".", "?", "!", ",")) else "."
+        return row.read({**fields, question: f"{facts}{end} {prompt_text(fields[question])}"})
+
+    return Layout((body, question, answer), read)
 
 
 def olympiad(fields: Fields) -> Problem:

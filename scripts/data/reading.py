@@ -1,4 +1,4 @@
-"""Read rows of parquet, JSON Lines and JSON files, a batch at a time."""
+"""Read rows of parquet, Arrow, JSON Lines and JSON files, a batch at a time."""
 
 import json
 from collections.abc import Generator, Iterable, Iterator
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from recipe.base.errors import UserError
 
-KINDS = (".parquet", ".jsonl", ".json")
+KINDS = (".parquet", ".arrow", ".jsonl", ".json")
 BATCH_ROWS, BATCH_BYTES = 4096, 32 << 20
 
 Fields = dict[str, Any]
@@ -59,7 +59,7 @@ def read_records(
     that is one list is read at once. A line that is no JSON object gives a record with an error.
 
     Args:
-        files: parquet, JSON Lines or JSON.
+        files: parquet, Arrow as `datasets` writes it, JSON Lines or JSON.
         columns: of parquet files, read these alone.
 
     Raises:
@@ -71,9 +71,10 @@ def read_records(
     with tqdm(total=size, unit="B", unit_scale=True, desc="reading") as bar:
         for path in files:
             try:
-                rows = (
-                    _parquet(path, columns, bar) if path.suffix == ".parquet" else _json(path, bar)
-                )
+                if path.suffix == ".parquet":
+                    rows = _parquet(path, columns, bar)
+                else:
+                    rows = _arrow(path, bar) if path.suffix == ".arrow" else _json(path, bar)
                 for fields, error in rows:
                     yield Record(path, index, fields, error)
                     index += 1
@@ -97,6 +98,15 @@ def _parquet(path: Path, columns: list[str] | None, bar: tqdm) -> Iterator[tuple
             for fields in batch.to_pylist():
                 yield fields, ""
             bar.update(path.stat().st_size * batch.num_rows / max(1, found.num_rows))
+
+
+def _arrow(path: Path, bar: tqdm) -> Iterator[tuple[Fields, str]]:
+    # datasets keeps streams in its cache, and `save_to_disk` does too.
+    with path.open("rb") as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            for fields in batch.to_pylist():
+                yield fields, ""
+            bar.update(file.tell() - bar.n)
 
 
 def _json(path: Path, bar: tqdm) -> Iterator[tuple[Fields | None, str]]:

@@ -71,6 +71,17 @@ def formal(response, ground_truth, extra_info):
     return {"score": 1.0, "format": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("answer", "acc", "strict"),
+    [("4.2", 1, 1), ("4.3", 1, 0), ("4.1\\%", 1, 0), ("4.31", 0, 0), ("4.2, 4.3", 0, 0)],
+)
+def test_a_number_within_the_rows_tolerance_is_correct_unless_switched_off(answer, acc, strict):
+    given = ("olympiadbench", f"\\boxed{{{answer}}}", "4.2", {"tolerance": "1e-1"})
+    assert compute_score(*given)["acc"] == acc
+    assert compute_score(*given, apply_tolerance=False)["acc"] == strict
+    assert compute_score(*given[:3], {"tolerance": None})["acc"] == strict
+
+
 def test_equal_answers_vote_together():
     responses = ("Answer: 0.5", "Answer: $\\frac{1}{2}$", "\\boxed{2/4}", "Answer: x = 1/2")
     assert {compute_score("math_dapo", response, "34")["pred"] for response in responses} == {"1/2"}
@@ -79,7 +90,7 @@ def test_equal_answers_vote_together():
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        (("gsm8k", CORRECT, "34"), {}, "data_source is 'gsm8k'; known ones are math_dapo, aime"),
+        (("mawps", CORRECT, "34"), {}, "data_source is 'mawps'; known ones are math_dapo, aime"),
         (("AIME24", CORRECT, "34"), {}, "data_source is 'AIME24'"),
         (("math_dapo", CORRECT, ""), {}, "ground truth is ''"),
         (("math_dapo", NOTHING, None), {}, "ground truth is None"),
@@ -91,6 +102,7 @@ def test_equal_answers_vote_together():
         ),
         (("math_dapo", CORRECT, "34"), {"thinking": "x"}, "thinking is 'x'; it may be after"),
         (("math_dapo", CORRECT, "34"), {"workers": 0}, "workers is 0; it must be positive"),
+        (("math500", CORRECT, "34", {"tolerance": "some"}), {}, "tolerance is 'some'; it must be"),
         ((3, CORRECT, "34"), {}, "data_source is 3; it must be a string"),
         (("mine", CORRECT, "34"), {"sources": {"mine": "no.such:thing"}}, "cannot be imported"),
         (("mine", CORRECT, "34"), {"sources": {"mine": "math:pi"}}, "not a function"),
