@@ -1,10 +1,11 @@
-"""Analyse what other aggregation rules would have done with the responses of a run of verl.
+"""Explain a run: what other aggregation rules would have done with its responses.
 
     python -m recipe.analyze outputs/rollouts                       # a folder of dumps
     python -m recipe.analyze outputs/rollouts --tokenizer Qwen/Qwen3-1.7B
     python -m recipe.analyze outputs/rollouts/1.jsonl --rule sequence --advantage dr_grpo
+    python -m recipe.analyze run.csv --columns prompt=question,length=tokens,reward=score
 
-Any run that had trainer.rollout_data_dir=FOLDER will do, trained with this project or not. Writes
+Reads dumps of verl, TRL, SkyRL, prime-rl and slime, and any table whose columns are named. Writes
 analysis.md, two pictures and analysis.json to --out.
 """
 
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from recipe.analysis.advantages import ESTIMATORS, group_advantages
 from recipe.analysis.counterfactual import analyse
-from recipe.analysis.dumps import Lengths, Rollouts, find_files, first_row, read_dumps
+from recipe.analysis.readers.choose import READERS, choose
+from recipe.analysis.readers.table import ROLES, parse_columns
 from recipe.analysis.report import write_analysis
-from recipe.analysis.token_counts import choose_lengths
+from recipe.analysis.rollouts import Options, Rollouts
 from recipe.base.command import command_parser, errors_reported
 from recipe.base.errors import UserError
 from recipe.base.provenance import provenance
@@ -41,20 +43,31 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="DUMP",
-        help="files or folders that verl filled (trainer.rollout_data_dir), of one run",
+        help="files or folders that a run filled with its responses",
+    )
+    add(
+        "--format",
+        choices=list(READERS),
+        help="the framework that wrote them (default: recognised by the first file)",
+    )
+    add(
+        "--columns",
+        type=str,
+        metavar="ROLE=NAME,...",
+        help=f"read a table with these columns; the roles are {', '.join(ROLES)}",
     )
     add(
         "--rule",
         choices=[name for name in RULES if name != MICRO],
-        default="token_batch",
-        help="the rule the run trained with (default: token_batch, as loss_agg_mode=token-mean)",
+        help="the rule the run trained with (default: that of the framework: "
+        + ", ".join(f"{name} {reader.default_rule}" for name, reader in READERS.items())
+        + ")",
     )
     add(
         "--advantage",
         choices=list(ESTIMATORS),
-        default="grpo",
         help="; ".join(f"{name}: {formula}" for name, formula in ESTIMATORS.items())
-        + " (default: grpo)",
+        + " (default: the advantages in the dump, else grpo)",
     )
     add("--exponent", type=float, metavar="X", help=f"also show the rule {LEARNED}, at this one")
     add(
@@ -69,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     of_length.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="count tokens of the output by it: a folder, or a name on the Hugging Face hub",
+        help="count the tokens of responses by it: a folder, or a name on the Hugging Face hub",
     )
     add("--skip-bad", action="store_true", help="go on without lines that cannot be used")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
@@ -101,29 +114,32 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--positive-factor is {arguments.positive_factor:g}, but must be a number from 0 on."
         )
-    rules = with_positive_factor(
-        chosen_rules(arguments.rule, arguments.exponent), arguments.positive_factor
+    columns = {} if arguments.columns is None else parse_columns(arguments.columns)
+    options = Options(
+        arguments.tokenizer, arguments.length_column, columns, skip_bad=arguments.skip_bad
     )
-    files = find_files(arguments.dumps)
-    row = first_row(files)
-    lengths = choose_lengths(row, arguments.length_column, arguments.tokenizer)
-    if lengths.warning:
-        print(f"warning: {lengths.warning}", file=sys.stderr)
-    rollouts = read_dumps(files, "uid" in row, lengths, skip_bad=arguments.skip_bad)
+    if columns and arguments.format not in (None, "table", "slime"):
+        raise UserError(
+            f"--format is {arguments.format}, whose columns are known, but --columns is given too. "
+            f"Leave one of them out."
+        )
+    reader, files = choose(arguments.dumps, arguments.format or ("table" if columns else None))
+    trained = arguments.rule or reader.default_rule
+    rules = with_positive_factor(
+        chosen_rules(trained, arguments.exponent), arguments.positive_factor
+    )
+    rollouts = reader.read(files, options)
+    if rollouts.lengths.warning:
+        print(f"warning: {rollouts.lengths.warning}", file=sys.stderr)
     check_groups(rollouts)
+    advantage_N, how = chosen_advantages(rollouts, arguments.advantage)
     analysis = analyse(
         rollouts.step_N,
         rollouts.group_N,
         rollouts.length_N,
-        group_advantages(
-            rollouts.score_N,
-            rollouts.group_N,
-            rollouts.sample_N,
-            rollouts.output_N,
-            arguments.advantage,
-        ),
+        advantage_N,
         rules,
-        arguments.rule,
+        trained,
         arguments.seed,
     )
     origin = {"seed": arguments.seed, **provenance("recipe.analyze")}
@@ -132,7 +148,8 @@ def run(arguments: argparse.Namespace) -> None:
     said, written = write_analysis(
         folder,
         analysis,
-        premises(rollouts, lengths, arguments.rule, arguments.advantage, arguments.positive_factor),
+        "characters" if rollouts.lengths.warning else "tokens",
+        premises(rollouts, reader.name, trained, how, arguments.positive_factor),
         origin,
     )
     print(said)
@@ -152,6 +169,27 @@ def chosen_rules(trained: str, exponent: float | None) -> Mapping[str, Rule]:
     elif trained == LEARNED:
         raise UserError(f"the rule {LEARNED} needs its exponent: give it with --exponent X.")
     return rules
+
+
+def chosen_advantages(rollouts: Rollouts, estimator: str | None) -> tuple[np.ndarray, str]:
+    """Return the advantages to analyse with, and where they come from in words.
+
+    Raises:
+        UserError: an estimator is asked for, but the dump has no single score.
+    """
+    if estimator is None and rollouts.advantage_N is not None:
+        return rollouts.advantage_N, "the advantages in the dump"
+    if np.isnan(rollouts.score_N).any():
+        raise UserError(
+            f"--advantage is {estimator}, but the dump has advantages and no single score per "
+            f"response. Leave --advantage out, or name a column of scores with --columns "
+            f"prompt=NAME,response=NAME,reward=NAME."
+        )
+    name = estimator or "grpo"
+    advantage_N = group_advantages(
+        rollouts.score_N, rollouts.group_N, rollouts.sample_N, rollouts.output_N, name
+    )
+    return advantage_N, f"the advantage `{name}` (--advantage): {ESTIMATORS[name]}"
 
 
 def learned(*columns: Tensor, exponent: float) -> Tensor:
@@ -178,27 +216,25 @@ def check_groups(rollouts: Rollouts) -> None:
     if np.bincount(samples).max() < 2:
         raise UserError(
             f"none of {len(samples)} groups by {rollouts.grouped_by} has two responses, but "
-            f"group-relative advantages need at least 2 per prompt. Give dumps of training "
-            f"(trainer.rollout_data_dir) with actor_rollout_ref.rollout.n above 1."
+            f"rules compare at least 2 responses per prompt. Give dumps of training with several "
+            f"responses per prompt (in verl, actor_rollout_ref.rollout.n above 1)."
         )
 
 
-def premises(
-    rollouts: Rollouts, lengths: Lengths, rule: str, advantage: str, factor: float
-) -> list[str]:
+def premises(rollouts: Rollouts, form: str, rule: str, advantages: str, factor: float) -> list[str]:
     """Describe what was read and what was assumed."""
     num_empty = int((rollouts.length_N == 0).sum())
     steps = rollouts.step_N
     read = (
         f"Read: {len(steps):,} responses in {rollouts.group_N.max() + 1:,} groups of steps "
-        f"{steps.min()} to {steps.max()}; left out: {rollouts.num_padding} padding rows of verl, "
-        f"{rollouts.num_bad} bad lines."
+        f"{steps.min()} to {steps.max()} in the format {form}; left out: {rollouts.num_padding} "
+        f"padding rows, {rollouts.num_bad} bad lines."
     )
     assumed = (
-        f"Assumed: trained with the rule `{rule}` (--rule) and the advantage `{advantage}` "
-        f"(--advantage): {ESTIMATORS[advantage]}, all responses of a step in one train batch."
+        f"Assumed: trained with the rule `{rule}` (--rule) and {advantages}, all responses of a "
+        f"step in one train batch."
     )
-    found = [read, assumed, f"Lengths are {lengths.unit}."]
+    found = [read, assumed, f"Lengths are {rollouts.lengths.unit}."]
     if factor != 1:
         found.append(
             f"Under every rule positive advantages have a factor of {factor:g} (--positive-factor)."
@@ -210,17 +246,9 @@ def premises(
     )
     if num_empty:
         found.append(f"{num_empty} responses of length 0 count in advantages and in no objective.")
-    if rollouts.grouped_by == "input":
-        found.append(
-            "The dump has no uid: groups are the responses of a step with the same input text, so "
-            "two prompts with the same text are one group."
-        )
-    if rollouts.output_N.any():
-        found.append(
-            "Samples have several outputs: each is a response here, with the advantage of the "
-            "sample's last one, as in verl."
-        )
-    return [*found, f"Warning: {lengths.warning}"] if lengths.warning else found
+    found += rollouts.notes
+    warning = rollouts.lengths.warning
+    return [*found, f"Warning: {warning}"] if warning else found
 
 
 def default_folder(dump: Path) -> Path:

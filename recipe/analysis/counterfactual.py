@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recipe.analysis.bootstrap import Estimate, interval, resample
+from recipe.analysis.drift import SIGNS, Drift, drift
 from recipe.maths.diagnostics import group_lengths, per_group
 from recipe.maths.rules import Rule
-
-REPLICATES = 1000
-LEVEL = 0.95
-# Doubles drawn at once: keeps the memory of a resample small however many groups there are.
-DRAWN_AT_ONCE = 1 << 22
 
 
 def group_sums(
@@ -69,12 +66,21 @@ def group_sums(
     departure_N = share["balanced"] - share["sequence"] * scale[side_N]
     sums["moved_within_sign"] = per_group(departure_N.abs() / 2, group_N)
 
+    for name, is_N in signs(advantage_N).items():
+        sums[f"count/{name}"] = per_group(is_N, group_N)
+        sums[f"tokens/{name}"] = per_group(length_N * is_N, group_N)
     sums["responses"] = torch.bincount(group_N).double()
     sums["groups"] = lengths.exists_P.double()
     sums["mixed"] = lengths.mixed_P.double()
     sums["gap"] = lengths.gap_P.where(lengths.mixed_P, 0.0)
     sums["variation"] = lengths.variation_P
     return sums
+
+
+def signs(advantage_N: Tensor) -> dict[str, Tensor]:
+    """Return which responses have an advantage of each sign."""
+    sides = (advantage_N > 0, advantage_N < 0, advantage_N == 0)
+    return dict(zip(SIGNS, sides, strict=True))
 
 
 def statistics(
@@ -91,6 +97,7 @@ def statistics(
             the sum of |difference of shares|.
         signal_over_noise/RULE: of the batch gradient, over that of the trained rule, if every token
             has the same independent noise (docs/theory.md, sections 3 and 4).
+        mean_length/SIGN: tokens of a response with an advantage of this sign.
         length_gap, length_variation: means over groups, as in `recipe.maths.diagnostics`.
         moved_by_gap: share_negative/token - share_negative/balanced.
         moved_by_variation: part of the objective that `sequence` gives to other responses of the
@@ -116,20 +123,14 @@ def statistics(
             )
         snr = {name: sums[f"signal/{name}"] ** 2 / sums[f"noise/{name}"] for name in names}
         found |= {f"signal_over_noise/{name}": snr[name] / snr[trained] for name in names}
+        for sign in SIGNS:
+            found[f"mean_length/{sign}"] = sums[f"tokens/{sign}"] / sums[f"count/{sign}"]
         found["length_gap"] = sums["gap"] / sums["mixed"]
         found["length_variation"] = sums["variation"] / sums["groups"]
         found["moved_by_gap"] = negative["token"] - negative["balanced"]
         found["moved_by_variation"] = sums["moved_within_sign"] / total["balanced"]
     found["gap_over_variation"] = abs(found["moved_by_gap"]) - found["moved_by_variation"]
     return found
-
-
-class Estimate(NamedTuple):
-    """Hold a value and the ends of its interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 def estimate(
@@ -159,31 +160,6 @@ def estimate(
     return {name: Estimate(float(x), *interval(drawn[name])) for name, x in value.items()}
 
 
-def resample(
-    table_PK: np.ndarray, random: np.random.Generator, replicates: int = REPLICATES
-) -> np.ndarray:
-    """Return sums total_BK over P groups drawn with replacement, `replicates` times."""
-    num_groups, table = len(table_PK), torch.from_numpy(table_PK)
-    at_once = max(1, min(replicates, DRAWN_AT_ONCE // num_groups))
-    totals = []
-    for begin in range(0, replicates, at_once):
-        rows = min(at_once, replicates - begin)
-        drawn = random.integers(num_groups, size=(rows, num_groups))
-        drawn += num_groups * np.arange(rows)[:, None]
-        count = np.bincount(drawn.ravel(), minlength=rows * num_groups)
-        totals.append(torch.from_numpy(count).view(rows, num_groups).double() @ table)
-    return torch.cat(totals).numpy()
-
-
-def interval(value_B: np.ndarray) -> tuple[float, float]:
-    """Return percentiles of the replicates in which the statistic is defined."""
-    value_B = np.sort(value_B[~np.isnan(value_B)])
-    if not len(value_B):
-        return np.nan, np.nan
-    cut = round((1 - LEVEL) / 2 * (len(value_B) - 1))
-    return float(value_B[cut]), float(value_B[-1 - cut])
-
-
 class Analysis(NamedTuple):
     """Hold the statistics of a run and of each of its steps."""
 
@@ -197,6 +173,8 @@ class Analysis(NamedTuple):
     num_groups: int
     num_mixed: int
     """Groups with advantages of both signs."""
+    drift: Drift | None = None
+    """How lengths changed; None if there is one step."""
 
 
 def analyse(
@@ -226,15 +204,18 @@ def analyse(
     values, begin = np.unique(step_N[there], return_index=True)
     random = np.random.default_rng(seed)
     names = list(rules)
-    tables, steps = [], {}
+    tables: dict[int, dict[str, np.ndarray]] = {}
+    steps: dict[int, dict[str, Estimate]] = {}
     for step, row in zip(values.tolist(), np.split(there, begin[1:]), strict=True):
         local_N = np.unique(group_N[row], return_inverse=True)[1]
         length, advantage, group = map(torch.from_numpy, (length_N[row], advantage_N[row], local_N))
         sums = group_sums(length, advantage, group, rules, trained)
-        tables.append({key: value_P.numpy() for key, value_P in sums.items()})
-        steps[step] = estimate(tables[-1], names, trained, random)
-    whole = {key: np.concatenate([sums[key] for sums in tables]) for key in tables[0]}
-    found = {key: np.array([at[key].value for at in steps.values()]) for key in steps[step]}
+        tables[step] = {key: value_P.numpy() for key, value_P in sums.items()}
+        steps[step] = estimate(tables[step], names, trained, random)
+    whole = {
+        key: np.concatenate([sums[key] for sums in tables.values()]) for key in tables[values[0]]
+    }
+    found = {key: np.array([at[key].value for at in steps.values()]) for key in steps[values[0]]}
     defined = {key: x[np.isfinite(x)] for key, x in found.items()}
     return Analysis(
         run=estimate(whole, names, trained, random),
@@ -245,4 +226,5 @@ def analyse(
         num_responses=len(there),
         num_groups=len(whole["groups"]),
         num_mixed=int(whole["mixed"].sum()),
+        drift=drift(tables, random),
     )

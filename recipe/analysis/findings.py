@@ -2,7 +2,8 @@
 
 from math import isfinite, isnan
 
-from recipe.analysis.counterfactual import Analysis, Estimate
+from recipe.analysis.bootstrap import Estimate
+from recipe.analysis.counterfactual import Analysis
 
 # Below this part of the objective a difference is shown as 0.0 %.
 VISIBLE = 0.0005

@@ -9,20 +9,23 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from recipe.analysis.counterfactual import LEVEL, REPLICATES, Analysis, Estimate
+from recipe.analysis.bootstrap import LEVEL, REPLICATES, Estimate
+from recipe.analysis.counterfactual import Analysis
+from recipe.analysis.explanation import explanation
 from recipe.analysis.findings import findings, number, percent, points
 from recipe.base.tables import markdown_table
 from recipe.run.report import draw
 
 
 def write_analysis(
-    folder: Path, analysis: Analysis, premises: Sequence[str], origin: dict[str, Any]
+    folder: Path, analysis: Analysis, unit: str, premises: Sequence[str], origin: dict[str, Any]
 ) -> tuple[str, list[Path]]:
     """Write `analysis.md`, its pictures and `analysis.json`.
 
     Args:
         folder: made if it is not there; files of an earlier analysis are replaced.
         analysis: what was found.
+        unit: what lengths count, in one word.
         premises: what was read and assumed, in sentences.
         origin: how the result was made, for the JSON.
 
@@ -34,7 +37,8 @@ def write_analysis(
         draw(folder / f"{name}.png", plot, analysis)
         for name, plot in (("share", plot_share), ("length", plot_length))
     ]
-    said = text(analysis, premises)
+    explained = explanation(analysis, unit)
+    said = f"{explained}\n\n{text(analysis, premises)}"
     report, numbers = folder / "analysis.md", folder / "analysis.json"
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     report.write_text(
@@ -42,7 +46,12 @@ def write_analysis(
         + "".join(f"![{picture.stem}]({picture.name})\n\n" for picture in pictures)
         + f"Commit {origin['commit']}; `{origin['command']}`; {versions}.\n"
     )
-    content = {"findings": findings(analysis), "premises": list(premises), **as_json(analysis)}
+    content = {
+        "explanation": explained,
+        "findings": findings(analysis),
+        "premises": list(premises),
+        **as_json(analysis),
+    }
     numbers.write_text(json.dumps({**content, **origin}, indent=1, allow_nan=False) + "\n")
     return said, [report, *pictures, numbers]
 
@@ -139,6 +148,8 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "groups": analysis.num_groups,
         "groups_with_both_signs": analysis.num_mixed,
         "run": plain(analysis.run),
+        "drift": analysis.drift
+        and {**analysis.drift._asdict(), "found": plain(analysis.drift.found)},
         "deviation_over_steps": {
             key: x if isfinite(x) else None for key, x in analysis.deviation.items()
         },

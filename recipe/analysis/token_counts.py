@@ -1,9 +1,9 @@
-"""Choose how to measure a response in a dump: by column, by tokenizer, or in characters."""
+"""Choose how to measure a response: by what the dump counts, by column, or by tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recipe.analysis.dumps import Lengths
+from recipe.analysis.rollouts import Lengths, Options
 from recipe.base.errors import UserError
 
 KNOWN_COLUMNS = ("response_length", "response_len", "response_tokens", "num_response_tokens")
@@ -12,7 +12,7 @@ KNOWN_COLUMNS = ("response_length", "response_len", "response_tokens", "num_resp
 def choose_lengths(
     row: Mapping[str, Any], column: str | None = None, tokenizer: str | None = None
 ) -> Lengths:
-    """Return the requested lengths, else a column named as lengths, else characters.
+    """Return the lengths of a dump of verl: as asked for, or of a known column, or characters.
 
     Args:
         row: the first row of the dump.
@@ -42,8 +42,53 @@ def choose_lengths(
     )
 
 
-def tokenizer_lengths(name: str) -> Lengths:
-    """Count the output's tokens, at least 1: decoding dropped the end token, which was trained.
+def text_lengths(columns: Sequence[str], text: str, options: Options) -> Lengths:
+    """Return the lengths of a dump of texts: of the column or by the tokenizer that is named.
+
+    Args:
+        columns: of the dump.
+        text: the column with the responses.
+        options: what the user said.
+
+    Raises:
+        UserError: neither is named, or it is not there.
+    """
+    if options.length_column is not None:
+        if options.length_column not in columns:
+            raise UserError(
+                f"the dump has no column {options.length_column!r}; it has {', '.join(columns)}. "
+                f"Name one of these with --length-column, or a tokenizer with --tokenizer."
+            )
+        return Lengths(options.length_column, f"tokens, from the column `{options.length_column}`")
+    if options.tokenizer is None:
+        raise UserError(
+            f"the dump has the texts of responses ({text}) and no token counts, but rules count "
+            f"tokens. Name the model's tokenizer with --tokenizer FOLDER, or a column of token "
+            f"counts with --length-column NAME. The dump has {', '.join(columns)}."
+        )
+    return tokenizer_lengths(options.tokenizer, text)
+
+
+def counted_lengths(options: Options, where: str) -> Lengths:
+    """Return the lengths of a dump that counts tokens itself.
+
+    Raises:
+        UserError: the user asks for another way to count.
+    """
+    for name, value in (
+        ("--tokenizer", options.tokenizer),
+        ("--length-column", options.length_column),
+    ):
+        if value is not None:
+            raise UserError(
+                f"{name} is {value}, but the dump tells which tokens were trained ({where}), and "
+                f"these are counted. Leave {name} out."
+            )
+    return Lengths("", f"trained tokens, {where}")
+
+
+def tokenizer_lengths(name: str, column: str = "output") -> Lengths:
+    """Count the tokens of a text, at least 1: decoding dropped the end token, which was trained.
 
     Raises:
         UserError: there is no such tokenizer.
@@ -67,4 +112,4 @@ def tokenizer_lengths(name: str) -> Lengths:
         )["input_ids"]
         return [max(1, len(row)) for row in ids]
 
-    return Lengths("output", f"tokens of the output's text by the tokenizer `{name}`", count)
+    return Lengths(column, f"tokens of the text in `{column}` by the tokenizer `{name}`", count)

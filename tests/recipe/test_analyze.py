@@ -41,12 +41,14 @@ def test_the_command_answers_in_words_a_table_pictures_and_numbers(dump, tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Lengths 5 and 10 in halves: two thirds of the tokens are negative.
-    assert done.stdout.startswith(
-        "Under `token_batch`, taken as the rule of this run, negative responses had 66.7% "
+    assert done.stdout.startswith("The run is too short to tell whether lengths moved")
+    assert (
+        "\n\nUnder `token_batch`, taken as the rule of this run, negative responses had 66.7% "
         "[66.7, 66.7] of the objective; `balanced` would have given them 50.0% [50.0, 50.0]."
+        in done.stdout
     )
     assert "finds `sequence` relatively better than `token`" in done.stdout
-    assert "32 responses in 8 groups of steps 1 to 2; left out: 2 padding rows" in done.stdout
+    assert "32 responses in 8 groups of steps 1 to 2 in the format verl" in done.stdout
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["analysis.json", "analysis.md", "length.png", "share.png"]
     found = json.loads((tmp_path / "out/analysis.json").read_text())
@@ -55,6 +57,8 @@ def test_the_command_answers_in_words_a_table_pictures_and_numbers(dump, tmp_pat
     assert found["command"].startswith("python -m recipe.analyze ")
     assert found["commit"] and found["versions"]["numpy"] and found["seed"] == 0
     report = (tmp_path / "out/analysis.md").read_text()
+    assert "\n\nThe run is too short" in report
+    assert found["explanation"] == done.stdout.splitlines()[0]
     assert all(name in report for name in ("![share](share.png)", found["command"], "| balanced"))
 
 
@@ -103,7 +107,7 @@ def test_without_token_counts_characters_are_warned_of_twice(tmp_path, analyzed)
 def test_a_named_tokenizer_counts_the_outputs(dump, tmp_path, analyzed):
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     printed, warned, found = analyzed(dump, "--tokenizer", tmp_path / "tokenizer")
-    assert "tokens of the output's text by the tokenizer" in printed and "warning" not in warned
+    assert "tokens of the text in `output` by the tokenizer" in printed and "warning" not in warned
     # Each x is a token: 10 of the right, 20 of the wrong.
     assert found["run"]["length_gap"]["value"] == pytest.approx(10 / 15)
 
@@ -118,7 +122,8 @@ def test_what_a_dump_lacks_or_has_in_several_outputs_is_stated(tmp_path, analyze
 def test_equal_scores_leave_nothing_to_share(tmp_path, analyzed):
     rows = [row(number, score=0.1) for number in range(8)]
     printed, _, found = analyzed(write(tmp_path / "1.jsonl", rows))
-    assert printed.startswith("No rule would have changed this run")
+    assert "No rule would have changed this run" in printed
+    assert "Every advantage is 0" in printed.splitlines()[0]
     assert found["run"]["objective_share_negative/token"]["value"] is None
 
 

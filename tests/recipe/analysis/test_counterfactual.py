@@ -7,14 +7,8 @@ from batches import Batch, batches, fixed_batch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from recipe.analysis.counterfactual import (
-    REPLICATES,
-    analyse,
-    estimate,
-    group_sums,
-    interval,
-    resample,
-)
+from recipe.analysis.bootstrap import REPLICATES, interval, resample
+from recipe.analysis.counterfactual import analyse, estimate, group_sums
 from recipe.maths.diagnostics import diagnose
 from recipe.maths.rules import RULES
 
@@ -161,7 +155,7 @@ def test_resampled_sums_are_those_of_as_many_groups():
 
 
 def test_a_resample_in_parts_is_one_of_the_same_size(monkeypatch):
-    monkeypatch.setattr("recipe.analysis.counterfactual.DRAWN_AT_ONCE", 70)
+    monkeypatch.setattr("recipe.analysis.bootstrap.DRAWN_AT_ONCE", 70)
     assert resample(np.ones((30, 2)), np.random.default_rng(0)).shape == (REPLICATES, 2)
 
 

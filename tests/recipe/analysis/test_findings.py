@@ -2,7 +2,8 @@ from math import nan
 
 import pytest
 
-from recipe.analysis.counterfactual import Analysis, Estimate
+from recipe.analysis.bootstrap import Estimate
+from recipe.analysis.counterfactual import Analysis
 from recipe.analysis.findings import findings, number
 from recipe.maths.rules import RULES
 

@@ -10,14 +10,16 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from tqdm import tqdm
 
+from recipe.analysis.rollouts import Lengths, Options, Rollouts
+from recipe.analysis.token_counts import choose_lengths
 from recipe.base.errors import UserError
 
 CHUNK_BYTES = 1 << 23
@@ -27,79 +29,49 @@ UID = re.compile(r"(.+)_(\d{1,18})_(\d{1,18})", re.ASCII | re.DOTALL)
 COUNT = msgspec.Meta(ge=0, le=2**53)
 
 
-class Lengths(NamedTuple):
-    """Say where the length of a response comes from."""
+class Verl:
+    """Read what verl writes with `trainer.rollout_data_dir=FOLDER`."""
 
-    column: str
-    """Column with the length, or with the text to measure."""
-    unit: str
-    """Name what is counted."""
-    of_texts: Callable[[Sequence[str]], Sequence[int]] | None = None
-    """Lengths of a column of texts; None for a column of numbers."""
-    warning: str | None = None
-    """Why the lengths may mislead."""
+    name = "verl"
+    writes = "*.jsonl in the folder of trainer.rollout_data_dir"
+    default_rule = "token_batch"
 
+    def files(self, folder: Path) -> list[Path]:
+        """Return the `*.jsonl` of the folder, numbered files in order."""
+        return sorted(folder.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem))
 
-class Rollouts(NamedTuple):
-    """Hold the responses of a run in the order read, without padding rows."""
+    def detects(self, path: Path) -> bool:
+        """Return whether the first row has verl's columns."""
+        row = first_row(path) if path.suffix == ".jsonl" else None
+        return row is not None and {"input", "output", "score"} <= row.keys()
 
-    step_N: np.ndarray
-    group_N: np.ndarray
-    """Number of the group, from 0; groups of different steps are different."""
-    sample_N: np.ndarray
-    """Number of the sample within its group; only multi-turn runs have several rows of one."""
-    output_N: np.ndarray
-    """Which of the sample's outputs the row is; the last one has the score that counts."""
-    score_N: np.ndarray
-    length_N: np.ndarray
-    grouped_by: str
-    """`uid`, or `input` in dumps that have no uid."""
-    num_padding: int
-    num_bad: int
+    def read(self, files: Sequence[Path], options: Options) -> Rollouts:
+        """Read all files as a stream.
 
-
-def find_files(dumps: Sequence[Path]) -> list[Path]:
-    """Return the files given and the `*.jsonl` of the folders given, numbered files in order.
-
-    Raises:
-        UserError: a path does not exist, or a folder holds no dump.
-    """
-    files: list[Path] = []
-    for path in dumps:
-        if path.is_dir():
-            found = sorted(path.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem))
-            if not found:
-                raise UserError(
-                    f"{path} holds no *.jsonl. Give the folder a run was told to fill with "
-                    f"trainer.rollout_data_dir."
-                )
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(f"{path} does not exist. Give files or folders of a rollout dump.")
-    return files
+        Raises:
+            UserError: they hold no response, or see `read_dumps`.
+        """
+        row = next(filter(None, map(first_row, files)), None)
+        if row is None:
+            names = ", ".join(map(str, files[:3])) + ", ..." * (len(files) > 3)
+            raise UserError(
+                f"no response was found in {names}. A rollout dump has one JSON object a line."
+            )
+        lengths = choose_lengths(row, options.length_column, options.tokenizer)
+        return read_dumps(files, "uid" in row, lengths, skip_bad=options.skip_bad)
 
 
-def first_row(files: Sequence[Path]) -> dict[str, Any]:
-    """Return the first line that is a JSON object; it shows which columns the dump has.
-
-    Raises:
-        UserError: there is none.
-    """
-    for path in files:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    return row
-    raise UserError(
-        f"no response was found in {', '.join(map(str, files[:3]))}{', ...' * (len(files) > 3)}. "
-        f"A rollout dump has one JSON object a line."
-    )
+def first_row(path: Path) -> dict[str, Any] | None:
+    """Return the first line that is a JSON object; it shows which columns the dump has."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                return row
+    return None
 
 
 def read_dumps(
@@ -147,10 +119,26 @@ def read_dumps(
         output_N=np.array(columns.output_N),
         score_N=np.array(columns.score_N),
         length_N=np.array(columns.length_N),
+        lengths=lengths,
         grouped_by=rows.key,
         num_padding=columns.num_padding,
         num_bad=rows.num_bad,
+        notes=tuple(notes_on(columns)),
     )
+
+
+def notes_on(columns: "Columns") -> Iterator[str]:
+    """Yield what the dump lacks, or has that other dumps do not."""
+    if not columns.has_uid:
+        yield (
+            "The dump has no uid: groups are the responses of a step with the same input text, so "
+            "two prompts with the same text are one group."
+        )
+    if any(columns.output_N):
+        yield (
+            "Samples have several outputs: each is a response here, with the advantage of the "
+            "sample's last one, as in verl."
+        )
 
 
 class Columns:

@@ -14,8 +14,9 @@ from verl.trainer.ppo import padding_utils
 from verl.trainer.ppo.v1 import trainer_base
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from recipe.analysis import dumps
-from recipe.analysis.dumps import Lengths, find_files, first_row, read_dumps, split_uid
+from recipe.analysis.readers import verl
+from recipe.analysis.readers.verl import Verl, read_dumps, split_uid
+from recipe.analysis.rollouts import Lengths, Options
 from recipe.base.errors import UserError
 from scripts.tiny_tokenizer import build_tokenizer
 
@@ -137,7 +138,7 @@ def test_a_nan_in_a_column_that_is_not_read_does_no_harm(tmp_path):
 
 
 def test_a_line_longer_than_a_chunk_is_read_completely(tmp_path, monkeypatch):
-    monkeypatch.setattr(dumps, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(verl, "CHUNK_BYTES", 1000)
     rows = [row(0), row(1, output="é\n" * 10_000), row(2)]
     found = read(write(tmp_path / "1.jsonl", rows), lengths=TEXTS)
     assert found.length_N.tolist() == [10, 20_000, 20]
@@ -159,13 +160,13 @@ def test_a_folder_gives_its_dumps_in_the_order_of_steps(tmp_path):
     for step in (10, 9, 1):
         write(tmp_path / f"{step}.jsonl", [row(0, step=step)])
     write(tmp_path / "notes.txt", ["nothing"])
-    assert [path.stem for path in find_files([tmp_path])] == ["1", "9", "10"]
+    assert [path.stem for path in Verl().files(tmp_path)] == ["1", "9", "10"]
 
 
 def test_groups_of_two_steps_stay_apart_when_prompts_come_again(tmp_path):
     for step in (1, 2):
         write(tmp_path / f"{step}.jsonl", [row(number, step=step) for number in range(2)])
-    assert read_dumps(find_files([tmp_path]), True, COLUMN).group_N.tolist() == [0, 0, 1, 1]
+    assert read_dumps(Verl().files(tmp_path), True, COLUMN).group_N.tolist() == [0, 0, 1, 1]
 
 
 def test_a_step_in_two_files_is_refused(tmp_path):
@@ -174,13 +175,9 @@ def test_a_step_in_two_files_is_refused(tmp_path):
         read_dumps(files, True, COLUMN)
 
 
-def test_no_dump_is_said_where_it_was_looked_for(tmp_path):
-    with pytest.raises(UserError, match=r"no \*.jsonl"):
-        find_files([tmp_path])
-    with pytest.raises(UserError, match=r"missing.jsonl does not exist"):
-        find_files([tmp_path / "missing.jsonl"])
+def test_a_dump_without_a_response_is_refused(tmp_path):
     with pytest.raises(UserError, match="no response was found in"):
-        first_row([write(tmp_path / "1.jsonl", [])])
+        Verl().read([write(tmp_path / "1.jsonl", [])], Options())
     path = write(tmp_path / "2.jsonl", [row(0, uid=f"pad{0:032x}_0_0"), "{"])
     with pytest.raises(UserError, match="1 bad lines and 1 padding rows"):
         read(path, skip_bad=True)
