@@ -50,7 +50,7 @@ from recipe.run.cluster import (
     owns_ray,
     session,
 )
-from recipe.run.console import Progress, clock, held_out_accuracy, output_to
+from recipe.run.console import Progress, clock, held_out_ends, output_to
 from recipe.run.folder import (
     holds_same_run,
     is_finished,
@@ -166,22 +166,23 @@ def conclude(
 ) -> None:
     """Write report and summary, and say what came out."""
     records = read_metrics(folder)
-    held_out = [x for x in (held_out_accuracy(data) for _, data in records) if x is not None]
+    start, end = held_out_ends(records)
     summary = {
         "experiment": config.experiment_name,
         "rule": method_of(config),
         "seed": config.seed,
         "overrides": other_overrides(overrides),
         "steps": records[-1][0],
-        "val_start": held_out[0] if held_out else None,
-        "val_end": held_out[-1] if held_out else None,
+        "val_start": start,
+        "val_end": end,
         **measured,
         **provenance(),
     }
     written = write_report(folder, records, summary)
     write_summary(folder, summary)
-    if held_out:
-        print(f"held-out accuracy: {held_out[0]:.1%} at the start, {held_out[-1]:.1%} at the end")
+    if start is not None:
+        last = "not measured" if end is None else f"{end:.1%}"
+        print(f"held-out accuracy: {start:.1%} at the start, {last} at the end")
     peak = summary["peak_memory_gib"]
     print(
         f"{summary['steps']} steps in {clock(summary['seconds'])}"

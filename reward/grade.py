@@ -19,10 +19,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm import tqdm
-
 from recipe.base.command import command_parser
 from recipe.base.errors import UserError
+from recipe.base.progress import progress
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from reward.errors import RewardError
@@ -179,7 +178,7 @@ def grade_file(rows: Path, out: Path, default: str | None, settings: RewardSetti
     summary = Summary()
     with (
         closing(Grader(settings)) as grader,
-        tqdm(total=rows.stat().st_size, unit="B", unit_scale=True, desc=rows.name) as bar,
+        progress(total=rows.stat().st_size, unit="B", unit_scale=True, desc=rows.name) as bar,
         rows.open("rb") as lines,
         partial.open("w", encoding="utf-8") as file,
     ):

@@ -9,10 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from eval.sampling.samples import Sample
 from recipe.base.files import write_atomically
+from recipe.base.progress import progress
 from recipe.tasks.scores import graded, scores
 from recipe.tasks.task import Problems
 from reward.errors import RewardError
@@ -50,7 +49,7 @@ def grade(
     try:
         verdicts = []
         rows = (row(one, problems, settings) for one in samples)
-        with tqdm(total=len(samples), desc=f"grading {kept.parent.name}", file=terminal) as bar:
+        with progress(total=len(samples), desc=f"grading {kept.parent.name}", file=terminal) as bar:
             for verdict in grader.grade_many(rows):
                 verdicts.append(verdict)
                 bar.update()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from eval.sampling import models
 from eval.sampling.models import Model
 from eval.sampling.samples import Sample, SampleFile
 from recipe.base.errors import UserError
+from recipe.base.progress import progress
 from recipe.base.provenance import provenance
 from recipe.base.seeds import request_seed
 from recipe.sampling.vllm_engine import (
@@ -160,7 +160,7 @@ def sample_tasks(
         folder, longest, options.gpu_memory, options.tensor_parallel, options.data_parallel
     )
     with vllm_may_run(log) as terminal:
-        with tqdm(
+        with progress(
             total=sum(job.num_missing for job in jobs),
             desc="sampling",
             file=terminal,

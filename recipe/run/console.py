@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -138,6 +138,14 @@ def held_out_accuracy(data: dict[str, float]) -> float | None:
         value for key, value in data.items() if key.startswith("val-core/") and "/acc/mean@" in key
     ]
     return sum(values) / len(values) if values else None
+
+
+def held_out_ends(
+    records: Sequence[tuple[int, dict[str, float]]],
+) -> tuple[float | None, float | None]:
+    """Return the first and last held-out accuracy; a run that validated once has no last one."""
+    found = [x for _, data in records if (x := held_out_accuracy(data)) is not None]
+    return (found or [None])[0], found[-1] if len(found) > 1 else None
 
 
 def clock(seconds: float) -> str:

@@ -46,6 +46,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
     """Return the text of the report."""
     steps = [data for _, data in records if "critic/rewards/mean" in data]
     first, last = steps[0], steps[-1]
+    # What was not chosen, such as DisCO, is in no step.
     rows = [
         ("held-out accuracy", percent(summary["val_start"]), percent(summary["val_end"])),
         *(
@@ -81,6 +82,7 @@ def markdown(records: Records, summary: dict[str, Any], pictures: Iterable[Path]
                     "actor/ratio_clip_excess",
                 ),
             )
+            if any(key in data for _, data in records)
         ),
     ]
     trained = summary["rule"].partition("+")[0]
@@ -127,7 +129,8 @@ def draw(path: Path, plot: Any, records: Any) -> Path:
     plot(axes, records)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recipe.base.errors import UserError
+from recipe.base.progress import progress
 
 KINDS = (".parquet", ".arrow", ".jsonl", ".json")
 BATCH_ROWS, BATCH_BYTES = 4096, 32 << 20
@@ -68,7 +69,7 @@ def read_records(
     files = list(files)
     index = 0
     size = sum(path.stat().st_size for path in files)
-    with tqdm(total=size, unit="B", unit_scale=True, desc="reading") as bar:
+    with progress(total=size, unit="B", unit_scale=True, desc="reading") as bar:
         for path in files:
             try:
                 if path.suffix == ".parquet":

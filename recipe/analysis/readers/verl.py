@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from recipe.analysis.rollouts import Lengths, Options, Rollouts
 from recipe.analysis.token_counts import choose_lengths
 from recipe.base.errors import UserError
+from recipe.base.progress import progress
 
 CHUNK_BYTES = 1 << 23
 # How verl names the rows it adds to make the train batch divisible.
@@ -88,12 +88,11 @@ def read_dumps(
     rows = RowReader("uid" if has_uid else "input", lengths, skip_bad=skip_bad)
     columns = Columns(has_uid=has_uid)
     file_of_step: dict[int, Path] = {}
-    with tqdm(
+    with progress(
         total=sum(path.stat().st_size for path in files),
         unit="B",
         unit_scale=True,
         desc="reading",
-        disable=None,
     ) as bar:
         for path in files:
             columns.steps.clear()

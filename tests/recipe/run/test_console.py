@@ -7,7 +7,7 @@ import time
 import pytest
 
 from recipe.base.errors import UserError
-from recipe.run.console import Progress, clock, held_out_accuracy, output_to
+from recipe.run.console import Progress, clock, held_out_accuracy, held_out_ends, output_to
 from recipe.run.journal import Journal
 
 VALIDATION = {"val-core/math_dapo/acc/mean@1": 0.25, "val-aux/math_dapo/score/mean@1": -0.5}
@@ -56,6 +56,13 @@ def test_held_out_accuracy_is_averaged_over_sources():
     two = VALIDATION | {"val-core/aime/acc/mean@8": 0.75}
     assert held_out_accuracy(two) == 0.5
     assert held_out_accuracy(STEP) is None
+
+
+def test_a_run_that_validated_once_has_no_end():
+    look = {"val-core/x/acc/mean@1": 0.25}
+    assert held_out_ends([(1, STEP)]) == (None, None)
+    assert held_out_ends([(0, look), (1, STEP)]) == (0.25, None)
+    assert held_out_ends([(0, look), (1, {"val-core/x/acc/mean@1": 0.5})]) == (0.25, 0.5)
 
 
 def test_time_is_shown_in_minutes_and_seconds():

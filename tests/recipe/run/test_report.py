@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import pytest
 
@@ -26,6 +27,7 @@ def record(step):
     return step, data | {
         "critic/rewards/mean": -0.5 + step,
         "reward/correct": 0.25,
+        "aggregation/length_gap": 0.3,
         "aggregation/length_positive": 10.0,
         "aggregation/length_negative": 20.0,
         "actor/grad_norm": 0.5,
@@ -59,9 +61,18 @@ def test_a_report_has_its_tables_and_pictures(tmp_path):
     assert "Commit abc; `python -m recipe.main`; verl 0.9.1." in text
 
 
-def test_a_metric_that_no_step_has_is_a_dash(tmp_path):
-    text = squeezed(write_report(tmp_path, RECORDS, SUMMARY)[0])
-    assert "| mean length, correct | - | - |" in text
+def test_a_metric_that_no_step_has_is_left_out_and_one_that_a_step_lacks_is_a_dash(tmp_path):
+    lacking = [*RECORDS, (3, {"critic/rewards/mean": 1.0})]
+    text = squeezed(write_report(tmp_path, lacking, SUMMARY)[0])
+    assert "mean length, correct" not in text and "DisCO" not in text
+    assert re.search(r"\| length gap [^|]*\| [^-|]+ \| - \|", text)
+
+
+def test_a_run_without_a_correct_response_draws_its_pictures_without_a_warning(tmp_path):
+    bare = [(step, {"critic/rewards/mean": 0.0}) for step in (1, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(tmp_path, bare, SUMMARY | {"val_start": None, "val_end": None})
 
 
 def test_the_mean_is_over_the_steps_that_have_the_metric():
