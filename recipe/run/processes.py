@@ -78,7 +78,7 @@ def clean_up(folder: Path) -> None:
             process = psutil.Process(pid)
             left += [process] if process.create_time() == created else []
     end(left)
-    unlink_unmapped((Path(segment), inode) for segment, inode in notes["shared"])
+    unlink_unused((Path(segment), inode) for segment, inode in notes["shared"])
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -148,7 +148,7 @@ class Watch:
         with suppress(OSError):
             print(last_lines.getvalue(), end="", flush=True)
         end([process for process in self.seen if process.is_running()])
-        unlink_unmapped(self.shared)
+        unlink_unused(self.shared)
         for socket in sockets:
             socket.unlink(missing_ok=True)
         for stop, handler in zip(stops, handlers, strict=True):
@@ -182,7 +182,7 @@ class Watch:
         """Note descendants and their shared segments, and return the descendants."""
         descendants = psutil.Process().children(recursive=True)
         self.seen |= set(descendants)
-        inodes = mapped_inodes(descendants)
+        inodes = used_inodes(descendants)
         for segment in SHARED_MEMORY.iterdir():
             with suppress(FileNotFoundError):
                 if (inode := segment.stat().st_ino) in inodes:
@@ -222,26 +222,29 @@ def end(processes: list[psutil.Process]) -> None:
         _, processes = psutil.wait_procs(processes, timeout=3)
 
 
-def unlink_unmapped(segments: Iterable[tuple[Path, int]]) -> None:
-    """Remove the shared-memory segments, given by path and inode, that no process has mapped."""
-    mapped = mapped_inodes(psutil.process_iter())
+def unlink_unused(segments: Iterable[tuple[Path, int]]) -> None:
+    """Remove the shared-memory segments, given by path and inode, that no process uses."""
+    used = used_inodes(psutil.process_iter())
     for segment, inode in segments:
-        if inode not in mapped and segment.exists() and segment.stat().st_ino == inode:
+        if inode not in used and segment.exists() and segment.stat().st_ino == inode:
             segment.unlink()
 
 
-def mapped_inodes(processes: Iterable[psutil.Process]) -> set[int]:
-    """Return the inodes of the files under /dev/shm that these processes have mapped.
+def used_inodes(processes: Iterable[psutil.Process]) -> set[int]:
+    """Return the inodes of the files under /dev/shm that these processes have mapped or open.
 
-    A name would not do, because a semaphore is mapped under another name than it is opened by.
+    A name would not do, because a semaphore is mapped under another name than it is opened by. A
+    process that was suspended between opening and mapping a file has it only open.
     """
     found: set[int] = set()
     for process in processes:
-        try:
+        with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
             maps = Path(f"/proc/{process.pid}/maps").read_text()
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-        found |= {int(inode) for inode in re.findall(rf" (\d+)\s+{SHARED_MEMORY}/", maps)}
+            found |= {int(inode) for inode in re.findall(rf" (\d+)\s+{SHARED_MEMORY}/", maps)}
+            for opened in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if os.readlink(opened).startswith(f"{SHARED_MEMORY}/"):
+                        found.add(opened.stat().st_ino)
     return found
 
 

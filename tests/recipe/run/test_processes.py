@@ -18,9 +18,9 @@ from recipe.run.processes import (
     alone,
     clean_up,
     clean_up_killed,
-    mapped_inodes,
     proportional_bytes,
     temporary_folder,
+    used_inodes,
 )
 
 # A child that shares memory by name and never cleans up, as a killed vLLM server does.
@@ -148,8 +148,17 @@ def test_the_peak_is_of_all_processes_together(monkeypatch, tmp_path):
 def test_a_semaphore_is_found_though_it_is_mapped_under_another_name():
     semaphore = multiprocessing.get_context("spawn").Semaphore()
     inodes = {path.stat().st_ino for path in Path("/dev/shm").glob("sem.mp-*")}
-    assert mapped_inodes([psutil.Process()]) & inodes
+    assert used_inodes([psutil.Process()]) & inodes
     del semaphore
+
+
+def test_a_segment_that_is_open_and_not_yet_mapped_is_found():
+    path = Path(f"/dev/shm/psm_{os.getpid()}_open")
+    with path.open("wb") as file:
+        path_inode = os.fstat(file.fileno()).st_ino
+        assert path_inode in used_inodes([psutil.Process()])
+    path.unlink()
+    assert path_inode not in used_inodes([psutil.Process()])
 
 
 def test_the_memory_of_a_process_is_counted_and_that_of_an_ended_one_is_zero():
