@@ -34,6 +34,8 @@ class Source(NamedTuple):
 CODE = Source(())
 # Benchmarks and rows without a data source: an answer may have any form.
 ANY = Source(("boxed", "answer_line", "sentence"))
+# Word problems, whose published solutions end in `#### 42`.
+WORD_PROBLEMS = Source(("boxed", "answer_line", "hash_mark", "sentence"))
 DAPO = Source(("answer_line", "boxed"), not_correct=-1.0)
 
 # Keys are patterns of verl's `data_source`.
@@ -46,9 +48,9 @@ SOURCES = {
     "olympiadbench": ANY,
     "minerva": ANY,
     "amc23": ANY,
-    "gsm8k": ANY,
-    "openai/gsm8k": ANY,
-    "svamp": ANY,
+    "gsm8k": WORD_PROBLEMS,
+    "openai/gsm8k": WORD_PROBLEMS,
+    "svamp": WORD_PROBLEMS,
     "livecodebench*": CODE,
 }
 

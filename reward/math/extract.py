@@ -1,11 +1,14 @@
 r"""Find the answer that a response states, in time linear in the response's length.
 
-An answer has one of three forms. The data source says which forms to look for, and in which order:
+An answer has one of four forms. The data source says which forms to look for, and in which order:
 
 - "answer_line": the text after the last `Answer:` on its line. If only markup follows there, the
   next line with more text.
 - "boxed": the content of the last complete `\boxed{...}` or `\fbox{...}`.
+- "hash_mark": the text after the last `####` that begins a line, as GSM8K's solutions end.
 - "sentence": the text after the last `answer is`, up to the end of the sentence.
+
+A last number in bold, `**42**`, is no form: bold is also emphasis.
 
 Places that state nothing are skipped: empty ones, ones that are cut off, and echoes of the prompt
 such as `Answer: $Answer`. Several answers on one line, or in boxes with only a separator between
@@ -21,12 +24,13 @@ from typing import Literal, NamedTuple
 from reward.math.equality import MAX_ITEMS, same
 from reward.math.notation import MAX_CHARS, squeeze, tidy
 
-Form = Literal["answer_line", "boxed", "sentence"]
+Form = Literal["answer_line", "boxed", "hash_mark", "sentence"]
 Thinking = Literal["after", "require", "ignore"]
 
 _BRACE = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\[{}]|([{}])")
 _MARKER = re.compile(r"answer[ \t*_]*[:\uff1a]", re.IGNORECASE)
 _IS = re.compile(r"\banswer (?:[^.:\n]{1,60}? )??is\b[ \t*_]*[:\uff1a]?", re.IGNORECASE)
+_HASH_MARK = re.compile(r"####(?!#)[ \t]*(.*)")
 _END_OF_SENTENCE = re.compile(r"\.(?=\s|\*|$)|\b(?:because|since)\b|\n")
 _DELIMITED = re.compile(
     r"[\s*_]*(?:\$\$(.+?)\$\$|\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.DOTALL
@@ -128,6 +132,17 @@ def _boxed(response: str) -> str:
     return _agreed(pieces[::-1])
 
 
+def _hash_mark(response: str) -> str:
+    """Return the answer of the last `####` that begins a line and states something, or ""."""
+    end = len(response)
+    while (end := response.rfind("####", 0, end)) >= 0:
+        begins = end == 0 or response[end - 1] == "\n"
+        marker = _HASH_MARK.match(response, end)
+        if begins and marker and (piece := clean(marker[1][:LONGEST_SENTENCE])):
+            return piece
+    return ""
+
+
 def _sentence(response: str) -> str:
     """Return the answer of the last `answer is` that states something, or ""."""
     for marker in _backwards(_IS, "answer", response):
@@ -137,7 +152,12 @@ def _sentence(response: str) -> str:
     return ""
 
 
-_FORMS = {"answer_line": _answer_line, "boxed": _boxed, "sentence": _sentence}
+_FORMS = {
+    "answer_line": _answer_line,
+    "boxed": _boxed,
+    "hash_mark": _hash_mark,
+    "sentence": _sentence,
+}
 
 
 def _backwards(pattern: re.Pattern[str], word: str, text: str) -> Iterator[re.Match[str]]:

@@ -34,6 +34,7 @@ KNOWN = [
 FORMS = {
     "boxed": "So it is $\\boxed{%s}$.",
     "answer_line": "We add.\nAnswer: %s",
+    "hash_mark": "We add.\n#### %s",
     "sentence": "So the answer is $%s$.",
 }
 
