@@ -32,6 +32,10 @@ GENERATED = [
     ("token_micro", "docs/methods.md", "benchmarks.token_micro"),
     ("advantages", "docs/methods.md", "benchmarks.advantages"),
     ("laboratory", "docs/study.md", "benchmarks.laboratory"),
+    *(
+        (f"frameworks_{table}", "docs/frameworks.md", "benchmarks.conformance.tables")
+        for table in ("wanted", "measured", "run", "read")
+    ),
     ("study_arms", "docs/finding.md", "eval.study"),
     ("study_means", "docs/finding.md", "eval.study"),
     ("study_predictions", "docs/finding.md", "eval.study"),
