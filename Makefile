@@ -31,14 +31,15 @@ test-all: install
 	@$(TEST) -m "not gpu"
 
 # Other frameworks, each in an environment of its own (7 GB): their losses, TRL under our rules, and
-# the library where there is torch alone. About 7 minutes on two cores after the installation.
+# the library where there is torch alone. 4 minutes on two cores after the installation.
 peers: install
 	@for name in library trl skyrl openrlhf unsloth; do \
 	    [ -x .venv-peers/$$name/bin/python ] || scripts/install_peer.sh $$name || exit 1; done
 
 test-peers: peers
 	@.venv-peers/trl/bin/python -m pip install --quiet --no-deps --force-reinstall .
-	@.venv-peers/trl/bin/python -m pytest -q --confcutdir=tests/peers tests/peers/test_trl.py
+	@.venv-peers/trl/bin/python -m pytest -q --confcutdir=tests/peers -o pythonpath=tests/peers \
+	    tests/peers/test_trl.py
 	@$(PY) -m pytest -q tests/peers/test_library.py tests/peers/test_frameworks.py
 
 # Published data files: make test-data DATA=FOLDER
