@@ -33,5 +33,6 @@ def progress(*, file: TextIO | None = None, **settings: Any) -> tqdm:
     shown = file or sys.stderr
     if shown.isatty():
         return tqdm(file=shown, **settings)
-    # A log has no width to fill with a bar.
-    return Lines(file=shown, **settings | {"mininterval": SECONDS_BETWEEN_LINES, "ncols": 0})
+    # A log has no width to fill with a bar, and work of less than a minute needs no line.
+    seldom = {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "ncols": 0}
+    return Lines(file=shown, **settings | seldom)

@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -121,13 +123,14 @@ def test_bad_arguments_are_refused(tmp_path, capsys, arguments, said):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_shows_progress(tmp_path):
+def test_the_command_shows_progress_in_a_terminal(tmp_path):
     rows = write(tmp_path / "in.jsonl", ROWS[:4])
-    done = subprocess.run(
-        [sys.executable, "-m", "reward.grade", str(rows), "--out", str(tmp_path / "o")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "in.jsonl: 100%" in done.stderr
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "reward.grade", str(rows), "--out", str(tmp_path / "o")]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=its, check=False)
+    os.close(its)
+    # A terminal buffers the few hundred bytes of four rows.
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0, said
+    assert "in.jsonl: 100%" in said
