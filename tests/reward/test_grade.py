@@ -3,6 +3,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 
 import pytest
@@ -127,6 +128,7 @@ def test_bad_arguments_are_refused(tmp_path, capsys, arguments, said):
 def test_the_command_shows_progress_in_a_terminal(tmp_path):
     rows = write(tmp_path / "in.jsonl", ROWS[:4])
     ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 80))
     command = [sys.executable, "-m", "reward.grade", str(rows), "--out", str(tmp_path / "o")]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=its, check=False)
     os.close(its)
