@@ -3,8 +3,8 @@
 # NAME is a file of requirements/peers without `.txt`. The environments serve benchmarks/conformance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-torch="torch==2.13.0+cpu"
-torch_index="https://download.pytorch.org/whl/cpu"
+# torch and torch_index are those of the main environment.
+eval "$(grep -E '^torch(_index)?=' scripts/install.sh)"
 
 fail() { printf 'install_peer: %s\n' "$*" >&2; exit 1; }
 

@@ -35,12 +35,12 @@ class Setting(NamedTuple):
     """Name one choice of a framework, and the code that was called for it."""
 
     name: str
-    """As a user writes it."""
+    """Spell it as a user writes it."""
     values: dict[str, Any]
-    """What the peer's script reads."""
+    """Hold what the peer's script reads."""
     default: bool = False
     other_loss: bool = False
-    """It changes more than how token losses are added up."""
+    """Say whether it changes more than how token losses are added up."""
 
 
 Step = Callable[[Setting, Batch, Split, int, Table], bool]

@@ -174,7 +174,7 @@ class Analysis(NamedTuple):
     num_mixed: int
     """Groups with advantages of both signs."""
     drift: Drift | None = None
-    """How lengths changed; None if there is one step."""
+    """Say how lengths changed; None if there is one step."""
 
 
 def analyse(

@@ -14,13 +14,13 @@ class Drift(NamedTuple):
     """Hold how the mean length changed from the first half of the steps to the second."""
 
     first: tuple[int, int]
-    """First and last step of the first half."""
+    """Name the first and the last step of the first half."""
     last: tuple[int, int]
-    """Of the second half. With an odd number of steps, the middle one is in neither."""
+    """Name those of the second half. With an odd number of steps, the middle one is in neither."""
     num_groups: int
-    """Of the half with fewer groups."""
+    """Count the groups of the half that has fewer."""
     found: dict[str, Estimate]
-    """What `changes` returns."""
+    """Hold what `changes` returns."""
 
 
 def changes(

@@ -47,7 +47,7 @@ class Rollouts(NamedTuple):
     advantage_N: np.ndarray | None = None
     """The advantages that the run trained with; None if the dump does not have them."""
     notes: tuple[str, ...] = ()
-    """What a reader of the report must know about the dump, in sentences."""
+    """Tell a reader of the report what to know about the dump, in sentences."""
 
 
 class Options(NamedTuple):
@@ -64,7 +64,7 @@ class Reader(Protocol):
     """Read the dumps of one framework."""
 
     name: str
-    """As `--format` takes it."""
+    """Name the format as `--format` takes it."""
     writes: str
     """Name the files and the setting that fills them, for messages."""
     default_rule: str

@@ -88,10 +88,10 @@ def shares(
     >>> round(found["token"].positive, 3), round(found["balanced"].positive, 3)
     (0.286, 0.5)
     """
-    length_N, advantage_N, _ = _facts(lengths, advantages, groups)
+    counted = length_N, advantage_N, _ = _counted(lengths, advantages, groups)
     found = {}
     for rule in (name for name in RULES if name not in NEED_SETTINGS):
-        under = under_rule(length_N, advantage_N, weights(rule, lengths, advantages, groups))
+        under = under_rule(length_N, advantage_N, RULES[rule](*counted)) if len(length_N) else {}
         found[rule] = Shares(
             under.get("objective_share_positive", torch.nan),
             under.get("objective_share_negative", torch.nan),
@@ -122,11 +122,9 @@ def metrics(
     rules = {n: weigh for n, weigh in RULES.items() if n not in NEED_SETTINGS} | {
         rule: _bound(rule, settings)
     }
-    facts = _facts(lengths, advantages, groups)
-    length_N, advantage_N, group_N = (fact_N[facts[0] > 0] for fact_N in facts)
-    if not len(length_N):
+    counted = _counted(lengths, advantages, groups)
+    if not len(counted[0]):
         return {}
-    counted = length_N, advantage_N, group_N
     return diagnose(*counted, {name: weigh(*counted) for name, weigh in rules.items()}, rule)
 
 
@@ -146,18 +144,17 @@ def report(lengths: Numbers, advantages: Numbers, groups: Tensor | Sequence[Hash
     sequence                    50.0%     50.0%                  2.7
     ...
     """
-    length_N, advantage_N, group_N = _facts(lengths, advantages, groups)
-    there_N = length_N > 0
-    signs = {"positive": there_N & (advantage_N > 0), "negative": there_N & (advantage_N < 0)}
+    length_N, advantage_N, group_N = _counted(lengths, advantages, groups)
+    signs = {"positive": advantage_N > 0, "negative": advantage_N < 0}
     count = {name: int(is_N.sum()) for name, is_N in signs.items()}
     mean = {name: length_N[is_N].double().mean().item() for name, is_N in signs.items()}
-    within = group_lengths(length_N[there_N], advantage_N[there_N], group_N[there_N])
+    within = group_lengths(length_N, advantage_N, group_N)
     gap, variation = (
         value_P[~value_P.isnan()].mean().item() for value_P in (within.gap_P, within.variation_P)
     )
     num_groups = int(within.exists_P.sum())
     lines = [
-        f"{int(there_N.sum())} responses in {num_groups} group{'s' * (num_groups != 1)}: "
+        f"{len(length_N)} responses in {num_groups} group{'s' * (num_groups != 1)}: "
         f"{count['positive']} with a positive advantage, {count['negative']} with a negative one.",
         f"Mean length {mean['positive']:.1f} of the positive and {mean['negative']:.1f} of the "
         f"negative ones; length gap {gap:+.2f}, variation {variation:.2f}.",
@@ -187,6 +184,15 @@ def _bound(rule: str, settings: dict[str, Any]) -> Rule:
             f"{', '.join(known) or 'none'}"
         )
     return partial(RULES[rule], **settings)
+
+
+def _counted(
+    lengths: Numbers, advantages: Numbers, groups: Tensor | Sequence[Hashable]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the columns of the responses that have tokens."""
+    length_N, advantage_N, group_N = _facts(lengths, advantages, groups)
+    counted_N = length_N > 0
+    return length_N[counted_N], advantage_N[counted_N], group_N[counted_N]
 
 
 def _facts(

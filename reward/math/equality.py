@@ -95,9 +95,13 @@ def same(answer: str, truth: str, leaf: Leaf = undecided) -> bool | None:
 def within(answer: str, truth: str, tolerance: Fraction) -> bool:
     """Return whether two numbers differ by at most a tolerance; their units must not differ.
 
+    `x = 4.2` is a number too, but `x = 5 = 4.2` is none.
+
     Raises:
         ArithmeticError, RecursionError, ValueError: the answer cannot be read.
     """
+    if answer.count("=") > 1:
+        return False
     found, wanted = (quantity(_last(tidy(text[:MAX_CHARS]))) for text in (answer, truth))
     if not found or not wanted or (found.unit and wanted.unit and found.unit != wanted.unit):
         return False

@@ -136,9 +136,11 @@ def _hash_mark(response: str) -> str:
     """Return the answer of the last `####` that begins a line and states something, or ""."""
     end = len(response)
     while (end := response.rfind("####", 0, end)) >= 0:
-        begins = end == 0 or response[end - 1] == "\n"
+        # Only a mark that begins a line reads on, so a line of many marks is read once.
+        if end and response[end - 1] != "\n":
+            continue
         marker = _HASH_MARK.match(response, end)
-        if begins and marker and (piece := clean(marker[1][:LONGEST_SENTENCE])):
+        if marker and (piece := clean(marker[1][:LONGEST_SENTENCE])):
             return piece
     return ""
 

@@ -1,8 +1,10 @@
 """The gradient of TRL's trainer under a rule is that of the rule's formula on the whole batch."""
 
+import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -46,17 +48,27 @@ def expected_gradient(rule, batches):
     return {name: parameter.grad for name, parameter in policy.named_parameters()}, rows
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("rule", ["balanced", "token", "sequence", "constant"])
-def test_the_gradient_is_that_of_the_rule(rule, accumulation, processes, tmp_path):
+# On-policy these losses have the gradient of `dapo`.
+CISPO = {"loss_type": "cispo", "epsilon_high": 5.0}
+GSPO = {"importance_sampling_level": "sequence"}
+CASES = [
+    *(
+        (*case, {})
+        for case in product(("balanced", "token", "sequence", "constant"), (1, 4), (1, 2))
+    ),
+    *(("balanced", 4, 2, more) for more in (CISPO, GSPO)),
+]
+
+
+@pytest.mark.parametrize(("rule", "accumulation", "processes", "more"), CASES)
+def test_the_gradient_is_that_of_the_rule(rule, accumulation, processes, more, tmp_path):
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launch, str(HERE / "trl_step.py"), str(tmp_path), rule]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(processes), str(accumulation)],
+        [*command, str(processes), str(accumulation), json.dumps(more)],
         capture_output=True,
         text=True,
         env=environment,
@@ -92,3 +104,10 @@ def test_what_no_rule_can_weigh_is_refused(given, rule, message, tmp_path):
     args = GRPOConfig(**common, num_generations=4, **given)
     with pytest.raises(ValueError, match=message):
         AggregatedGRPOTrainer(model(), reward, args, aggregation=rule)
+
+
+def test_the_example_trains():
+    example = HERE.parents[1] / "examples/train_with_trl.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("positive share 50%") == 5

@@ -1,8 +1,13 @@
-"""Train one optimizer step with TRL, and save the batch and the gradient: `trl_step.py OUT RULE`.
+"""Train one optimizer step with TRL, and save the batch and the gradient.
+
+    trl_step.py OUT RULE PROCESSES ACCUMULATION SETTINGS
+
+SETTINGS are further arguments of GRPOConfig, as JSON.
 
 Started by `test_trl.py` with one process, or with several by torchrun.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -66,7 +71,7 @@ class Recording(AggregatedGRPOTrainer):
         return batch
 
 
-def main(out, rule, processes, accumulation):
+def main(out, rule, processes, accumulation, more):
     folder = Path(out)
     letters = "abcdefgh"
     prompts = [" ".join(letters[: n + 1]) for n in range(4)]
@@ -86,6 +91,7 @@ def main(out, rule, processes, accumulation):
         seed=3,
         bf16=False,
         gradient_checkpointing=False,
+        **more,
     )
     trainer = Recording(
         model=model(),
@@ -103,4 +109,4 @@ def main(out, rule, processes, accumulation):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))

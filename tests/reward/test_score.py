@@ -73,7 +73,15 @@ def formal(response, ground_truth, extra_info):
 
 @pytest.mark.parametrize(
     ("answer", "acc", "strict"),
-    [("4.2", 1, 1), ("4.3", 1, 0), ("4.1\\%", 1, 0), ("4.31", 0, 0), ("4.2, 4.3", 0, 0)],
+    [
+        ("4.2", 1, 1),
+        ("4.3", 1, 0),
+        ("4.1\\%", 1, 0),
+        ("4.31", 0, 0),
+        ("4.2, 4.3", 0, 0),
+        ("r = 4.3", 1, 0),
+        ("r = 5 = 4.3", 0, 0),
+    ],
 )
 def test_a_number_within_the_rows_tolerance_is_correct_unless_switched_off(answer, acc, strict):
     given = ("olympiadbench", f"\\boxed{{{answer}}}", "4.2", {"tolerance": "1e-1"})

@@ -1,6 +1,7 @@
 """The library: its numbers, its messages, and the wheel that holds it."""
 
 import doctest
+import math
 import re
 import subprocess
 import sys
@@ -43,7 +44,11 @@ def test_shares_are_those_of_the_formula():
     parts = [n * a for n, a in zip(lengths, advantages, strict=True)]
     positive = sum(part for part in parts if part > 0) / sum(abs(part) for part in parts)
     assert maths.shares(*GIVEN)["constant"].positive == pytest.approx(positive)
-    assert maths.shares([1, 2], [0.0, 0.0], [0, 0])["token"].positive != 0.5
+    # A response without tokens changes nothing.
+    more = [*lengths, 0], [*advantages, 1.0], [*GIVEN[2], "b"]
+    assert maths.shares(*more) == maths.shares(*GIVEN)
+    for nothing in ([1, 2], [0, 0]):
+        assert math.isnan(maths.shares(nothing, [0.0, 0.0], [0, 0])["token"].positive)
 
 
 def test_metrics_use_the_settings_of_the_rule_that_trains():
