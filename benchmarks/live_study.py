@@ -1,0 +1,133 @@
+"""Train the study's two clearest differences on the live stack, and compare with the laboratory.
+
+    python -m benchmarks.live_study run              # 2 minutes a run; a restart repeats none
+    python -m benchmarks.live_study table --into docs/finding.md
+
+A live run has the config of a run of configs/study/finding.yaml, with the learning rate that the
+study chose. Live runs of a seed are paired: same prompts, same seed of every sampling request.
+Live and laboratory seeds are not, because the two sample differently.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from scipy import stats
+
+from eval.study_arms import LEVEL, t_interval
+from eval.study_results import Row, compared, read_results
+from recipe.base.command import add_into, command_parser, errors_reported, show_table
+from recipe.base.errors import UserError
+from recipe.base.paths import CONFIGS, ROOT
+from recipe.base.progress import progress
+from recipe.base.provenance import provenance
+from recipe.base.tables import markdown_table
+from recipe.run.folder import read_metrics
+from recipe.study.plan import Run, Study
+from recipe.study.runs import Results
+
+RESULTS = Path(__file__).parent / "results" / "live_study"
+BASELINE = "token"
+# Of the rules that weigh within a sign, and of those that balance, the difference that is clearest.
+COMPARED = {"wrong_longer_varied": "sequence", "wrong_shorter_steady": "balanced"}
+# `eval.power` asks for 11 and 12 seeds to see the laboratory's differences with 80 %.
+SEEDS = 12
+
+
+def missing(study: Study, results: Results, seeds: Sequence[int]) -> list[Run]:
+    """Return the runs without a result, all runs of a seed together."""
+    laboratory = read_results(study.folder)
+    rates = {cell: study.rates(cell, laboratory) for cell in COMPARED}
+    runs = [
+        Run(cell, arm, rates[cell][arm], seed)
+        for seed in seeds
+        for cell, other in COMPARED.items()
+        for arm in (BASELINE, other)
+    ]
+    return results.missing(study, runs)
+
+
+def train(study: Study, run: Run, outputs: Path) -> Row:
+    """Train one run with `recipe.main`, and return its result in the study's form.
+
+    Raises:
+        UserError: it failed.
+    """
+    folder = outputs / run.cell
+    overrides = study.config_overrides(run)
+    command = [sys.executable, "-m", "recipe.main", *overrides, f"output_root={folder}"]
+    # The end is validated, as always.
+    command += ["trainer.val_before_train=false", "trainer.test_freq=-1"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    [found] = folder.glob(f"*/{run.arm}-s{run.seed}-*")
+    summary = json.loads((found / "summary.json").read_text())
+    curve = [data["reward/correct"] for step, data in read_metrics(found) if step > 0]
+    return {
+        **run._asdict(),
+        "is_selection": False,
+        "correct": curve,
+        "val_end": summary["val_end"],
+        "overrides": overrides,
+        "seconds": summary["seconds"],
+    }
+
+
+def changes(rows: Sequence[Row], cell: str, arm: str) -> list[float]:
+    """Return an arm's difference in area to the baseline on each common seed, in points."""
+    runs = compared(rows, cell)
+    mine, other = runs[arm], runs[BASELINE]
+    return [
+        100 * (fmean(mine[seed]["correct"]) - fmean(other[seed]["correct"]))
+        for seed in sorted(mine.keys() & other.keys())
+    ]
+
+
+def table(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
+    """Return the differences of both stacks, and the difference between them (Welch)."""
+    lines = []
+    for cell, arm in COMPARED.items():
+        both = [changes(rows, cell, arm) for rows in (live, laboratory)]
+        shown = []
+        for differences in both:
+            found = t_interval(differences)
+            half = (found.high - found.low) / 2
+            shown += [str(len(differences)), f"{found.estimate:+.2f} +- {half:.2f}"]
+        test = stats.ttest_ind(*both, equal_var=False)
+        low, high = test.confidence_interval(LEVEL)
+        between = f"{(low + high) / 2:+.2f} +- {(high - low) / 2:.2f}"
+        lines.append((cell, f"`{arm}` - `{BASELINE}`", *shown, between))
+    head = ("cell", "area, points", "live seeds", "live stack")
+    return markdown_table(
+        (*head, "laboratory seeds", "laboratory", "live stack - laboratory"), lines
+    )
+
+
+def main() -> None:
+    """Train what is missing, or print the table."""
+    parser = command_parser("benchmarks.live_study", __doc__)
+    parser.add_argument("part", choices=["run", "table"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(SEEDS), metavar="SEED")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs" / "live_study")
+    add_into(parser, "live_study")
+    given = parser.parse_args()
+    study = Study.read(CONFIGS / "study" / "finding.yaml")
+    with errors_reported(stopped="stopped; the same command goes on"):
+        if given.part == "run":
+            # Asked before the first result is written: it makes the work tree dirty.
+            made_by = provenance("benchmarks.live_study")
+            results = Results(RESULTS / "results.jsonl")
+            runs = missing(study, results, given.seeds)
+            for run in progress(iterable=runs, desc="live runs", unit="run"):
+                results.add(train(study, run, given.outputs.absolute()) | made_by)
+            return
+        rows = read_results(RESULTS)
+        show_table(table(rows, read_results(study.folder)), "live_study", given.into)
+
+
+if __name__ == "__main__":
+    main()
