@@ -7,7 +7,8 @@
 PEERS is the environment of requirements/peer_scorers.txt; benchmarks/peer_scorers.py says which
 scorers run in it and why those. Rows are the cases of tests/reward/cases.jsonl, whose expected
 verdicts are this grader's policy, and those of files as `reward.grade` reads them (mathematics
-only; `expected`, where a row has it, is "correct" or anything else). The peers get what follows the
+only). Their column `expected`, or the one that `--label` names, holds a published verdict: true,
+"correct" or a number above 0 for a correct response. The peers get what follows the
 last `</think>`, as both packages cut thinking off before they score.
 
 `result.json` counts, `disagreements.jsonl` has each row on which a peer's verdict is not ours.
@@ -60,8 +61,18 @@ def read(path: Path) -> Iterator[tuple[Fields, Row]]:
                 yield {"id": f"{path.stem}:{number}", "set": path.stem, **fields}, row
 
 
-def graded(path: Path) -> list[Fields]:
-    """Return the rows of a file with this grader's verdicts."""
+def is_correct(label: Any) -> bool:
+    """Return what a published verdict says."""
+    return label == "correct" if isinstance(label, str) else label > 0
+
+
+def graded(path: Path, label: str = "expected") -> list[Fields]:
+    """Return the rows of a file with this grader's verdicts.
+
+    Args:
+        path: the file.
+        label: the column of the published verdicts, if the file has one.
+    """
     rows = list(read(path))
     with closing(Grader(SETTINGS)) as grader:
         verdicts = list(grader.grade_many(row for _, row in rows))
@@ -77,7 +88,7 @@ def graded(path: Path) -> list[Fields]:
             "extracted": verdict.extracted,
             "in_a_box": verdict.extracted is not None
             and extract(row.response, ("boxed",)) == verdict.extracted,
-            "expected": fields["expected"] == "correct" if "expected" in fields else None,
+            "expected": is_correct(fields[label]) if label in fields else None,
         }
         for (fields, row), verdict in zip(rows, verdicts, strict=True)
     ]
@@ -211,12 +222,12 @@ def table(result: Fields) -> list[str]:
     return markdown_table(head, lines)
 
 
-def measure(python: Path, files: list[Path], results: Path) -> Fields:
+def measure(python: Path, files: list[Path], label: str, results: Path) -> Fields:
     """Grade the rows, ask the peers, and write both files."""
     stems = [path.stem for path in (CASES, *files)]
     if len(set(stems)) < len(stems):
         raise ValueError(f"files of rows are told apart by name, and two have one: {stems}")
-    rows = [row for path in (CASES, *files) for row in graded(path)]
+    rows = [*graded(CASES), *(row for path in files for row in graded(path, label))]
     said = ask_peers(python, rows)
     peers: Verdicts = {name: found["verdicts"] for name, found in said["scorers"].items()}
     lists = random_verdicts()
@@ -243,13 +254,14 @@ def main() -> None:
     parser.add_argument("part", choices=["measure", "table"])
     parser.add_argument("--peer-python", type=Path, help="of the peers' environment, for measure")
     parser.add_argument("--rows", type=Path, nargs="+", default=[], help="further files of rows")
+    parser.add_argument("--label", default="expected", help="their column of published verdicts")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the files go")
     add_into(parser, "agreement")
     given = parser.parse_args()
     if given.part == "measure":
         if given.peer_python is None:
             parser.error("measure needs --peer-python, e.g. PEERS/bin/python")
-        measure(given.peer_python, given.rows, given.results)
+        measure(given.peer_python, given.rows, given.label, given.results)
     with errors_reported():
         show_table(
             table(json.loads((given.results / "result.json").read_text())), "agreement", given.into

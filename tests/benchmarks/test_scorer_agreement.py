@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import example_solutions
 from benchmarks.scorer_agreement import (
     IN_A_BOX,
     PEERS,
@@ -17,6 +18,7 @@ from benchmarks.scorer_agreement import (
     summary,
     table,
 )
+from recipe.base.errors import UserError
 from recipe.tasks.at_k import pass_at_k, standard_error
 
 ROOT = Path(__file__).parents[2]
@@ -151,3 +153,37 @@ def test_this_grader_gives_every_case_its_expected_verdict():
     result = json.loads((RESULTS / "result.json").read_text())
     ours = result["sets"]["cases"]["ours"]
     assert (ours["false_positives"], ours["false_negatives"]) == (0, 0)
+
+
+def test_another_column_may_hold_the_published_verdicts(tmp_path):
+    labels = [True, False, 1, 0.0, "correct", "incorrect"]
+    row = {"response": A_BOX, "ground_truth": "34"}
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(row | {"verdict": label}) + "\n" for label in labels))
+    assert [one["expected"] for one in graded(path, "verdict")] == [True, False] * 3
+    assert {one["expected"] for one in graded(path)} == {None}
+
+
+SOLUTIONS = {
+    "question": "1 + 17",
+    "ground_truth": "It is 18.\nA: 18",
+    "small": {"solution": "1 + 17 = 18\nA: 18", "is_correct": True},
+    "large": {"solution": "A: 17\nNo", "is_correct": False},
+}
+
+
+def test_published_solutions_become_rows_with_their_verdicts(tmp_path):
+    path = tmp_path / "example_model_solutions.jsonl"
+    path.write_text(json.dumps(SOLUTIONS) + "\n")
+    small, large = example_solutions.rows(path)
+    assert small == {
+        "category": "small",
+        "data_source": "gsm8k",
+        "response": "1 + 17 = 18\nA: \\boxed{18}",
+        "ground_truth": "18",
+        "is_correct": True,
+    }
+    assert (large["response"], large["is_correct"]) == ("A: \\boxed{17}\nNo", False)
+    path.write_text(json.dumps(SOLUTIONS) + "\n" + '{"ground_truth": "18"}\n')
+    with pytest.raises(UserError, match=r"solutions\.jsonl:2 is no problem with solutions"):
+        list(example_solutions.rows(path))
