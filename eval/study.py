@@ -13,6 +13,7 @@ seeds.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from recipe.base.command import command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
 from recipe.base.tables import markdown_table
 
+# Panels of the picture in a row.
+COLUMNS = 4
 TABLES = ("arms", "means", "predictions")
 # Measures of the estimator, and the column that each is compared with.
 MEASURES = (
@@ -150,23 +153,30 @@ def draw(path: Path, cells: dict[str, list[Arm]]) -> None:
     }
     if len(cells) > 1:
         panels[f"mean of {len(cells)}"] = mean_differences(cells)
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(2.6 * len(panels), 3.2),
+        rows,
+        columns,
+        figsize=(2.6 * columns, 2.4 * rows),
         sharex=True,
         sharey=True,
+        squeeze=False,
         layout="constrained",
     )
-    for ax, (title, differences) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+    places = list(axes.flat)
+    for ax in places[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (title, differences) in zip(places, panels.items(), strict=False):
         for name, found in differences.items():
             half = 50 * (found.high - found.low)
             height = names[::-1].index(name)
             ax.errorbar(100 * found.estimate, height, xerr=half, fmt="o", color="C0")
         ax.axvline(0, color="0.6", linewidth=1)
         ax.set_yticks(range(len(names)), names[::-1])
-        ax.set_title(title.replace("_", " "), fontsize=9)
-        ax.set_xlabel("area, points")
+        ax.set_title(title.replace("_", " "), fontsize=10)
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("difference in area to the baseline, points", fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
