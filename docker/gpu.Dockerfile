@@ -1,7 +1,7 @@
-# The CUDA stack of requirements/gpu.txt, for every node of a cluster; jobs bring the project.
+# The CUDA stack of requirements/gpu.lock.txt, for every node of a cluster; jobs bring the project.
 #   docker build --file docker/gpu.Dockerfile --tag balanced-aggregation:gpu .
 
-# The CUDA that the pinned torch's wheel on PyPI requires: cuda-toolkit==13.0.2 in its metadata.
+# The cuda-toolkit of the lock, which torch requires.
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 # python3.12-dev: Triton compiles against it. git: says which commit ran. wget: KubeRay's probes.
@@ -14,8 +14,8 @@ RUN apt-get update \
     && python3.12 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
-COPY requirements/gpu.txt requirements/flash-attn.txt /opt/requirements/
-RUN pip install --no-cache-dir -r /opt/requirements/gpu.txt
+COPY requirements/gpu.lock.txt requirements/flash-attn.txt /opt/requirements/
+RUN pip install --no-cache-dir -r /opt/requirements/gpu.lock.txt
 
 # A100 and H100. Each job takes up to 9 GB; without MAX_JOBS the build counts cores and memory.
 ARG FLASH_ATTN_CUDA_ARCHS="80;90"

@@ -39,7 +39,7 @@ from recipe.config.compose import hydra_compose, resolve
 from recipe.config.data import check_data, data_files
 from recipe.config.help import help_text
 from recipe.config.hydra_errors import WRONG_OVERRIDES, check_choice, explanation
-from recipe.config.machine import check_disk
+from recipe.config.machine import check_disk, check_weight_buffer
 from recipe.config.settings import Settings
 from recipe.run.cluster import (
     ALONE,
@@ -108,6 +108,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if settings.made_task:
         embedded.make(settings.made_task)
     check_data(config, settings)
+    if config.trainer.device == "cpu":
+        check_weight_buffer(config)
     with session(config) as here:
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
@@ -227,12 +229,10 @@ def train(
             except Exception as error:
                 with suppress(OSError):
                     traceback.print_exc()
-                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                if shutil.disk_usage(journal.folder).free < FULL:
-                    reason = f"the disk of {journal.folder} is full (last error: {reason})"
                 raise UserError(
-                    f"training failed: {reason}. The whole story is in {log}. The same command "
-                    f"resumes from the last complete checkpoint, if there is one."
+                    f"training failed: {cause(error, journal.folder)}. The whole story is in "
+                    f"{log}. The same command resumes from the last complete checkpoint, if there "
+                    f"is one."
                 ) from error
     # Killed between its last step and the report, a run has nothing more to log.
     assert progress.startup_seconds is not None or journal.begins_after, "verl logged no step"
@@ -241,6 +241,20 @@ def train(
         "peak_memory_gib": round(watch.peak_gib, 2) if owns_ray() else None,
         "starts": journal.starts(),
     }
+
+
+def cause(error: Exception, folder: Path) -> str:
+    """Return why training failed: the last line of the error, and what is known about it."""
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    if shutil.disk_usage(folder).free < FULL:
+        return f"the disk of {folder} is full (last error: {last})"
+    # Ray gives an error the class that it had in the worker, too.
+    if any(base.__module__.startswith("wandb.") for base in type(error).__mro__):
+        return (
+            f"W&B could not be used (last error: {last}). See to the network and the key, or set "
+            f"WANDB_MODE=offline and send the run later with `wandb sync {folder}/wandb/*run-*`"
+        )
+    return last
 
 
 def prepare_verl(config: DictConfig, settings: Settings) -> Callable[[], None]:

@@ -41,6 +41,7 @@ GENERATED = [
     ("study_predictions", "docs/finding.md", "eval.study"),
     ("coverage", "docs/statistics.md", "benchmarks.interval_coverage"),
     ("evaluation", "docs/evaluation.md", "eval.table"),
+    ("kills", "docs/resume.md", "benchmarks.kill_campaign"),
     pytest.param("cost", "docs/cost.md", "benchmarks.step_cost", marks=SLOW),
     pytest.param("runs", "docs/paper.md", "recipe.cost", marks=SLOW),
     pytest.param("losses", "docs/losses.md", "recipe.composition", marks=SLOW),

@@ -1,7 +1,9 @@
 """Check the machine before Ray starts: packages, disk, memory, a compiler."""
 
 import importlib.util
+import math
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,8 @@ from recipe.base.errors import UserError
 from recipe.estimate.shapes import KNOWN, shape_of
 
 PACKAGES = ("verl", "ray", "vllm", "transfer_queue", "tensordict", "transformers", "wrapt")
+# The package of an attention that torch does not have. Both are imported as flash_attn.
+ATTENTION = {"flash_attention_2": "flash-attn", "flash_attention_4": "flash-attn-4"}
 # Measured on the CPU demo: one rank with its vLLM server, and the driver with Ray.
 GIB_PER_CPU_RANK, GIB_BESIDE = 3.5, 3.5
 
@@ -19,22 +23,44 @@ def check_packages(config: DictConfig) -> None:
     """Refuse a machine without a package that the run imports.
 
     Raises:
-        UserError: one is missing.
+        UserError: one is missing, or flash-attn has replaced files of flash-attn-4.
     """
     wanted = [*PACKAGES, *(name for name in ("wandb",) if name in config.trainer.logger)]
-    model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
-    attention = model.override_config.get("attn_implementation", "flash_attention_2")
-    if config.trainer.device == "cuda" and attention == "flash_attention_2":
-        wanted.append("flash_attn")
     if config.trainer.v1.trainer_mode == "separate_async":
-        wanted += ["cupy"] if rollout.checkpoint_engine.backend == "nccl" else []
+        engine = config.actor_rollout_ref.rollout.checkpoint_engine
+        wanted += ["cupy"] if engine.backend == "nccl" else []
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    package = ATTENTION.get(attention(config))
+    if config.trainer.device == "cuda" and package and not is_installed(package):
+        missing.append(package)
     if missing:
         raise UserError(
             f"not installed here: {', '.join(missing)}. Run `make install` and use "
-            f".venv/bin/python, or on a CUDA machine install requirements/gpu.txt, and "
-            f"requirements/flash-attn.txt after it."
+            f".venv/bin/python, or on a CUDA machine install requirements/gpu.lock.txt. flash-attn "
+            f"comes after it, from requirements/flash-attn.txt. A run with "
+            f"attention=flash_attention_4 (Hopper GPUs and newer) does not need it."
         )
+    if package == "flash-attn-4" and is_installed("flash-attn"):
+        raise UserError(
+            "flash-attn is installed and has replaced files of flash-attn-4. Leave "
+            "attention=flash_attention_4 out, or install requirements/gpu.lock.txt alone into a "
+            "new environment."
+        )
+
+
+def attention(config: DictConfig) -> str:
+    """Return the attention of the trained model. verl takes flash-attn unless told otherwise."""
+    chosen = config.actor_rollout_ref.model.override_config
+    return chosen.get("attn_implementation", "flash_attention_2")
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed, by its name on PyPI."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def check_disk(config: DictConfig, folder: Path) -> None:
@@ -63,6 +89,35 @@ def check_disk(config: DictConfig, folder: Path) -> None:
         )
 
 
+def check_weight_buffer(config: DictConfig) -> None:
+    """Refuse a model with a parameter larger than the buffer that carries weights to vLLM on a CPU.
+
+    On GPUs verl sends such a parameter by itself, over CUDA IPC.
+
+    Raises:
+        UserError: there is one.
+    """
+    # torch and transformers take seconds to import, and a run on GPUs does not need them here.
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = config.actor_rollout_ref.model
+    found = AutoConfig.from_pretrained(
+        str(Path(model.path).expanduser()), trust_remote_code=model.trust_remote_code
+    )
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(found, trust_remote_code=model.trust_remote_code)
+    name, parameter = max(empty.named_parameters(), key=lambda pair: pair[1].numel())
+    need = math.ceil(4 * parameter.numel() / 2**20)
+    bucket = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
+    if bucket < need:
+        raise UserError(
+            f"{name} of {model.path} takes {need} MiB in float32, but the buffer that carries "
+            f"weights to vLLM on a CPU has {bucket} MiB. Give actor_rollout_ref.rollout."
+            f"checkpoint_engine.update_weights_bucket_megabytes={need}."
+        )
+
+
 def check_cpu_machine(config: DictConfig) -> None:
     """Refuse a CPU machine without a compiler or memory, and settings that need a GPU.
 
@@ -73,6 +128,11 @@ def check_cpu_machine(config: DictConfig) -> None:
         raise UserError(
             "actor_rollout_ref.actor.strategy is fsdp, but torch's FSDP1 takes no parameters on a "
             "CPU. Use fsdp2, or a GPU."
+        )
+    if attention(config) in ATTENTION:
+        raise UserError(
+            f"actor_rollout_ref.model.override_config.attn_implementation is {attention(config)}, "
+            f"which needs a GPU. On a CPU leave attention=... out."
         )
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise UserError(

@@ -43,8 +43,8 @@ def check() -> None:
         raise UserError(
             f"the installed verl is not the one this project was written for: "
             f"{'; '.join(found)}. Install verl=={release} (make install, or on a CUDA machine "
-            f"requirements/gpu.txt). To move to another release, adapt what uses each of these "
-            f"and update recipe/training/border.py, RELEASES in verl_patches/guard.py and "
+            f"requirements/gpu.lock.txt). To move to another release, adapt what uses each of "
+            f"these and update recipe/training/border.py, RELEASES in verl_patches/guard.py and "
             f"requirements/ together."
         )
 

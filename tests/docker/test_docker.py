@@ -12,8 +12,6 @@ from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("cpu", "gpu")
-# The cuda-toolkit that torch's wheel on PyPI requires, by its metadata: a new pin is looked up.
-CUDA_OF_TORCH = {"2.11.0": "13.0.2"}
 
 
 def instructions(image: str) -> list[tuple[str, str]]:
@@ -94,11 +92,11 @@ def test_versions_of_packages_stand_in_the_requirement_files_alone(image):
 def test_each_image_installs_its_requirements():
     runs = {image: " ".join(arguments(image, "RUN")) for image in IMAGES}
     assert re.search(
-        r"-r \S+/gpu\.txt .*--no-build-isolation -r \S+/flash-attn\.txt", runs["gpu"]
+        r"-r \S+/gpu\.lock\.txt .*--no-build-isolation -r \S+/flash-attn\.txt", runs["gpu"]
     ), "flash-attn builds against the torch that is there"
     assert "scripts/install.sh" in runs["cpu"]
-    # pip builds without isolation, and flash-attn's setup.py imports it.
-    assert "wheel" in pins("requirements/gpu.txt")
+    # pip builds without isolation, and flash-attn's setup.py imports these.
+    assert {"setuptools", "wheel"} <= set(pins("requirements/gpu.lock.txt"))
     assert set(pins("requirements/flash-attn.txt")) == {"flash-attn"}
 
 
@@ -106,7 +104,7 @@ def test_the_base_image_has_the_cuda_of_torch():
     (base,) = arguments("gpu", "FROM")
     name, cuda, kind, _ = re.split("[:-]", base)
     assert (name, kind) == ("nvidia/cuda", "devel"), "flash-attn needs nvcc"
-    assert cuda == CUDA_OF_TORCH[pins("requirements/gpu.txt")["torch"]]
+    assert cuda == pins("requirements/gpu.lock.txt")["cuda-toolkit"]
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -162,7 +160,7 @@ def test_dockerignore_leaves_what_a_run_needs_and_nothing_large():
 
 def test_the_job_runs_the_pinned_ray_behind_a_token(job):
     cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == pins("requirements/gpu.txt")["ray"]
+    assert cluster["rayVersion"] == pins("requirements/gpu.lock.txt")["ray"]
     assert cluster["authOptions"] == {"mode": "token"}
 
 

@@ -1,9 +1,9 @@
 """The run that is killed, resumed, exported and evaluated."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+import benchmarks.small_run
 
 ROOT = Path(__file__).parents[2]
 # Two epochs of three steps, saved where an epoch ends.
@@ -22,17 +22,8 @@ SETTINGS = (
 
 
 def start(outputs: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipe.main", "+experiment=cpu_demo", *SETTINGS]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
-    command += [f"output_root={outputs}", f"trainer.validation_data_dir={outputs}/validation"]
-    return subprocess.Popen(
-        [*command, *overrides],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment | {"WANDB_MODE": "offline"},
-    )
+    dumps = f"trainer.validation_data_dir={outputs}/validation"
+    return benchmarks.small_run.start(outputs, *SETTINGS, dumps, *overrides)
 
 
 def finish(outputs: Path, *overrides: str) -> str:

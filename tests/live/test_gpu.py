@@ -1,4 +1,4 @@
-"""On a machine with CUDA and requirements/gpu.txt: `make gpu-smoke`."""
+"""On a machine with CUDA and requirements/gpu.lock.txt: `make gpu-smoke`."""
 
 import json
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from recipe.config.machine import is_installed
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
@@ -24,8 +26,8 @@ def test_patches_for_a_cpu_are_inactive_on_a_cuda_machine():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# In float32; and as the paper's runs: bfloat16, flash-attn without padding, CUDA graphs, and vLLM's
-# weights from the trainer alone.
+# In float32; and as the paper's runs: bfloat16, without padding, CUDA graphs, and vLLM's weights
+# from the trainer alone. The two packages of such an attention do not go together.
 FLOAT32 = ["+experiment=gpu_smoke"]
 AS_THE_PAPERS = [
     "+experiment=cpu_demo",
@@ -33,10 +35,24 @@ AS_THE_PAPERS = [
     "trainer.total_training_steps=2",
     "trainer.test_freq=2",
 ]
+FLASH_ATTENTION_4 = [*AS_THE_PAPERS, "attention=flash_attention_4"]
+BUILT = is_installed("flash-attn")
+IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 9
+NEEDS_BUILT = pytest.mark.skipif(not BUILT, reason="requirements/flash-attn.txt is not installed")
+NEEDS_4 = pytest.mark.skipif(
+    BUILT or not IS_HOPPER, reason="flash-attn is installed, or the GPU is older than Hopper"
+)
 
 
 @pytest.mark.timeout(2800)
-@pytest.mark.parametrize("overrides", [FLOAT32, AS_THE_PAPERS])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        FLOAT32,
+        pytest.param(AS_THE_PAPERS, marks=NEEDS_BUILT),
+        pytest.param(FLASH_ATTENTION_4, marks=NEEDS_4),
+    ],
+)
 def test_two_steps_train_on_the_gpu(overrides, tmp_path):
     command = [sys.executable, "-m", "recipe.main", *overrides, f"output_root={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2700)

@@ -1,10 +1,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayTaskError
+from wandb.errors import CommError
 
 from recipe.config.groups import groups
+from recipe.main import cause
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,3 +94,21 @@ def test_a_loss_of_ones_own_is_taken_if_its_module_is_named(modules, tmp_path):
     )
     assert (done.returncode == 0) is ("my_losses" in modules), done.stderr
     assert ("mine" in done.stderr) is (done.returncode != 0)
+
+
+def test_a_failure_of_wandb_is_named_as_one_with_what_to_do(tmp_path):
+    last = 'Post "http://localhost:9/graphql": connection refused'
+    failed = CommError(f"Failed to get resume status\nwhile retrying: {last}")
+    # As it comes out of a worker of Ray.
+    error = RayTaskError("run", f"traceback\n{failed}", failed).as_instanceof_cause()
+    said = cause(error, tmp_path)
+    assert said.startswith(f"W&B could not be used (last error: while retrying: {last})")
+    assert "WANDB_MODE=offline" in said
+    assert cause(ValueError("one\ntwo"), tmp_path) == "two"
+
+
+def test_a_full_disk_is_named_whatever_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4096))
+    assert cause(OSError("unexpected pos"), tmp_path) == (
+        f"the disk of {tmp_path} is full (last error: unexpected pos)"
+    )
