@@ -59,7 +59,7 @@ def train(study: Study, run: Run, outputs: Path) -> Row:
     folder = outputs / run.cell
     overrides = study.config_overrides(run)
     command = [sys.executable, "-m", "recipe.main", *overrides, f"output_root={folder}"]
-    # The end is validated, as always.
+    # The area is of the training responses.
     command += ["trainer.val_before_train=false", "trainer.test_freq=-1"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
@@ -71,7 +71,6 @@ def train(study: Study, run: Run, outputs: Path) -> Row:
         **run._asdict(),
         "is_selection": False,
         "correct": curve,
-        "val_end": summary["val_end"],
         "overrides": overrides,
         "seconds": summary["seconds"],
     }
