@@ -1,7 +1,6 @@
 """Start and judge one run of the campaign, which takes as many starts as it needs."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ class Run:
                 f"trainer.n_gpus_per_node={self.ranks}",
                 env=environment,
                 stdout=said,
-                # Ctrl-C reaches it below. If the campaign is killed, so is its driver.
+                # Ctrl-C ends it below. If the campaign is killed, so is its driver.
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, os.getpid()),
             )
@@ -61,7 +60,7 @@ class Run:
             yield process
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
 
     def trained(self, **environment: str) -> int:

@@ -97,6 +97,7 @@ def main() -> None:
         multiprocessing.set_executable(str(program))
     # Ray's workers end when this process does. Ray reads the number when it is imported.
     os.environ["RAY_RAYLET_PID"] = str(os.getpid())
+    draw_no_ray_ids()
     for module in modules.split(","):
         importlib.import_module(module)
     # Another Ray may not have what this needs. A failure in every fork would be an endless start.
@@ -117,6 +118,18 @@ def main() -> None:
                 Path(address).parent.rmdir()
     if request is not None:
         become(request)
+
+
+def draw_no_ray_ids() -> None:
+    """Give classes that are made actors while they are imported ids from the system.
+
+    Ray's own generator cannot be seeded anew in a fork. Had it drawn here, all forks would draw the
+    same ids, and two that put an object into Ray's store at once would put the same: one crashes.
+    """
+    actor = importlib.import_module("ray.actor")
+    kind = actor.ActorClassID
+    drawn = types.SimpleNamespace(from_random=lambda: kind(os.urandom(kind.size())))
+    actor.ActorClassID = drawn
 
 
 def serve(server: socket.socket) -> dict[str, Any] | None:

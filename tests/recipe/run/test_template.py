@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recipe.run.cluster import IMPORTED
 from recipe.run.processes import temporary_folder
 from recipe.run.template import Template, client
 
@@ -36,6 +37,7 @@ def template():
         # A module that says when it is imported: by the template alone.
         (folder / "heavy.py").write_text(
             "import os, tempfile\nIMPORTED_BY = os.getpid()\ntempfile.gettempdir()\n"
+            "import ray\n@ray.remote\nclass Actor:\n    pass\n"
         )
         environment = os.environ | {"PYTHONPATH": f"{folder}:{os.getcwd()}"}
         with Template(folder, ["numpy", "heavy"], environment) as template:
@@ -65,6 +67,24 @@ def test_a_fork_has_what_the_template_imported(template):
     code = "import os, heavy; print(heavy.IMPORTED_BY, os.getppid())"
     template_pid, parent = result_of(template, "-c", code).split()
     assert template_pid == parent == str(template.process.pid)
+
+
+def ray_id_of(template: Template) -> str:
+    return result_of(
+        template, "-c", "from ray import ObjectRef; print(ObjectRef.from_random().hex())"
+    )
+
+
+def test_forks_draw_different_ids_of_ray(template):
+    assert ray_id_of(template) != ray_id_of(template)
+
+
+@pytest.mark.slow
+def test_so_do_forks_with_all_that_a_run_imports():
+    with temporary_folder() as folder:
+        environment = os.environ | {"PYTHONPATH": os.getcwd()}
+        with Template(folder, IMPORTED, environment) as template:
+            assert ray_id_of(template) != ray_id_of(template)
 
 
 def test_a_fork_has_the_arguments_environment_folder_and_files_of_its_client(template, tmp_path):
