@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from benchmarks import kill_campaign
-from benchmarks.kill_campaign import Campaign, kill_rows, kill_table, main, summary
-from benchmarks.kill_moments import (
+from benchmarks.kill_campaign import __main__ as kill_campaign
+from benchmarks.kill_campaign.__main__ import Campaign, kill_rows, kill_table, main, summary
+from benchmarks.kill_campaign.moments import (
     ALL,
     CHECKPOINT,
     DRIVER,

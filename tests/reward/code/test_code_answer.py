@@ -23,6 +23,8 @@ def at_each_level(cases):
             marks = [pytest.mark.slow] if case.get("slow") else []
             if MISSING[level]:
                 marks.append(pytest.mark.skip(reason=MISSING[level]))
+            if sys.version_info[:2] > tuple(case.get("until_python", sys.version_info)):
+                marks.append(pytest.mark.skip(reason="Python 3.12 bounds recursion through C"))
             if level == Level.RLIMITS and (weak := case.get("weak")):
                 marks.append(pytest.mark.skip(reason=f"at this level {weak}"))
             yield pytest.param(case, level, id=f"{case['name']}-{level.name}", marks=marks)

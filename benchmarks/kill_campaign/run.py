@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_moments import SAVE_FREQ, STEPS, TEST_FREQ
+from benchmarks.kill_campaign.moments import SAVE_FREQ, STEPS, TEST_FREQ
 from benchmarks.small_run import compare_runs, start
 from recipe.base.paths import ROOT
 from recipe.base.processes import end_with_parent

@@ -1,6 +1,8 @@
 """Train where the disk fills up, or where W&B has no server; then mend that, and start again.
 
-    python -m benchmarks.kill_cases OUTPUTS REFERENCE RANKS BYTES  # within a mount namespace
+    python -m benchmarks.kill_campaign.cases OUTPUTS REFERENCE RANKS BYTES
+
+The command runs within a mount namespace.
 
 `benchmarks.kill_campaign` runs this command for the case of a full disk.
 """
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.killed_run import Run
+from benchmarks.kill_campaign.run import Run
 from recipe.base.command import command_parser
 
 FULL, REFUSED, SILENT = "full disk", "W&B refuses connections", "W&B does not answer"
@@ -64,7 +66,7 @@ def full_disk(run: Run, reference: Path, drawn: random.Random) -> dict[str, Any]
     beside = size(reference) - one * len(checkpoints)
     fit = drawn.randrange(1, len(checkpoints) - 1) + drawn.random()
     arguments = [str(x) for x in (run.outputs, reference, run.ranks, beside + int(fit * one))]
-    command = [*alone, sys.executable, "-m", "benchmarks.kill_cases", *arguments]
+    command = [*alone, sys.executable, "-m", "benchmarks.kill_campaign.cases", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {"checkpoints": round(fit, 2), **json.loads(done.stdout)}
 
@@ -76,7 +78,7 @@ def size(folder: Path) -> int:
 
 def main() -> None:
     """Mount a small disk, fill it by training, make room, train on, and print what came out."""
-    parser = command_parser("benchmarks.kill_cases", __doc__)
+    parser = command_parser("benchmarks.kill_campaign.cases", __doc__)
     parser.add_argument("outputs", type=Path)
     parser.add_argument("reference", type=Path)
     parser.add_argument("ranks", type=int)

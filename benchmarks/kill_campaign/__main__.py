@@ -8,7 +8,7 @@ Each run is the small demo with a checkpoint every second step. A run that was k
 again, and killed again, until it finishes; then the next run begins. Kills come in turns of five,
 one in each phase: before the first step, in a step, in a checkpoint, in a validation, in the
 report. The seed draws their order, the moments, and whether the driver dies or all processes of the
-run. Then come a disk that fills up and W&B without a server (benchmarks/kill_cases.py).
+run. Then come a disk that fills up and W&B without a server (benchmarks/kill_campaign/cases.py).
 
 What happens goes to OUT/ranks-N.jsonl at once, and a campaign that was stopped goes on from there.
 """
@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.kill_cases import CASES, meet
-from benchmarks.kill_moments import (
+from benchmarks.kill_campaign.cases import CASES, meet
+from benchmarks.kill_campaign.moments import (
     ALL,
     PHASES,
     START,
@@ -36,7 +36,7 @@ from benchmarks.kill_moments import (
     step_hit,
     usual_seconds,
 )
-from benchmarks.killed_run import Run
+from benchmarks.kill_campaign.run import Run
 from benchmarks.timing import SEED
 from recipe.base.command import add_into, command_parser, errors_reported, show_table
 from recipe.base.errors import UserError
@@ -47,7 +47,7 @@ from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
 from recipe.run.processes import alone, end
 
-RESULTS = Path(__file__).parent / "results" / "kill_campaign"
+RESULTS = Path(__file__).parents[1] / "results" / "kill_campaign"
 # Between two looks at a run's files: a checkpoint of the demo is written in 15 ms.
 POLL_SECONDS = 0.002
 HANG_SECONDS = 900.0
