@@ -126,7 +126,7 @@ def draw_no_ray_ids() -> None:
     Ray's own generator cannot be seeded anew in a fork. Had it drawn here, all forks would draw the
     same ids, and two that put an object into Ray's store at once would put the same: one crashes.
     """
-    actor = importlib.import_module("ray.actor")
+    actor: Any = importlib.import_module("ray.actor")
     kind = actor.ActorClassID
     drawn = types.SimpleNamespace(from_random=lambda: kind(os.urandom(kind.size())))
     actor.ActorClassID = drawn
