@@ -125,7 +125,10 @@ def test_a_generated_table_is_what_its_command_writes(
     copy.write_text(text)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *arguments[:-1], str(copy)])
-    importlib.import_module(module).main()
+    # A package is started by its __main__, as `python -m` does.
+    is_package = importlib.util.find_spec(module).submodule_search_locations
+    started = f"{module}.__main__" if is_package else module
+    importlib.import_module(started).main()
     assert copy.read_text() == text
 
 
