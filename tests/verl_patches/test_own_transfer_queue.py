@@ -4,6 +4,7 @@ import sys
 import pytest
 import transfer_queue.interface as interface
 
+from recipe.run.processes import temporary_folder
 from verl_patches.own_transfer_queue import JobsController, JobsRay
 
 # Two Ray jobs on one cluster, each asking whether a controller is there and making one if not.
@@ -31,25 +32,27 @@ def test_the_module_finds_and_names_the_controller_in_the_jobs_namespace():
 
 
 @pytest.mark.slow
-def test_two_jobs_on_one_cluster_have_a_queue_each(tmp_path):
+def test_two_jobs_on_one_cluster_have_a_queue_each():
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     jobs = []
-    try:
-        address = ray.get_runtime_context().gcs_address
-        for name in ("one", "other"):
-            job = subprocess.Popen(
-                [sys.executable, "-c", JOB, address, name],
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            jobs.append(job)
-            said = [next(job.stdout).strip() for _ in range(2)]
-            assert said == ["JOINED {}", f"HAS ['{name}']"]
-    finally:
-        for job in jobs:
-            job.kill()
-            job.wait()
-        ray.shutdown()
+    with temporary_folder() as folder:
+        place = str(folder / "ray")
+        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=place)
+        try:
+            address = ray.get_runtime_context().gcs_address
+            for name in ("one", "other"):
+                job = subprocess.Popen(
+                    [sys.executable, "-c", JOB, address, name],
+                    text=True,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+                jobs.append(job)
+                said = [next(job.stdout).strip() for _ in range(2)]
+                assert said == ["JOINED {}", f"HAS ['{name}']"]
+        finally:
+            for job in jobs:
+                job.kill()
+                job.wait()
+            ray.shutdown()
