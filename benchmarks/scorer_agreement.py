@@ -1,6 +1,6 @@
 """Measure how far this grader and the scorers of other packages agree on the same responses.
 
-    python -m benchmarks.scorer_agreement measure --peer-python PEERS/bin/python   # about 4 minutes
+    python -m benchmarks.scorer_agreement measure --peer-python PEERS/bin/python   # some minutes
     python -m benchmarks.scorer_agreement measure --peer-python ... --rows SAMPLES.jsonl
     python -m benchmarks.scorer_agreement table --into README.md
 
