@@ -32,7 +32,7 @@ class Kill(NamedTuple):
     phase: str
     victims: str
     share: float
-    """How much of the phase's usual duration passes before the kill, from 0 to 1."""
+    """Give the part of the phase's usual duration that passes before the kill, from 0 to 1."""
 
 
 def draw(seed: int, number: int, run: int) -> Kill:

@@ -95,16 +95,22 @@ def check_weight_buffer(config: DictConfig) -> None:
     On GPUs verl sends such a parameter by itself, over CUDA IPC.
 
     Raises:
-        UserError: there is one.
+        UserError: there is one, or the model does not load.
     """
     # torch and transformers take seconds to import, and a run on GPUs does not need them here.
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = config.actor_rollout_ref.model
-    found = AutoConfig.from_pretrained(
-        str(Path(model.path).expanduser()), trust_remote_code=model.trust_remote_code
-    )
+    try:
+        found = AutoConfig.from_pretrained(
+            str(Path(model.path).expanduser()), trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"actor_rollout_ref.model.path is {model.path}, which is no model that loads here "
+            f"({str(error).splitlines()[0]}). Give a folder with a config.json, or OWNER/NAME."
+        ) from None
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(found, trust_remote_code=model.trust_remote_code)
     name, parameter = max(empty.named_parameters(), key=lambda pair: pair[1].numel())

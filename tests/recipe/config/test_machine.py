@@ -37,3 +37,9 @@ def test_a_model_with_a_larger_parameter_than_the_buffer_is_refused(composed, tm
         check_weight_buffer(config)
     OmegaConf.update(config, bucket, 18)
     check_weight_buffer(config)
+
+
+def test_a_model_that_is_not_there_is_refused(composed, tmp_path):
+    config = composed(f"actor_rollout_ref.model.path={tmp_path}")
+    with pytest.raises(UserError, match="which is no model that loads here"):
+        check_weight_buffer(config)
