@@ -72,7 +72,7 @@ class RewardSettings:
         apply_tolerance: accept a number within the row's published tolerance, as OlympiadBench has
             one.
         workers: processes for symbolic mathematics, and programs that run at the same time.
-        deadline: seconds for one symbolic comparison.
+        deadline: seconds of CPU time for one symbolic comparison.
         memory_mib: address space of one process for symbolic mathematics, in MiB.
         sandbox: the weakest sandbox level that programs may run in.
         sources: pairs of a data source of your own and either a known data source or a scorer,

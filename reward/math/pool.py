@@ -1,9 +1,9 @@
 """Keep a pool of worker processes that can be killed, for comparisons that may never end.
 
-A caller's thread takes a worker, sends it one question and waits until the deadline. The pool has
-no thread of its own. If all workers are busy, a caller waits for one. That wait does not count
-against the deadline. A worker that misses the deadline is killed and replaced, and the others go
-on.
+A caller's thread takes a worker, sends it one question and waits until the deadline. The deadline
+counts the worker's CPU time, so a busy machine does not turn a correct answer into a timeout. The
+pool has no thread of its own. If all workers are busy, a caller waits for one. A worker that misses
+the deadline is killed and replaced, and the others go on.
 
 This is our own and not a pool from a library because killing and replacing a worker must take
 milliseconds: a response that hangs then delays no other one.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,10 @@ KNOWN = (
     (r"e^{2}\ln 3", r"e^{3}\ln 2", False),
 )
 
+# The wall time of a question, in deadlines. It ends a worker that gets hardly any CPU time.
+WALL_TIME = 5.0
+# The kernel counts CPU time in ticks of this many seconds.
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 ATTEMPTS = 2
 START_SECONDS = 120.0
 # A worker finds this package here, also if the working directory holds another one.
@@ -62,24 +67,50 @@ class Reply(NamedTuple):
 
 
 class _Worker:
-    """Hold a worker process, the connection to it, and how many questions it may still get."""
+    """Hold a worker process, the connection to it, and how many questions it may still get.
+
+    Args:
+        connection: carries questions and replies.
+        process: a descriptor of the process.
+    """
 
     def __init__(self, connection: Connection, process: int) -> None:
         self.connection, self.process = connection, process
         self.left = QUESTIONS_PER_WORKER
+        about = Path(f"/proc/self/fdinfo/{process}").read_text()
+        pid = next(line.split()[1] for line in about.splitlines() if line.startswith("Pid:"))
+        self._status = Path(f"/proc/{pid}/stat")
 
-    def ask(self, answer: str, truth: str, deadline: float) -> Reply | None:
-        """Return the reply, or None if there is none after `deadline` seconds.
+    def ask(self, answer: str, truth: str, deadline: float) -> Reply:
+        """Return the reply to a question. It says `over_limit` if the worker overran and must go.
+
+        Args:
+            answer: the answer of the response.
+            truth: the ground truth.
+            deadline: seconds of CPU time.
 
         Raises:
             OSError, EOFError: the worker died.
         """
         self.left -= 1
+        start, end = self._cpu_seconds(), time.monotonic() + WALL_TIME * deadline
         self.connection.send_bytes(json.dumps([answer, truth]).encode())
-        if not self.connection.poll(deadline):
-            return None
+        left = deadline
+        while not self.connection.poll(max(left, TICK_SECONDS)):
+            left = start + deadline - self._cpu_seconds()
+            if left <= 0:
+                error = f"not decided after {deadline:g} s of CPU time"
+                return Reply(None, error, over_limit=True)
+            if time.monotonic() > end:
+                error = f"not decided after {WALL_TIME * deadline:g} s of wall time"
+                return Reply(None, error, over_limit=True)
         reply = json.loads(self.connection.recv_bytes())
         return Reply(reply.get("same"), reply.get("error", ""), reply.get("limit", False))
+
+    def _cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used so far (man 5 proc, fields 14 and 15)."""
+        fields = self._status.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * TICK_SECONDS
 
     def kill(self) -> None:
         """End the process and wait until it and its memory are gone."""
@@ -167,7 +198,7 @@ class Pool:
 
     Args:
         workers: how many comparisons run at the same time.
-        deadline: seconds for one comparison.
+        deadline: seconds of CPU time for one comparison. It may take `WALL_TIME` times as long.
         memory: bytes of address space for one worker.
     """
 
@@ -202,8 +233,6 @@ class Pool:
                     dead, worker = worker, None
                     dead.kill()
                     continue
-                if reply is None:
-                    return Reply(None, f"not decided after {self.deadline:g} s", over_limit=True)
                 is_reusable = worker.left > 0 and not reply.over_limit
                 return reply
             worker = self._fork()
@@ -270,7 +299,7 @@ class Pool:
                 raise RewardError(
                     f"workers for symbolic mathematics die at once: {error}"
                 ) from error
-            if reply is None or reply.same is not expected:
+            if reply.same is not expected:
                 raise RewardError(
                     f"a worker compared {answer} with {truth}: expected {expected}, found {reply}"
                 )

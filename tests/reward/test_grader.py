@@ -30,9 +30,9 @@ def row(case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['category']}: {c['response'][-60:]}")
 def test_a_case_gets_its_expected_outcome(grader, case):
-    outcome = grader.grade(row(case)).outcome
+    verdict = grader.grade(row(case))
     not_read = {"parse_error": "incorrect", "timeout": "incorrect"}
-    assert not_read.get(outcome, outcome) == case["expected"]
+    assert not_read.get(verdict.outcome, verdict.outcome) == case["expected"], verdict
 
 
 def test_the_cases_cover_every_outcome_and_many_categories():
@@ -47,10 +47,7 @@ def test_the_cases_cover_every_outcome_and_many_categories():
 def test_grading_many_rows_gives_the_same_verdicts_in_the_same_order_as_one_by_one(grader):
     rows = [row(case) for case in CASES]
     many, single = list(grader.grade_many(rows)), list(map(grader.grade, rows))
-    # On a busy machine a comparison may miss its deadline in one of the two passes.
-    pairs = [(a, b) for a, b in zip(many, single, strict=True) if "timeout" not in (a[0], b[0])]
-    assert [a[:3] for a, _ in pairs] == [b[:3] for _, b in pairs]
-    assert len(pairs) > 0.95 * len(rows)
+    assert [verdict[:3] for verdict in many] == [verdict[:3] for verdict in single]
 
 
 def test_rows_that_hang_do_not_delay_other_rows(grader, monkeypatch):
@@ -103,11 +100,7 @@ def test_threads_can_share_a_grader(grader):
     with ThreadPoolExecutor(8) as executor:
         verdicts = list(executor.map(lambda case: grader.grade(row(case)), cases * 3))
     single = [grader.grade(row(case)) for case in cases * 3]
-    # As above: on a busy machine one of the two may miss its deadline.
-    pairs = [(v[0], s[0]) for v, s in zip(verdicts, single, strict=True)]
-    pairs = [pair for pair in pairs if "timeout" not in pair]
-    assert all(a == b for a, b in pairs)
-    assert len(pairs) > 0.9 * len(cases * 3)
+    assert [verdict[:3] for verdict in verdicts] == [verdict[:3] for verdict in single]
     assert threading.active_count() < 20
 
 

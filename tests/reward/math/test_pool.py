@@ -61,12 +61,35 @@ def test_a_worker_that_misses_its_deadline_is_killed_and_replaced():
         before = processes(pool)
         reply = pool.ask(HANGS, "1")
         assert (reply.same, reply.over_limit) == (None, True)
-        assert "1 s" in reply.error
+        assert "1 s of CPU time" in reply.error
         assert pool.ask(*KNOWN[0][:2]).same
         after = processes(pool)
         assert len(after) == len(before)
         assert set(before) - set(after)
     assert not any(Path(f"/proc/{pid}").exists() for pid in before + after)
+
+
+def test_a_worker_that_waits_for_the_processor_is_not_out_of_time():
+    with Pool(workers=1, deadline=1.0) as pool, ThreadPoolExecutor(1) as executor:
+        pool.ask("x", "y")
+        (worker,) = children(pool._template.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        reply = executor.submit(pool.ask, *KNOWN[0][:2])
+        time.sleep(2.0)
+        os.kill(worker, signal.SIGCONT)
+        assert reply.result().same
+        assert children(pool._template.process.pid) == [worker]
+
+
+def test_a_worker_that_gets_no_processor_ends_in_wall_time():
+    with Pool(workers=1, deadline=0.5) as pool:
+        pool.ask("x", "y")
+        (worker,) = children(pool._template.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        reply = pool.ask(*KNOWN[0][:2])
+        assert (reply.same, reply.over_limit) == (None, True)
+        assert "2.5 s of wall time" in reply.error
+        assert pool.ask(*KNOWN[0][:2]).same
 
 
 def test_a_worker_out_of_memory_says_so_and_the_next_question_is_answered():
