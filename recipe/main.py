@@ -39,7 +39,7 @@ from recipe.config.compose import hydra_compose, resolve
 from recipe.config.data import check_data, data_files
 from recipe.config.help import help_text
 from recipe.config.hydra_errors import WRONG_OVERRIDES, check_choice, explanation
-from recipe.config.machine import check_disk, check_weight_buffer
+from recipe.config.machine import check_cpu_set, check_disk, check_weight_buffer
 from recipe.config.settings import Settings
 from recipe.run.cluster import (
     ALONE,
@@ -104,6 +104,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     name_run(config, folder, overrides)
     resolve(config)
     settings = check_settings(config)
+    if config.trainer.device == "cpu":
+        check_cpu_set()
     check_place(settings.output_root)
     if settings.made_task:
         embedded.make(settings.made_task)

