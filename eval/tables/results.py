@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recipe.tasks.typed import first_problem
+from recipe.base.problems import first_problem
 
 KIND = "evaluation"
 # Folders of runs that were moved aside (NAME~1, ...), and of checkpoints.

@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recipe.base.errors import UserError
+from recipe.base.problems import first_problem
 from recipe.tasks import embedded
 from recipe.tasks.rows import check_file, content_sha256, read_rows
 from recipe.tasks.templates import TEMPLATES
-from recipe.tasks.typed import first_problem
 
 TASKS = Path(__file__).parent / "definitions"
 
