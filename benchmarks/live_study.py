@@ -1,21 +1,26 @@
 """Train the study's two clearest differences on the live stack, and compare with the laboratory.
 
     python -m benchmarks.live_study run              # 2 minutes a run; a restart repeats none
-    python -m benchmarks.live_study table --into docs/finding.md
+    python -m benchmarks.live_study run_laboratory   # 15 seconds a run
+    python -m benchmarks.live_study differences --into docs/finding.md
+    python -m benchmarks.live_study levels --into docs/finding.md
 
 A live run has the config of a run of configs/study/finding.yaml, with the learning rate that the
-study chose. Live runs of a seed are paired: same prompts, same seed of every sampling request.
-Live and laboratory seeds are not, because the two sample differently.
+study chose. Live runs of a seed are paired: same prompts, same seed of every sampling request. Live
+seeds and those of the study are not, because the two shuffle and sample differently. To compare the
+levels, `run_laboratory` trains the laboratory on the prompts of the live runs, in their order.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from scipy import stats
+from verl.trainer.ppo.utils import create_rl_sampler
 
 from eval.study_arms import LEVEL, t_interval
 from eval.study_results import Row, compared, read_results
@@ -25,11 +30,13 @@ from recipe.base.paths import CONFIGS, ROOT
 from recipe.base.progress import progress
 from recipe.base.provenance import provenance
 from recipe.base.tables import markdown_table
+from recipe.config.compose import composed, resolve
 from recipe.run.folder import read_metrics
 from recipe.study.plan import Run, Study
-from recipe.study.runs import Results
+from recipe.study.runs import Results, laboratory_of
 
 RESULTS = Path(__file__).parent / "results" / "live_study"
+LIVE, SAME_PROMPTS = RESULTS / "results.jsonl", RESULTS / "laboratory.jsonl"
 BASELINE = "token"
 # Of the rules that weigh within a sign, and of those that balance, the difference that is clearest.
 COMPARED = {"wrong_longer_varied": "sequence", "wrong_shorter_steady": "balanced"}
@@ -76,6 +83,25 @@ def train(study: Study, run: Run, outputs: Path) -> Row:
     }
 
 
+def train_in_laboratory(study: Study, run: Run) -> Row:
+    """Train one run in this process, on the prompts that the live stack takes, in its order."""
+    started = time.monotonic()
+    overrides = study.config_overrides(run)
+    config = composed(overrides)
+    resolve(config)
+    laboratory = laboratory_of(config)
+    order = create_rl_sampler(config.data, laboratory.rows)
+    steps = laboratory.train(config, [laboratory.rows[place] for place in order])
+    curve = [step.correct for step in steps]
+    return {
+        **run._asdict(),
+        "is_selection": False,
+        "correct": curve,
+        "overrides": overrides,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
 def changes(rows: Sequence[Row], cell: str, arm: str) -> list[float]:
     """Return an arm's difference in area to the baseline on each common seed, in points."""
     runs = compared(rows, cell)
@@ -86,16 +112,14 @@ def changes(rows: Sequence[Row], cell: str, arm: str) -> list[float]:
     ]
 
 
-def table(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
+def differences(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
     """Return the differences of both stacks, and the difference between them (Welch)."""
     lines = []
     for cell, arm in COMPARED.items():
         both = [changes(rows, cell, arm) for rows in (live, laboratory)]
         shown = []
-        for differences in both:
-            found = t_interval(differences)
-            half = (found.high - found.low) / 2
-            shown += [str(len(differences)), f"{found.estimate:+.2f} +- {half:.2f}"]
+        for found in both:
+            shown += [str(len(found)), in_words(found)]
         test = stats.ttest_ind(*both, equal_var=False)
         low, high = test.confidence_interval(LEVEL)
         between = f"{(low + high) / 2:+.2f} +- {(high - low) / 2:.2f}"
@@ -106,26 +130,62 @@ def table(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
     )
 
 
+def levels(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
+    """Return the areas of both stacks on the same prompts, paired by seed."""
+    lines = []
+    for cell, other in COMPARED.items():
+        for arm in (BASELINE, other):
+            runs = [compared(rows, cell)[arm] for rows in (live, laboratory)]
+            seeds = sorted(runs[0].keys() & runs[1].keys())
+            areas = [[100 * fmean(one[seed]["correct"]) for seed in seeds] for one in runs]
+            between = [mine - other for mine, other in zip(*areas, strict=True)]
+            means = (f"{fmean(area):.2f}" for area in areas)
+            lines.append((cell, f"`{arm}`", str(len(seeds)), *means, in_words(between)))
+    head = ("cell", "area, points", "seeds", "live stack", "laboratory, same prompts")
+    return markdown_table((*head, "live stack - laboratory"), lines)
+
+
+def in_words(values: Sequence[float]) -> str:
+    """Return a mean and half of its t interval."""
+    found = t_interval(values)
+    return f"{found.estimate:+.2f} +- {(found.high - found.low) / 2:.2f}"
+
+
+def add_missing(
+    study: Study, path: Path, seeds: Sequence[int], train_one: Callable[[Run], Row]
+) -> None:
+    """Train the runs without a result in a file, and add each result as soon as it is there."""
+    # Asked before the first result is written: it makes the work tree dirty.
+    made_by = provenance("benchmarks.live_study")
+    results = Results(path)
+    for run in progress(iterable=missing(study, results, seeds), desc=path.stem, unit="run"):
+        results.add(train_one(run) | made_by)
+
+
 def main() -> None:
-    """Train what is missing, or print the table."""
+    """Train what is missing, or print a table."""
     parser = command_parser("benchmarks.live_study", __doc__)
-    parser.add_argument("part", choices=["run", "table"])
+    parser.add_argument("part", choices=["run", "run_laboratory", "differences", "levels"])
     parser.add_argument("--seeds", type=int, nargs="+", default=range(SEEDS), metavar="SEED")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs" / "live_study")
-    add_into(parser, "live_study")
+    add_into(parser, "live_PART")
     given = parser.parse_args()
     study = Study.read(CONFIGS / "study" / "finding.yaml")
     with errors_reported(stopped="stopped; the same command goes on"):
         if given.part == "run":
-            # Asked before the first result is written: it makes the work tree dirty.
-            made_by = provenance("benchmarks.live_study")
-            results = Results(RESULTS / "results.jsonl")
-            runs = missing(study, results, given.seeds)
-            for run in progress(iterable=runs, desc="live runs", unit="run"):
-                results.add(train(study, run, given.outputs.absolute()) | made_by)
-            return
-        rows = read_results(RESULTS)
-        show_table(table(rows, read_results(study.folder)), "live_study", given.into)
+            outputs = given.outputs.absolute()
+            add_missing(study, LIVE, given.seeds, lambda run: train(study, run, outputs))
+        elif given.part == "run_laboratory":
+            add_missing(
+                study, SAME_PROMPTS, given.seeds, lambda run: train_in_laboratory(study, run)
+            )
+        else:
+            made, beside = {
+                "differences": (differences, study.folder),
+                "levels": (levels, SAME_PROMPTS),
+            }[given.part]
+            lines = made(read_results(LIVE), read_results(beside))
+            show_table(lines, f"live_{given.part}", given.into)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ GENERATED = [
         (f"frameworks_{table}", "docs/frameworks.md", "benchmarks.conformance.tables")
         for table in ("wanted", "measured", "run", "read")
     ),
-    ("live_study", "docs/finding.md", "benchmarks.live_study"),
+    ("live_differences", "docs/finding.md", "benchmarks.live_study"),
+    ("live_levels", "docs/finding.md", "benchmarks.live_study"),
     ("study_arms", "docs/finding.md", "eval.study"),
     ("study_means", "docs/finding.md", "eval.study"),
     ("study_predictions", "docs/finding.md", "eval.study"),

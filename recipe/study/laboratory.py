@@ -72,13 +72,14 @@ class Laboratory:
         )
         self.rows, self.held_out = (pq.read_table(path).to_pylist() for path in files)
 
-    def train(self, config: DictConfig) -> Iterator[Step]:
+    def train(self, config: DictConfig, prompts: Sequence[Row] = ()) -> Iterator[Step]:
         """Train from the first weights, and yield what each step measured.
 
         Runs with the same seed have the same prompts, and each step the same sampling seed.
 
         Args:
             config: a resolved config with this laboratory's model and data.
+            prompts: rows in the order of training; by default all rows, shuffled by the seed.
 
         Raises:
             UserError: the config asks for what only the live stack does.
@@ -89,8 +90,9 @@ class Laboratory:
         objective = Settings.of(config).begin(config)
         loss = objective.loss()
         optimizer = build_optimizer(self.model.parameters(), omega_conf_to_dataclass(optim))
-        prompts = list(self.rows)
-        random.Random(config.seed).shuffle(prompts)
+        if not prompts:
+            prompts = list(self.rows)
+            random.Random(config.seed).shuffle(prompts)
         num = config.data.train_batch_size
         for step in range(config.trainer.total_training_steps):
             chosen = [prompts[i % len(prompts)] for i in range(step * num, (step + 1) * num)]

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.live_study import COMPARED, missing, table, train
+from benchmarks.live_study import COMPARED, differences, levels, missing, train
 from recipe.base.errors import UserError
 from recipe.base.paths import CONFIGS
 from recipe.study.plan import Run, Study
@@ -49,10 +49,24 @@ def test_differences_are_paired_and_the_stacks_compared_by_welchs_interval():
     t intervals of 3 seeds have a half of 4.303 / sqrt(3), Welch's one of 4 degrees of freedom has
     2.776 * sqrt(2 / 3).
     """
-    text = table(both(0.01, 0.02, 0.03), both(0.00, 0.01, 0.02))
+    text = differences(both(0.01, 0.02, 0.03), both(0.00, 0.01, 0.02))
     for line in text[2:]:
         assert "| +2.00 +- 2.48 |" in line and "| +1.00 +- 2.48 |" in line
         assert line.endswith(" +1.00 +- 2.27 |")
+
+
+def test_levels_are_paired_by_seed():
+    """The live areas of `token` are 50, 60 and 70. The laboratory's are 2, 3 and 4 points lower."""
+    beside = [
+        row
+        for cell, arm in COMPARED.items()
+        for name in ("token", arm)
+        for row in rows(cell, name, [0.48, 0.57, 0.66, 0.9])
+    ]
+    _, _, first, *others = levels(both(0.01, 0.02, 0.03), beside)
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    assert cells[1:] == ["`token`", "3", "60.00", "57.00", "+3.00 +- 2.48"]
+    assert len(others) == 3
 
 
 def test_a_run_that_fails_is_reported_with_what_it_said(tmp_path):
