@@ -40,7 +40,7 @@ LIVE, SAME_PROMPTS = RESULTS / "results.jsonl", RESULTS / "laboratory.jsonl"
 BASELINE = "token"
 # Of the rules that weigh within a sign, and of those that balance, the difference that is clearest.
 COMPARED = {"wrong_longer_varied": "sequence", "wrong_shorter_steady": "balanced"}
-# `eval.power` asks for 11 and 12 seeds to see the laboratory's differences with 80 %.
+# For the laboratory's differences and deviations, 11 and 12 seeds have a power of 80 %.
 SEEDS = 12
 
 

@@ -8,7 +8,8 @@ The model is that of `paired_interval`: the difference of two methods on a probl
     true difference + seed_s + problem_p + rest_sp
 
 with all three random. Everything is in points (percent of the scale from 0 to 1). `--like` takes
-the standard deviations from the results of a study.
+the standard deviations from the results of a study, as root mean squares over its cells. A single
+cell has few seeds, and one that was chosen because its interval is narrow has too small ones.
 """
 
 import argparse
@@ -178,30 +179,50 @@ def parser() -> argparse.ArgumentParser:
     add("--problem-sd", type=float, help="between problems, in points")
     add("--rest-sd", type=float, help="of the rest, in points")
     add("--like", nargs=3, metavar=("RESULTS", "ARM", "BASELINE"), help="results of a study")
-    add("--cell", help="of that study (its first)")
+    add("--cells", nargs="+", metavar="CELL", help="of that study (all)")
     return command
 
 
-def spread_like(results: str, arm: str, baseline: str, cell: str | None) -> tuple[Spread, int]:
+def spread_like(
+    results: str, arm: str, baseline: str, cells: Sequence[str] = ()
+) -> tuple[Spread, int]:
     """Return the spread between two arms of a study's results, in points, and the problems.
 
+    Over several cells it is the root mean square of theirs.
+
+    Args:
+        results: of a study.
+        arm: name of an arm.
+        baseline: name of another.
+        cells: of the study; by default all.
+
     Raises:
-        UserError: the results lack the cell or an arm, or have fewer than two seeds of both.
+        UserError: the results lack a cell or an arm, cells have different numbers of problems, or
+            fewer than two seeds have both arms.
     """
     rows = read_results(Path(results))
-    name = cell or str(rows[0]["cell"])
-    found = by_problem(rows, name)
-    for wanted in (arm, baseline):
-        if wanted not in found:
-            raise UserError(f"{results} has no arm {wanted} in {name}. It has {', '.join(found)}.")
-    seeds = sorted(found[arm].keys() & found[baseline].keys())
-    if len(seeds) < 2:
+    spreads, sizes = [], set()
+    for cell in cells or dict.fromkeys(str(row["cell"]) for row in rows):
+        found = by_problem(rows, cell)
+        for wanted in (arm, baseline):
+            if wanted not in found:
+                has = ", ".join(found) or "no arms"
+                raise UserError(f"{results} has no arm {wanted} in {cell}. It has {has}.")
+        seeds = sorted(found[arm].keys() & found[baseline].keys())
+        if len(seeds) < 2:
+            raise UserError(
+                f"{results} has {len(seeds)} seeds of both {arm} and {baseline} in {cell}, and 2 "
+                f"are needed."
+            )
+        first, second = (np.array([found[one][seed] for seed in seeds]) for one in (arm, baseline))
+        spreads.append(spread_of(first, second))
+        sizes.add(first.shape[1])
+    if len(sizes) > 1:
+        numbers = ", ".join(map(str, sorted(sizes)))
         raise UserError(
-            f"{results} has {len(seeds)} seeds of both {arm} and {baseline} in {name}, and 2 are "
-            f"needed."
+            f"the cells of {results} have {numbers} problems. Choose cells with as many (--cells)."
         )
-    first, second = (np.array([found[one][seed] for seed in seeds]) for one in (arm, baseline))
-    return Spread(*(100 * sd for sd in spread_of(first, second))), first.shape[1]
+    return Spread(*(100 * np.sqrt(np.mean(np.square(spreads), axis=0)))), sizes.pop()
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -212,7 +233,7 @@ def main(words: Sequence[str] | None = None) -> None:
         problems = given.problems
         if given.like:
             results, arm, baseline = given.like
-            spread, measured = spread_like(results, arm, baseline, given.cell)
+            spread, measured = spread_like(results, arm, baseline, given.cells or ())
             problems = problems or measured
         elif None in given_sds or not problems:
             raise UserError(

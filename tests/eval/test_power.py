@@ -74,18 +74,19 @@ def test_without_noise_every_difference_is_seen():
         power(0.1, Spread(1, 1, 1), 1, 10)
 
 
-def results(tmp_path, seeds=(0, 1, 2)):
+def results(tmp_path, seeds=(0, 1, 2), cells=("one",)):
     generator = np.random.default_rng(2)
     path = tmp_path / "results.jsonl"
     rows = [
         {
-            "cell": "one",
+            "cell": cell,
             "arm": arm,
             "seed": seed,
             "is_selection": False,
             "held_out": ["".join(map(str, generator.integers(0, 3, 50)))],
             "held_out_samples": 2,
         }
+        for cell in cells
         for arm in ("token", "balanced")
         for seed in seeds
     ]
@@ -101,12 +102,29 @@ def test_the_spread_comes_from_the_results_of_a_study(tmp_path, capsys):
     assert out.startswith("Standard deviations of the difference in points: ")
 
 
+def test_over_cells_the_spread_is_the_root_mean_square(tmp_path):
+    path = str(results(tmp_path, cells=("one", "two")))
+    (one, _), (two, _) = (
+        module.spread_like(path, "balanced", "token", [cell]) for cell in ("one", "two")
+    )
+    both, problems = module.spread_like(path, "balanced", "token")
+    assert problems == 50
+    assert both == pytest.approx(
+        [((a * a + b * b) / 2) ** 0.5 for a, b in zip(one, two, strict=True)]
+    )
+    assert one.rest != two.rest
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--like", "{path}", "balanced", "other"], "has no arm other in one. It has token, bal"),
         (["--problems", "10"], "the spread is not known: give --problems, --seed-sd"),
         (["--like", "{path}", "balanced", "token", "--problems", "1"], "--problems is 1"),
+        (
+            ["--like", "{path}", "balanced", "token", "--cells", "x"],
+            "balanced in x. It has no arms",
+        ),
         (["--like", "{path}/nowhere", "balanced", "token"], "has no result of a study"),
     ],
 )
@@ -120,4 +138,4 @@ def test_what_gives_no_power_is_refused(tmp_path, words, said):
 def test_one_seed_gives_no_spread(tmp_path):
     path = str(results(tmp_path, seeds=(0,)))
     with pytest.raises(module.UserError, match="has 1 seeds of both balanced and token"):
-        module.spread_like(path, "balanced", "token", None)
+        module.spread_like(path, "balanced", "token")
