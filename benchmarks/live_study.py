@@ -119,7 +119,7 @@ def differences(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
         both = [changes(rows, cell, arm) for rows in (live, laboratory)]
         shown = []
         for found in both:
-            shown += [str(len(found)), in_words(found)]
+            shown += [str(len(found)), mean_and_half(found)]
         test = stats.ttest_ind(*both, equal_var=False)
         low, high = test.confidence_interval(LEVEL)
         between = f"{(low + high) / 2:+.2f} +- {(high - low) / 2:.2f}"
@@ -138,14 +138,14 @@ def levels(live: Sequence[Row], laboratory: Sequence[Row]) -> list[str]:
             runs = [compared(rows, cell)[arm] for rows in (live, laboratory)]
             seeds = sorted(runs[0].keys() & runs[1].keys())
             areas = [[100 * fmean(one[seed]["correct"]) for seed in seeds] for one in runs]
-            between = [mine - other for mine, other in zip(*areas, strict=True)]
+            between = [mine - theirs for mine, theirs in zip(*areas, strict=True)]
             means = (f"{fmean(area):.2f}" for area in areas)
-            lines.append((cell, f"`{arm}`", str(len(seeds)), *means, in_words(between)))
+            lines.append((cell, f"`{arm}`", str(len(seeds)), *means, mean_and_half(between)))
     head = ("cell", "area, points", "seeds", "live stack", "laboratory, same prompts")
     return markdown_table((*head, "live stack - laboratory"), lines)
 
 
-def in_words(values: Sequence[float]) -> str:
+def mean_and_half(values: Sequence[float]) -> str:
     """Return a mean and half of its t interval."""
     found = t_interval(values)
     return f"{found.estimate:+.2f} +- {(found.high - found.low) / 2:.2f}"

@@ -76,10 +76,7 @@ def gmpo(
     for both. Every token carries the response's number, so under the rule `sequence` it is the
     paper's objective. Rollout weights enter by their geometric mean, as in verl.
     """
-    low, high = (
-        config.clip_ratio if bound is None else bound
-        for bound in (config.clip_ratio_low, config.clip_ratio_high)
-    )
+    low, high = clip_bounds(config)
     log_ratio_NT = (log_prob - old_log_prob).clamp(-MOST, MOST)
     clipped_NT = torch.where(
         advantages > 0, log_ratio_NT.clamp(max=high), log_ratio_NT.clamp(min=-low)
@@ -101,3 +98,12 @@ def gmpo(
         "actor/pg_clipfrac": masked_mean(past_NT.float(), response_mask).item(),
     }
     return loss, metrics
+
+
+def clip_bounds(config: ActorConfig) -> tuple[float, float]:
+    """Return `clip_ratio_low` and `clip_ratio_high`, each `clip_ratio` where it is not set."""
+    low, high = config.clip_ratio_low, config.clip_ratio_high
+    return (
+        config.clip_ratio if low is None else low,
+        config.clip_ratio if high is None else high,
+    )

@@ -20,7 +20,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from recipe.maths.columns import offsets
 from recipe.objectives.base import Loss
-from recipe.objectives.losses import exact  # noqa: F401  (registers its losses)
+from recipe.objectives.losses.exact import clip_bounds  # the module registers its losses
 from recipe.objectives.policy_gradient import (
     FACTOR_COLUMN,
     MICRO_COLUMN,
@@ -128,10 +128,7 @@ def ratio_clip_excess(config: ActorConfig, log_probs: Tensor, data: TensorDict) 
     zero, so momentum or other tokens moved the ratio (arXiv:2601.05002, proposition 3). verl
     averages this over micro-batches, as its `pg_clipfrac`.
     """
-    low, high = (
-        config.clip_ratio if bound is None else bound
-        for bound in (config.clip_ratio_low, config.clip_ratio_high)
-    )
+    low, high = clip_bounds(config)
     columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
     columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
     mask, old, advantage = (torch.as_tensor(column.values()) for column in columns)
