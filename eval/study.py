@@ -33,6 +33,7 @@ TABLES = ("arms", "means", "predictions")
 # Measures of the estimator, and the column that each is compared with.
 MEASURES = (
     "cosine/sgd",
+    "cosine/adamw",
     "snr/sgd",
     "gain_own_norm/sgd",
     "gain_rms/sgd",
