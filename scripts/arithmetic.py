@@ -168,7 +168,7 @@ def _draw_remarked(task: Task, expression: str, random: Random) -> str:
 
 
 def is_correct(response: str, expression: str) -> bool:
-    """Whether the last line is `Answer: N` with the right number, exactly so.
+    """Return whether the last line is `Answer: N` with the right number, exactly so.
 
     Enough for a model that has seen nothing else; the reward reads answers in many more forms.
     """
@@ -178,7 +178,7 @@ def is_correct(response: str, expression: str) -> bool:
 def draw_expressions(
     seed: int, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
 ) -> dict[str, list[str]]:
-    """Expressions of the splits `train` and `val`, none of them twice.
+    """Return expressions of the splits `train` and `val`, none of them twice.
 
     All numbers of operands are equally frequent until the short expressions run out. When all
     have run out, `train` is what `val` left.

@@ -97,12 +97,13 @@ class _Worker:
         self.connection.send_bytes(json.dumps([answer, truth]).encode())
         left = deadline
         while not self.connection.poll(max(left, TICK_SECONDS)):
-            left = start + deadline - self._cpu_seconds()
+            cpu_left, wall_left = start + deadline - self._cpu_seconds(), end - time.monotonic()
+            left = min(cpu_left, wall_left)
             if left <= 0:
-                error = f"not decided after {deadline:g} s of CPU time"
-                return Reply(None, error, over_limit=True)
-            if time.monotonic() > end:
-                error = f"not decided after {WALL_TIME * deadline:g} s of wall time"
+                kind, allowed = "CPU", deadline
+                if cpu_left > 0:
+                    kind, allowed = "wall", WALL_TIME * deadline
+                error = f"not decided after {allowed:g} s of {kind} time"
                 return Reply(None, error, over_limit=True)
         reply = json.loads(self.connection.recv_bytes())
         return Reply(reply.get("same"), reply.get("error", ""), reply.get("limit", False))

@@ -130,7 +130,6 @@ def ratio_clip_excess(config: ActorConfig, log_probs: Tensor, data: TensorDict) 
     """
     low, high = clip_bounds(config)
     columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
-    columns = (data[name] for name in ("response_mask", "old_log_probs", "advantages"))
     mask, old, advantage = (torch.as_tensor(column.values()) for column in columns)
     # verl's model outputs cover prompt and response, shifted left by one token.
     ends = offsets(data["response_mask"])
