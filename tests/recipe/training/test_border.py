@@ -1,13 +1,16 @@
 import ast
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from verl.single_controller.base.worker_group import WorkerGroup
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import trainer_base
+from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.base.errors import UserError
 from recipe.base.paths import ROOT
@@ -31,6 +34,13 @@ def test_the_installed_verl_is_as_the_list_says(module, entry):
 
 
 def test_the_installed_verl_passes():
+    border.check()
+
+
+def test_a_worker_that_was_made_an_actor_passes():
+    """Ray writes `_ray_trace_ctx` into the signatures of its methods, inherited ones included."""
+    ray.remote(type("Worker", (ActorRolloutRefWorker,), {}))
+    assert "_ray_trace_ctx" in inspect.signature(ActorRolloutRefWorker.set_loss_fn).parameters
     border.check()
 
 
