@@ -236,6 +236,10 @@ def test_a_check_finds_limits_too_tight_for_any_program(level):
         check(level, Limits(memory_bytes=1000))
 
 
+def test_a_check_gives_a_busy_machine_the_usual_time(level):
+    check(level, Limits(wall_seconds=0.001))
+
+
 def test_every_tried_escape_succeeds_without_isolation():
     assert len(sandbox._escapes(Level.RLIMITS).split("; ")) >= 7
 
