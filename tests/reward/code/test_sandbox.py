@@ -236,8 +236,14 @@ def test_a_check_finds_limits_too_tight_for_any_program(level):
         check(level, Limits(memory_bytes=1000))
 
 
-def test_a_check_gives_a_busy_machine_the_usual_time(level):
-    check(level, Limits(wall_seconds=0.001))
+def test_a_check_forgives_a_busy_machine_that_overruns_once(level, monkeypatch):
+    ends = iter([sandbox.Ended("wall", -9, b"", "")])
+
+    def busy(*args, **kwargs):
+        return next(ends, None) or run(*args, **kwargs)
+
+    monkeypatch.setattr(sandbox, "run", busy)
+    check(level)
 
 
 def test_every_tried_escape_succeeds_without_isolation():
